@@ -1,0 +1,249 @@
+"""Every coordinate of the project: voxel grids, world points, boxes and extreme points.
+
+Frames: ``_ras`` is world millimetres, x to the patient's right, y to the front, z to the head (MRML's world frame). ``_ijk`` is a
+continuous index in array order; an integer index is a voxel's centre. LPS, the frame of DICOM, ITK and files of Slicer Markups, is
+converted here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rprloc.errors import InputError
+
+Points = NDArray[np.float64]
+"""(N, 3) float64."""
+
+WALLS = ("left", "right", "posterior", "anterior", "inferior", "superior")
+"""Order of the six walls and extreme points: along each RAS axis the minimum, then the maximum."""
+
+_LPS_RAS_SIGNS = np.array([-1.0, -1.0, 1.0])
+
+
+def ras_from_lps(points_lps: ArrayLike) -> Points:
+    """World points (..., 3) in LPS mm, as RAS mm."""
+    return np.asarray(points_lps, float) * _LPS_RAS_SIGNS
+
+
+def lps_from_ras(points_ras: ArrayLike) -> Points:
+    """World points (..., 3) in RAS mm, as LPS mm."""
+    return np.asarray(points_ras, float) * _LPS_RAS_SIGNS
+
+
+def apply_affine(b_from_a: NDArray[np.float64], points_a: ArrayLike) -> Points:
+    """Points (..., 3) of frame a, in frame b, by the 4x4 matrix ``b_from_a``."""
+    return np.asarray(points_a, float) @ b_from_a[:3, :3].T + b_from_a[:3, 3]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The voxel lattice of an image: its shape (I, J, K) and the 4x4 affine ``ras_from_ijk``.
+
+    Raises InputError for an affine that is not finite or maps the voxels onto a plane.
+    """
+
+    shape: tuple[int, int, int]
+    ras_from_ijk: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.ras_from_ijk, float)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise InputError(
+                "The image's geometry is not usable: its affine is not finite or flattens the volume; "
+                "a 4x4 matrix with three independent axes was expected; write the image again with its true spacing."
+            )
+        affine.setflags(write=False)
+        object.__setattr__(self, "ras_from_ijk", affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and self.same_as(other, tolerance_mm=0.0)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def from_lps(
+        cls, shape: Sequence[int], origin_lps: ArrayLike, direction_lps: ArrayLike, spacing_mm: ArrayLike
+    ) -> Grid:
+        """A grid from ITK's origin (3,), direction (9,) or (3, 3), and spacing (3,)."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.asarray(direction_lps, float).reshape(3, 3) * np.asarray(spacing_mm, float)
+        affine[:3, 3] = np.asarray(origin_lps, float)
+        affine[:3] *= _LPS_RAS_SIGNS[:, None]
+        i, j, k = shape
+        return cls((i, j, k), affine)
+
+    def to_lps(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """ITK's origin (3,), direction (3, 3) and spacing (3,)."""
+        axes_lps = self.ras_from_ijk[:3, :3] * _LPS_RAS_SIGNS[:, None]
+        return lps_from_ras(self.ras_from_ijk[:3, 3]), axes_lps / self.spacing_mm, self.spacing_mm
+
+    @classmethod
+    def isotropic(cls, shape: Sequence[int], spacing_mm: float, origin_ras: ArrayLike) -> Grid:
+        """An axis-aligned RAS grid with cubic voxels; ``origin_ras`` is the centre of voxel (0, 0, 0)."""
+        affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+        affine[:3, 3] = origin_ras
+        i, j, k = shape
+        return cls((i, j, k), affine)
+
+    @property
+    def spacing_mm(self) -> NDArray[np.float64]:
+        """Distance (3,) between neighbouring voxel centres along i, j and k."""
+        return np.linalg.norm(self.ras_from_ijk[:3, :3], axis=0)
+
+    @property
+    def half_voxel_ras_mm(self) -> NDArray[np.float64]:
+        """Half of a voxel's extent (3,) along the RAS axes: the distance from its centre to its outermost corner."""
+        return 0.5 * np.abs(self.ras_from_ijk[:3, :3]).sum(axis=1)
+
+    @property
+    def bounds(self) -> Box:
+        """The smallest RAS box that holds every voxel, to the outer faces."""
+        corners_ijk = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in self.shape], indexing="ij"), -1).reshape(-1, 3)
+        corners_ras = self.ras(corners_ijk)
+        return Box(corners_ras.min(0), corners_ras.max(0))
+
+    def ras(self, points_ijk: ArrayLike) -> Points:
+        """World positions (..., 3) of array positions (..., 3)."""
+        return apply_affine(self.ras_from_ijk, points_ijk)
+
+    def ijk(self, points_ras: ArrayLike) -> Points:
+        """Continuous array positions (..., 3) of world points (..., 3)."""
+        return apply_affine(np.linalg.inv(self.ras_from_ijk), points_ras)
+
+    def contains(self, points_ras: ArrayLike, tolerance_mm: float = 1e-3) -> NDArray[np.bool_]:
+        """For world points (..., 3): whether each lies inside the outer faces of the grid."""
+        ijk, slack = self.ijk(points_ras), tolerance_mm / self.spacing_mm
+        return np.all((ijk >= -0.5 - slack) & (ijk <= np.array(self.shape) - 0.5 + slack), axis=-1)
+
+    def same_as(self, other: Grid, tolerance_mm: float = 0.1) -> bool:
+        """Whether shape is equal and every corner voxel lies within ``tolerance_mm`` of the other grid's."""
+        if self.shape != other.shape:
+            return False
+        corners_ijk = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1).reshape(-1, 3)
+        distance_mm = np.linalg.norm(self.ras(corners_ijk) - other.ras(corners_ijk), axis=1)
+        return bool(distance_mm.max() <= tolerance_mm)
+
+    def cropped(self, start_ijk: Sequence[int], shape: Sequence[int]) -> Grid:
+        """The grid of the sub-array that begins at ``start_ijk``; its origin moves along."""
+        affine = self.ras_from_ijk.copy()
+        affine[:3, 3] = self.ras(start_ijk)
+        i, j, k = shape
+        return Grid((i, j, k), affine)
+
+    def centres_ras(self) -> Points:
+        """World positions (I, J, K, 3) of all voxel centres."""
+        return self.ras(np.stack(np.indices(self.shape), axis=-1))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box along the RAS axes, in mm; its walls are outer faces, so that one voxel has a volume."""
+
+    min_ras: NDArray[np.float64]
+    max_ras: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        for name in ("min_ras", "max_ras"):
+            wall = np.array(getattr(self, name), float)
+            wall.setflags(write=False)
+            object.__setattr__(self, name, wall)
+        if not np.all(self.min_ras <= self.max_ras):
+            raise ValueError(f"A box needs min_ras <= max_ras, got {self.min_ras} and {self.max_ras}.")
+
+    @classmethod
+    def from_extreme_points(cls, points_ras: ArrayLike) -> Box:
+        """The box of six extreme points (6, 3) in the order of WALLS: each wall from its own point alone.
+
+        So one outlier moves one wall. Where located points have crossed, the two walls of that axis change places.
+        """
+        across_mm = wall_coordinates(points_ras).reshape(3, 2)
+        return cls(across_mm.min(1), across_mm.max(1))
+
+    @property
+    def walls_mm(self) -> NDArray[np.float64]:
+        """The six wall coordinates (6,) in the order of WALLS."""
+        return np.stack([self.min_ras, self.max_ras], axis=1).reshape(6)
+
+    @property
+    def centre_ras(self) -> NDArray[np.float64]:
+        return 0.5 * (self.min_ras + self.max_ras)
+
+    @property
+    def size_mm(self) -> NDArray[np.float64]:
+        return self.max_ras - self.min_ras
+
+    @property
+    def volume_mm3(self) -> float:
+        return float(np.prod(self.size_mm))
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union of the volumes; 0 for two boxes without any volume."""
+        overlap_mm = np.minimum(self.max_ras, other.max_ras) - np.maximum(self.min_ras, other.min_ras)
+        intersection = float(np.prod(np.maximum(overlap_mm, 0.0)))
+        union = self.volume_mm3 + other.volume_mm3 - intersection
+        return intersection / union if union > 0 else 0.0
+
+    def wall_distances_mm(self, other: Box) -> NDArray[np.float64]:
+        """Absolute distance (6,) between the same walls; their mean is the absolute wall distance (AWD)."""
+        return np.abs(self.walls_mm - other.walls_mm)
+
+
+def wall_coordinates(points_ras: ArrayLike) -> NDArray[np.float64]:
+    """The coordinate (6,) of each of six extreme points (6, 3) across its own wall, in the order of WALLS."""
+    return np.asarray(points_ras, float).reshape(6, 3)[np.arange(6), np.arange(6) // 2]
+
+
+def assign_extreme_points(points_ras: ArrayLike) -> Points:
+    """Six points (6, 3) given in any order, put into the order of WALLS.
+
+    The assignment maximizes the sum of outward coordinates (the assignment problem), so that each point serves one wall.
+    Raises InputError if there are not six finite points or if two opposite walls coincide.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    points = np.asarray(points_ras, float)
+    if points.shape != (6, 3) or not np.isfinite(points).all():
+        raise InputError(
+            f"Six extreme points were expected, got {len(points) if points.ndim else 0}; "
+            "place one point on each of the organ's left, right, posterior, anterior, inferior and superior walls."
+        )
+    outward_mm = np.stack([points[:, wall // 2] * (1 if wall % 2 else -1) for wall in range(6)], axis=1)
+    rows, walls = linear_sum_assignment(-outward_mm)
+    ordered = np.empty((6, 3))
+    ordered[walls] = points[rows]
+    thickness_mm = wall_coordinates(ordered).reshape(3, 2) @ [-1.0, 1.0]
+    if (thickness_mm <= 0.0).any():
+        flat = [("left-right", "posterior-anterior", "inferior-superior")[a] for a in np.flatnonzero(thickness_mm <= 0)]
+        raise InputError(
+            f"The six extreme points span no volume along {', '.join(flat)}; "
+            "points on opposite walls must differ; place them on the outer walls of the organ."
+        )
+    return ordered
+
+
+def extreme_points_of_mask(mask: NDArray[np.bool_], grid: Grid) -> Points:
+    """The six extreme points (6, 3) of a mask (I, J, K), in the order of WALLS, in RAS mm.
+
+    Each lies in the centre of the extreme slice (or, where that is not part of the organ, at its voxel nearest to the centre),
+    moved out to the voxel's outer face. Raises InputError for an empty mask.
+    """
+    if mask.shape != grid.shape:
+        raise ValueError(f"mask has shape {mask.shape}, its grid {grid.shape}")
+    voxels_ras = grid.ras(np.argwhere(mask))
+    if len(voxels_ras) == 0:
+        raise InputError("The label has no voxels in this image; an organ needs at least one; leave its name out.")
+    half_mm = grid.half_voxel_ras_mm
+    points = np.empty((6, 3))
+    for wall in range(6):
+        axis, sign = wall // 2, 1.0 if wall % 2 else -1.0
+        outward_mm = sign * voxels_ras[:, axis]
+        layer = voxels_ras[outward_mm >= outward_mm.max() - half_mm[axis]]
+        middle = layer.mean(axis=0)
+        points[wall] = layer[np.argmin(np.square(layer - middle).sum(axis=1))]
+        points[wall, axis] = sign * (outward_mm.max() + half_mm[axis])
+    return points

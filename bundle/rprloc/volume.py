@@ -1,0 +1,103 @@
+"""Reading CT and label maps from files, and resampling them to the networks' grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from rprloc.errors import InputError
+from rprloc.geometry import Grid
+
+AIR_HU = -1024.0
+_DARK_HU, _DARKEST_DISPLAYED_HU = -150.0, -300.0
+# Soft tissue takes 60% of the range, lung and bone the rest; air, and with it everything outside the scan, is 0.
+_HU_KNOTS, _INPUT_KNOTS = (-1000.0, -200.0, 300.0, 1500.0), (0.0, 0.2, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A CT scan: Hounsfield units (I, J, K) and the grid they lie on."""
+
+    hu: NDArray[np.generic]
+    grid: Grid
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.hu.shape != self.grid.shape:
+            raise ValueError(f"the array has shape {self.hu.shape}, its grid {self.grid.shape}")
+
+
+def to_sitk(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
+    """An ITK image of an array (I, J, K) on its grid."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    origin_lps, direction_lps, spacing_mm = grid.to_lps()
+    image.SetOrigin(origin_lps.tolist())
+    image.SetDirection(direction_lps.ravel().tolist())
+    image.SetSpacing(spacing_mm.tolist())
+    return image
+
+
+def from_sitk(image: sitk.Image) -> tuple[NDArray[np.generic], Grid]:
+    """The array (I, J, K) and the grid of a 3D scalar ITK image."""
+    grid = Grid.from_lps(image.GetSize(), image.GetOrigin(), image.GetDirection(), image.GetSpacing())
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), grid
+
+
+def network_grid(grid: Grid, spacing_mm: float, anchor_mm: float) -> Grid:
+    """The axis-aligned RAS grid that covers ``grid``, its outer faces at world multiples of ``anchor_mm``.
+
+    Anchored in the world, it is the same however the scan was stored: flipped, permuted or at another spacing.
+    """
+    bounds, slack_mm = grid.bounds, 1e-3
+    first = np.floor((bounds.min_ras + slack_mm) / anchor_mm) * anchor_mm
+    last = np.ceil((bounds.max_ras - slack_mm) / anchor_mm) * anchor_mm
+    shape = np.rint((last - first) / spacing_mm).astype(int)
+    return Grid.isotropic(shape.tolist(), spacing_mm, first + 0.5 * spacing_mm)
+
+
+def resample(volume: Volume, grid: Grid) -> Volume:
+    """The volume on another grid: averaged where the source is finer (against aliasing), then linear; AIR_HU outside."""
+    image = to_sitk(volume.hu, volume.grid)
+    spacing_mm = float(grid.spacing_mm.min())
+    factors = np.maximum(np.floor(spacing_mm / volume.grid.spacing_mm + 0.01), 1).astype(int)
+    factors = np.minimum(factors, volume.grid.shape)
+    if (factors > 1).any():
+        image = sitk.BinShrink(image, [int(factor) for factor in factors])
+    origin_lps, direction_lps, spacing = grid.to_lps()
+    image = sitk.Resample(
+        image,
+        [int(n) for n in grid.shape],
+        sitk.Transform(),
+        sitk.sitkLinear,
+        origin_lps.tolist(),
+        spacing.tolist(),
+        direction_lps.ravel().tolist(),
+        AIR_HU,
+        sitk.sitkFloat32,
+        useNearestNeighborExtrapolator=False,
+    )
+    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), grid, volume.name)
+
+
+def display_window_air(hu: NDArray[np.generic]) -> float | None:
+    """The value at and below which a scan that was saved through a display window shows air; None for full-range CT.
+
+    Such scans (their darkest value is far above air's -1000) hold air and lung as their darkest value.
+    """
+    darkest = float(hu.min())
+    return darkest if darkest > _DARKEST_DISPLAYED_HU else None
+
+
+def network_input(hu: NDArray[np.generic], display_air_hu: float | None = None) -> NDArray[np.float32]:
+    """Hounsfield units as the networks' input in [0, 1]; air is 0, so that padding with 0 is air.
+
+    ``display_air_hu``: see :func:`display_window_air`; values up to the soft-tissue window's dark end then count as air.
+    """
+    hu = np.asarray(hu, np.float32)
+    if display_air_hu is not None:
+        hu = np.where(hu <= max(display_air_hu + 2.0, -124.0), np.float32(AIR_HU), hu)
+    return np.interp(hu, _HU_KNOTS, _INPUT_KNOTS).astype(np.float32)
