@@ -7,11 +7,23 @@ it alone, so one dense pass equals patch-by-patch evaluation and no position lea
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rprloc.errors import InputError
+from rprloc.files import atomic_path
+
+SPACING_MM = 4.0
+"""Voxel edge of the networks' input."""
+
+LATTICE_ANCHOR_MM = 16.0
+"""Outer faces of the input lie at world multiples of this, a multiple of every network's output step."""
 
 MM_PER_UNIT = 100.0
 
@@ -65,3 +77,67 @@ class Pnet(nn.Module):
             if self.descriptor is None:
                 return position_mm
             return torch.cat([position_mm, F.normalize(self.descriptor(features), dim=1)], dim=1)
+
+
+COARSE_LAYERS = ((32, 4, 2, 1), (64, 3, 1, 1), (96, 3, 2, 1), (96, 3, 1, 1), (128, 3, 1, 2), (128, 3, 1, 1), (128, 3, 1, 1))
+"""(channels, kernel, stride, dilation): a patch of 52 voxels (208 mm), an output every 4 voxels (16 mm)."""
+
+FINE_LAYERS = ((32, 4, 2, 1), (64, 3, 1, 1), (64, 3, 1, 1), (96, 3, 1, 2), (96, 3, 1, 1), (96, 3, 1, 1))
+"""(channels, kernel, stride, dilation): a patch of 28 voxels (112 mm), an output every 2 voxels (8 mm)."""
+
+DESCRIPTOR_CHANNELS = 32
+
+
+class RPRNet(nn.Module):
+    """The coarse and the fine Pnet of one model; the forward pass is the coarse one's."""
+
+    def __init__(
+        self,
+        coarse_layers: Sequence[Sequence[int]] = COARSE_LAYERS,
+        fine_layers: Sequence[Sequence[int]] = FINE_LAYERS,
+        descriptor_channels: int = DESCRIPTOR_CHANNELS,
+    ) -> None:
+        super().__init__()
+        self.coarse = Pnet(coarse_layers)
+        self.fine = Pnet(fine_layers, descriptor_channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Coarse latent positions (N, 3, i, j, k) in mm of an image (N, 1, I, J, K) in [0, 1]."""
+        return self.coarse(image)
+
+    def identity(self) -> str:
+        """A fingerprint of the weights: latents of one model mean nothing to another."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "model.pt"
+
+
+def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> RPRNet:
+    """The model from a state dict on disk (by default the shipped weights), for inference on ``device``.
+
+    Raises InputError if there is no such file or if it does not hold an RPRNet's weights.
+    """
+    path = SHIPPED_WEIGHTS if path is None else path
+    if not path.is_file():
+        raise InputError(f"There are no weights at {path}; the model.pt of the RPR-Loc bundle was expected; give its path.")
+    model = RPRNet()
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, ValueError, TypeError, KeyError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path} does not hold the weights of an RPR-Loc model; the model.pt of the bundle or of a training run was "
+            "expected; download or train it again."
+        ) from error
+    return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
+
+
+def save_model(model: RPRNet, path: Path) -> None:
+    """The model's weights as a plain state dict, written whole or not at all."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)

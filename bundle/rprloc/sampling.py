@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rprloc.geometry import Grid, apply_affine
+from rprloc.geometry import Grid, Points
+from rprloc.network import Pnet
 
 FOREGROUND_INPUT = 0.03
 """Mean network input (about -880 HU) above which the 5x5x5 voxels around a place count as body, lung included."""
@@ -36,16 +37,15 @@ class TrainingScan:
 
 
 @dataclass(frozen=True)
-class Crops:
-    """Crops of one scan under one transform.
+class Crop:
+    """A transformed cube of one scan: what a network sees, and where its outputs came from.
 
-    ``images``: (N, 1, I, J, K) in [0, 1]. ``augmented_mm`` and ``source_ras`` (N, i, j, k, 3): the place of every network output in
-    the common augmented frame of these crops, and where it came from in the scan. ``inside`` (N, i, j, k): whether it is body.
+    ``image``: (1, I, J, K) in [0, 1]. ``source_ras`` (i, j, k, 3): the place in the scan's world of every network output.
+    ``inside`` (i, j, k): whether it is body.
     """
 
-    images: Tensor
-    augmented_mm: Tensor
-    source_ras: Tensor
+    image: Tensor
+    source_ras: Points
     inside: Tensor
 
 
@@ -114,55 +114,36 @@ def _cut(image: Tensor, axis: int, generator: np.random.Generator) -> Tensor:
     return image
 
 
-def random_crops(
+def random_place(scan: TrainingScan, generator: np.random.Generator) -> NDArray[np.float64]:
+    """A random place (3,) of the body in the scan's world, RAS mm."""
+    return scan.grid.ras(scan.body_ijk[generator.integers(len(scan.body_ijk))] + generator.uniform(-0.5, 0.5, 3))
+
+
+def random_crop(
     scan: TrainingScan,
+    centre_ras: NDArray[np.float64],
+    outputs: int,
+    net: Pnet,
     generator: np.random.Generator,
     *,
-    count: int,
-    edge_vox: int,
-    receptive_field: int,
-    stride: int,
     rotation_deg: float = 15.0,
     scale: float = 0.12,
-    distance_mm: float = 1e9,
-) -> Crops:
-    """``count`` crops of one scan under one random transform, each around a random place of the body.
-
-    Crops after the first lie within ``distance_mm`` of it where the body allows.
-    """
+) -> Crop:
+    """A crop around ``centre_ras`` under a random transform, of the size that gives ``outputs`` places along each edge."""
     matrix = random_matrix(generator, rotation_deg, scale)
-    spacing_mm = float(scan.grid.spacing_mm[0])
-    outputs = (edge_vox - receptive_field) // stride + 1
-    centre_of_patch = np.arange(outputs) * stride + 0.5 * (receptive_field - 1)
-    offsets_mm = (centre_of_patch - 0.5 * (edge_vox - 1)) * spacing_mm
+    edge_vox = net.receptive_field + net.stride * (outputs - 1)
+    image = jitter(cut_crop(scan, centre_ras, matrix, edge_vox), generator)
+    centres_vox = np.arange(outputs) * net.stride + 0.5 * (net.receptive_field - 1)
+    offsets_mm = (centres_vox - 0.5 * (edge_vox - 1)) * scan.grid.spacing_mm[0]
     lattice_mm = np.stack(np.meshgrid(offsets_mm, offsets_mm, offsets_mm, indexing="ij"), axis=-1)
-    places = torch.from_numpy(np.rint(centre_of_patch).astype(int))
-    images, augmented, source, inside = [], [], [], []
-    first_ras = None
-    for _ in range(count):
-        candidates = scan.body_ijk[generator.integers(len(scan.body_ijk), size=16)]
-        centres = scan.grid.ras(candidates + generator.uniform(-0.5, 0.5, candidates.shape))
-        if first_ras is None:
-            first_ras = centre_ras = centres[0]
-        else:
-            near = np.linalg.norm(centres - first_ras, axis=1) <= distance_mm
-            centre_ras = centres[int(np.argmax(near))]
-        image = cut_crop(scan, centre_ras, matrix, edge_vox)
-        image = jitter(image, generator)
-        body = foreground(image[None])[0, 0]
-        inside.append(body[places][:, places][:, :, places])
-        images.append(image)
-        augmented.append(torch.from_numpy(lattice_mm + np.linalg.inv(matrix) @ (centre_ras - first_ras)))
-        to_source = np.eye(4)
-        to_source[:3, :3], to_source[:3, 3] = matrix, centre_ras
-        source.append(torch.from_numpy(apply_affine(to_source, lattice_mm)))
-    return Crops(torch.stack(images), torch.stack(augmented).float(), torch.stack(source).float(), torch.stack(inside))
+    nearest = torch.from_numpy(np.rint(centres_vox).astype(int))
+    inside = foreground(image[None])[0, 0][nearest][:, nearest][:, :, nearest]
+    return Crop(image, lattice_mm @ matrix.T + centre_ras, inside)
 
 
-def choose_scan(scans: Sequence[TrainingScan], generator: np.random.Generator) -> TrainingScan:
-    """A random scan; groups weigh by the square root of their size, so that a small region is not drowned by a large one."""
+def choose_scan(scans: Sequence[TrainingScan], generator: np.random.Generator) -> int:
+    """The index of a random scan; groups weigh by the square root of their size, so that none drowns another."""
     groups = sorted({scan.group for scan in scans})
-    members = [[scan for scan in scans if scan.group == group] for group in groups]
+    members = [[index for index, scan in enumerate(scans) if scan.group == group] for group in groups]
     weights = np.sqrt([len(group) for group in members])
-    group = members[int(generator.choice(len(groups), p=weights / weights.sum()))]
-    return group[int(generator.integers(len(group)))]
+    return int(generator.choice(members[int(generator.choice(len(groups), p=weights / weights.sum()))]))

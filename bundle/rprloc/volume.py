@@ -1,19 +1,17 @@
-"""Reading CT and label maps from files, and resampling them to the networks' grid."""
+"""CT volumes in memory, their resampling to the networks' grid, and Hounsfield units as the networks' input."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from rprloc.errors import InputError
 from rprloc.geometry import Grid
 
 AIR_HU = -1024.0
-_DARK_HU, _DARKEST_DISPLAYED_HU = -150.0, -300.0
+_DARKEST_DISPLAYED_HU, _DISPLAYED_AS_AIR_HU = -300.0, -124.0
 # Soft tissue takes 60% of the range, lung and bone the rest; air, and with it everything outside the scan, is 0.
 _HU_KNOTS, _INPUT_KNOTS = (-1000.0, -200.0, 300.0, 1500.0), (0.0, 0.2, 0.8, 1.0)
 
@@ -60,13 +58,22 @@ def network_grid(grid: Grid, spacing_mm: float, anchor_mm: float) -> Grid:
 
 
 def resample(volume: Volume, grid: Grid) -> Volume:
-    """The volume on another grid: averaged where the source is finer (against aliasing), then linear; AIR_HU outside."""
+    """The volume, as float32, on another grid: averaged where the source is finer (against aliasing), then linear.
+
+    AIR_HU outside; the outermost voxels reach to the end of the bin in which they are averaged. The bins are anchored
+    in the world, so that the result does not depend on how the scan was stored: flipped or permuted.
+    """
     image = to_sitk(volume.hu, volume.grid)
     spacing_mm = float(grid.spacing_mm.min())
     factors = np.maximum(np.floor(spacing_mm / volume.grid.spacing_mm + 0.01), 1).astype(int)
-    factors = np.minimum(factors, volume.grid.shape)
     if (factors > 1).any():
-        image = sitk.BinShrink(image, [int(factor) for factor in factors])
+        # A bin begins at the voxel face nearest to the new grid's corner; the shift decides between faces equally near.
+        corner_ras = grid.bounds.min_ras + np.array([1e-3, 2e-3, 3e-3])
+        first_face = np.rint(volume.grid.ijk(corner_ras) + 0.5).astype(int)
+        before = -first_face % factors
+        after = -(before + volume.grid.shape) % factors
+        image = sitk.ZeroFluxNeumannPad(image, before.tolist(), after.tolist())
+        image = sitk.BinShrink(image, factors.tolist())
     origin_lps, direction_lps, spacing = grid.to_lps()
     image = sitk.Resample(
         image,
@@ -95,9 +102,9 @@ def display_window_air(hu: NDArray[np.generic]) -> float | None:
 def network_input(hu: NDArray[np.generic], display_air_hu: float | None = None) -> NDArray[np.float32]:
     """Hounsfield units as the networks' input in [0, 1]; air is 0, so that padding with 0 is air.
 
-    ``display_air_hu``: see :func:`display_window_air`; values up to the soft-tissue window's dark end then count as air.
+    ``display_air_hu``: see :func:`display_window_air`; values up to a soft-tissue window's dark end then count as air.
     """
-    hu = np.asarray(hu, np.float32)
+    values = np.asarray(hu, np.float32)
     if display_air_hu is not None:
-        hu = np.where(hu <= max(display_air_hu + 2.0, -124.0), np.float32(AIR_HU), hu)
-    return np.interp(hu, _HU_KNOTS, _INPUT_KNOTS).astype(np.float32)
+        values = np.where(values <= max(display_air_hu + 2.0, _DISPLAYED_AS_AIR_HU), np.float32(AIR_HU), values)
+    return np.interp(values, _HU_KNOTS, _INPUT_KNOTS).astype(np.float32)

@@ -1,0 +1,248 @@
+"""Self-supervised training of the coarse and the fine Pnet on unlabelled scans.
+
+First all scans are brought into one body frame, without labels (``alignment.py``). Then both networks learn relative position
+regression in that frame: the difference of two latents is the offset in body millimetres between their places. Because the frame is
+common, this holds for two places of one scan, as in the paper, and for places of two different people as well, which fixes the latents
+themselves up to one constant: the loss regresses the body coordinates of all places of a crop. The fine Pnet sees smaller patches and
+learns, besides, a descriptor by which a place is told from its neighbours, in the same scan and in other people's.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rprloc.alignment import BodyMap, align
+from rprloc.files import atomic_path
+from rprloc.geometry import Grid, Points
+from rprloc.network import Pnet, RPRNet, save_model
+from rprloc.sampling import Crop, TrainingScan, choose_scan, random_crop, random_place
+
+LossFunction = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
+"""From a step's generator to the loss and the (3,) mean absolute error in body mm: right, front, head."""
+
+_DESCRIPTOR_TEMPERATURE = 0.07
+_MATCH_MM = 6.0
+"""Standard deviation of the target distribution over the other crop's places: about the error of the alignment."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What a training run is made of; with the same scans and seed it gives the same weights up to rounding."""
+
+    seed: int = 0
+    coarse_steps: int = 1100
+    fine_steps: int = 2000
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    coarse_outputs: int = 10  # places along each edge of a crop
+    fine_outputs: int = 12
+    crops_a_step: int = 4
+    checkpoint_steps: int = 200
+
+
+def fit(
+    name: str,
+    net: Pnet,
+    loss_of: LossFunction,
+    steps: int,
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    resume: bool,
+) -> None:
+    """Run one stage of ``steps`` optimizer steps on ``net``, with checkpoints and a log in ``folder``.
+
+    The randomness of a step depends on the seed, the stage and the step's number alone, so a resumed run takes the same crops.
+    """
+    checkpoint, log = folder / f"{name}.pt", folder / f"{name}.csv"
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.1)
+    first = 0
+    if resume and checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["step"]
+    else:
+        log.write_text("step,right_mm,front_mm,head_mm,seconds\n", encoding="utf-8")
+    net.train()
+    device = next(net.parameters()).device
+    started, errors = time.monotonic(), []
+    bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, unit="step")
+    for step in bar:
+        with torch.autocast(device.type, torch.bfloat16):
+            loss, error_mm = loss_of(np.random.default_rng((config.seed, step)))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        errors.append(error_mm.detach().cpu().numpy())
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            mean_mm = np.mean(errors, axis=0)
+            bar.set_postfix_str("error " + "/".join(f"{value:.1f}" for value in mean_mm) + " mm")
+            with log.open("a", newline="", encoding="utf-8") as stream:
+                row = [step + 1, *(round(float(value), 2) for value in mean_mm), round(time.monotonic() - started)]
+                csv.writer(stream).writerow(row)
+            errors = []
+        if (step + 1) % config.checkpoint_steps == 0 or step + 1 == steps:
+            state = {
+                "net": net.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step + 1,
+            }
+            with atomic_path(checkpoint) as temporary:
+                torch.save(state, temporary)
+    net.eval()
+
+
+def _position_loss(error_mm: Tensor) -> Tensor:
+    return F.smooth_l1_loss(error_mm, torch.zeros_like(error_mm), beta=10.0) / 10.0
+
+
+def _forward(net: Pnet, crops: Sequence[Crop]) -> Tensor:
+    """Latents (N, i, j, k, C) of crops, float32."""
+    device = next(net.parameters()).device
+    images = torch.stack([crop.image for crop in crops]).to(device, memory_format=torch.channels_last_3d)
+    return net(images).permute(0, 2, 3, 4, 1)
+
+
+def _position_errors(latents: Tensor, crops: Sequence[Crop], maps: Sequence[BodyMap]) -> Tensor:
+    """Errors (N, 3) in mm of the latents (crops, i, j, k, C) against body coordinates, at all places inside the body."""
+    targets = torch.stack([torch.from_numpy(m.body(c.source_ras)).float() for c, m in zip(crops, maps, strict=True)])
+    inside = torch.stack([crop.inside for crop in crops]).to(latents.device)
+    return latents[inside][:, :3] - targets.to(latents.device)[inside]
+
+
+def _coarse_loss(
+    net: Pnet, scans: Sequence[TrainingScan], maps: Sequence[BodyMap], config: TrainingConfig
+) -> LossFunction:
+    def loss(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        chosen = [choose_scan(scans, generator) for _ in range(config.crops_a_step)]
+        crops = [
+            random_crop(scans[n], random_place(scans[n], generator), config.coarse_outputs, net, generator) for n in chosen
+        ]
+        error_mm = _position_errors(_forward(net, crops), crops, [maps[n] for n in chosen])
+        return _position_loss(error_mm), error_mm.abs().mean(dim=0)
+
+    return loss
+
+
+def _fine_loss(
+    net: Pnet, scans: Sequence[TrainingScan], maps: Sequence[BodyMap], config: TrainingConfig
+) -> LossFunction:
+    sampler = np.random.default_rng((config.seed, 1))
+    landmarks_ras = [np.stack([random_place(scan, sampler) for _ in range(2000)]) for scan in scans]
+    landmarks_body = [body_map.body(points) for body_map, points in zip(maps, landmarks_ras, strict=True)]
+
+    def partner(first: int, centre_body: NDArray[np.float64], generator: np.random.Generator) -> tuple[int, Points]:
+        """A scan and a place of it near a place of the body frame: half of the time of another person."""
+        if generator.random() < 0.5:
+            for _ in range(20):
+                other = choose_scan(scans, generator)
+                near = np.flatnonzero(np.linalg.norm(landmarks_body[other] - centre_body, axis=1) < 25.0)
+                if other != first and len(near):
+                    return other, landmarks_ras[other][generator.choice(near)]
+        return first, landmarks_ras[first][np.argmin(np.linalg.norm(landmarks_body[first] - centre_body, axis=1))]
+
+    def loss(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        chosen, crops = [], []
+        for _ in range(config.crops_a_step // 2):
+            first = choose_scan(scans, generator)
+            place_ras = random_place(scans[first], generator)
+            second, partner_ras = partner(first, maps[first].body(place_ras), generator)
+            for index, centre_ras in ((first, place_ras), (second, partner_ras)):
+                chosen.append(index)
+                crops.append(random_crop(scans[index], centre_ras, config.fine_outputs, net, generator))
+        latents = _forward(net, crops)
+        error_mm = _position_errors(latents, crops, [maps[n] for n in chosen])
+        total = _position_loss(error_mm)
+        for pair in range(0, len(crops), 2):
+            a, b = (crops[pair + side] for side in (0, 1))
+            if chosen[pair] == chosen[pair + 1]:  # one scan: the true places are known
+                places_a, places_b = a.source_ras, b.source_ras
+            else:
+                places_a, places_b = (maps[chosen[pair + side]].body((a, b)[side].source_ras) for side in (0, 1))
+            inside_a, inside_b = a.inside.to(latents.device), b.inside.to(latents.device)
+            total = total + _descriptor_loss(
+                latents[pair][inside_a][:, 3:],
+                latents[pair + 1][inside_b][:, 3:],
+                torch.from_numpy(places_a).to(latents)[inside_a],
+                torch.from_numpy(places_b).to(latents)[inside_b],
+            ) / (config.crops_a_step // 2)
+        return total, error_mm.abs().mean(dim=0)
+
+    return loss
+
+
+def _descriptor_loss(descriptors_a: Tensor, descriptors_b: Tensor, places_a: Tensor, places_b: Tensor) -> Tensor:
+    """Cross-entropy of matching places a (N, 3) to places b (M, 3) by their descriptors (N, D), (M, D).
+
+    The target of a place is a Gaussian over the distances to b's places; places without a counterpart take no part.
+    """
+    if len(places_a) == 0 or len(places_b) == 0:
+        return descriptors_a.sum() * 0.0
+    distance_mm = torch.cdist(places_a, places_b)
+    matched = distance_mm.amin(dim=1) < _MATCH_MM
+    if not matched.any():
+        return descriptors_a.sum() * 0.0
+    target = torch.softmax(-distance_mm[matched].square() / (2.0 * _MATCH_MM**2), dim=1)
+    return F.cross_entropy(descriptors_a[matched].float() @ descriptors_b.float().T / _DESCRIPTOR_TEMPERATURE, target)
+
+
+def train(
+    scans: Sequence[TrainingScan],
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    device: torch.device,
+    resume: bool = False,
+) -> RPRNet:
+    """Train both networks on unlabelled scans; checkpoints, logs and, at the end, ``model.pt`` go to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    maps = _body_maps(scans, folder / "body_frame.npz", resume=resume)
+    torch.manual_seed(config.seed)
+    model = RPRNet().to(device, memory_format=torch.channels_last_3d)
+    coarse = _coarse_loss(model.coarse, scans, maps, config)
+    fit("coarse", model.coarse, coarse, config.coarse_steps, folder, config, resume=resume)
+    fine = _fine_loss(model.fine, scans, maps, config)
+    fit("fine", model.fine, fine, config.fine_steps, folder, config, resume=resume)
+    save_model(model, folder / "model.pt")
+    return model
+
+
+def _body_maps(scans: Sequence[TrainingScan], path: Path, *, resume: bool) -> list[BodyMap]:
+    names = [f"{scan.group}-{scan.name}" for scan in scans]
+    if resume and path.is_file():
+        with np.load(path, allow_pickle=False) as arrays:
+            if arrays["names"].tolist() == names:
+                return [
+                    BodyMap(
+                        arrays[f"{name}/affine"],
+                        arrays[f"{name}/displacement"],
+                        Grid(arrays[f"{name}/displacement"].shape[1:], arrays[f"{name}/controls"]),
+                    )
+                    for name in names
+                ]
+    maps = align(scans)
+    content: dict[str, NDArray[np.generic]] = {"names": np.array(names)}
+    for name, body_map in zip(names, maps, strict=True):
+        content[f"{name}/affine"] = body_map.body_from_ras
+        content[f"{name}/displacement"] = body_map.displacement_mm
+        content[f"{name}/controls"] = body_map.control_grid.ras_from_ijk
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **content)  # type: ignore[arg-type]
+    return maps

@@ -1,0 +1,670 @@
+"""Reading scans of every orientation and format; refusing the unusable with a sentence that says what to do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from conftest import phantom_hu
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from rprloc.errors import InputError
+from rprloc.geometry import Grid
+from rprloc.reading import image_warnings, read_label_map, read_names, read_volume
+from rprloc.volume import Volume, to_sitk
+
+SHAPE = (30, 24, 20)
+EXTENSIONS = [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"]
+
+
+def write(path: Path, array: np.ndarray, affine: np.ndarray | None = None, *, compressed: bool = False) -> Path:
+    """An image file of voxels (I, J, K) of 4 x 5 x 6 mm unless told otherwise."""
+    grid = Grid(array.shape, np.diag([4.0, 5, 6, 1]) if affine is None else affine)
+    sitk.WriteImage(to_sitk(array, grid), str(path), compressed)
+    return path
+
+
+def write_nifti(path: Path, array: np.ndarray, sform: Any, qform: Any = None, sform_code: int = 1) -> Path:
+    image = nibabel.Nifti1Image(array, sform)
+    image.set_sform(sform, sform_code if sform is not None else 0)
+    image.set_qform(qform, 1 if qform is not None else 0)
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.fixture
+def hu() -> np.ndarray:
+    return phantom_hu(Grid(SHAPE, np.diag([4.0, 5, 6, 1])))
+
+
+def refusal(call: Callable[[], object], *about: str) -> str:
+    """The message of the InputError: one sentence that has every text of ``about`` in it."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message and ". " not in message
+    for text in (*about, "expected"):
+        assert text in message
+    return message
+
+
+# Files
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_every_format_gives_voxels_places_and_name(tmp_path: Path, phantom: Volume, extension, compressed) -> None:
+    path = write(tmp_path / f"my.scan{extension}", phantom.hu, phantom.grid.ras_from_ijk, compressed=compressed)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.hu, phantom.hu)
+    assert volume.hu.dtype == np.int16
+    assert volume.grid.same_as(phantom.grid, tolerance_mm=1e-4)
+    assert volume.name == "my.scan"
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_every_format_keeps_every_orientation(tmp_path: Path, ras_from_ijk: np.ndarray, extension: str) -> None:
+    ras_from_ijk[:3, :3] *= 3.0
+    array = np.random.default_rng(0).integers(-1000, 1000, SHAPE[::-1], dtype=np.int16)
+    volume = read_volume(write(tmp_path / f"scan{extension}", array, ras_from_ijk))
+    np.testing.assert_array_equal(volume.hu, array)
+    assert volume.grid.same_as(Grid(array.shape, ras_from_ijk), tolerance_mm=1e-3)
+
+
+@pytest.mark.parametrize("stored_as", ["sform", "qform", "both"])
+def test_a_nifti_lies_where_nibabel_says(tmp_path: Path, hu, ras_from_ijk: np.ndarray, stored_as: str) -> None:
+    ras_from_ijk[:3, :3] *= 3.0
+    sform, qform = (None if stored_as == other else ras_from_ijk for other in ("qform", "sform"))
+    path = write_nifti(tmp_path / "scan.nii.gz", hu, sform, qform)
+    volume = read_volume(path)
+    assert volume.grid.same_as(Grid(SHAPE, nibabel.load(path).affine), tolerance_mm=1e-3)
+    np.testing.assert_array_equal(volume.hu, nibabel.load(path).dataobj)
+
+
+def test_real_scans_lie_where_nibabel_says(shared_data: Path) -> None:
+    for case in ("han/images/han_001", "abdomen/images/abdomen_05", "thorax/images/thorax_03"):
+        path = shared_data / f"{case}.nii.gz"
+        volume, expected = read_volume(path), nibabel.load(path)
+        assert volume.grid.same_as(Grid(expected.shape, expected.affine), tolerance_mm=1e-2)
+        np.testing.assert_array_equal(volume.hu, expected.dataobj)
+        warned = image_warnings(volume)
+        assert [("display window" in text) for text in warned] == ([True] if "abdomen" in case else [])
+
+
+def test_rescale_slope_and_intercept_of_a_nifti_are_applied(tmp_path: Path, hu: np.ndarray) -> None:
+    image = nibabel.Nifti1Image((hu + 1024).astype(np.uint16), np.diag([4.0, 5, 6, 1]))
+    image.header.set_slope_inter(1.0, -1024.0)
+    nibabel.save(image, tmp_path / "scan.nii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.nii").hu, hu)
+
+
+def test_a_fourth_axis_of_one_is_no_obstacle(tmp_path: Path, hu: np.ndarray) -> None:
+    image = sitk.JoinSeries([to_sitk(hu, Grid(SHAPE, np.diag([4.0, 5, 6, 1])))])
+    sitk.WriteImage(image, str(tmp_path / "scan.mha"))
+    volume = read_volume(tmp_path / "scan.mha")
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert volume.grid.same_as(Grid(SHAPE, np.diag([4.0, 5, 6, 1])))
+
+
+def test_a_text_path_will_do(tmp_path: Path, hu: np.ndarray) -> None:
+    assert read_volume(str(write(tmp_path / "SCAN.NRRD", hu))).name == "SCAN"
+
+
+# Files that are refused: each builder makes one in a folder, from good voxels.
+
+
+def cut_off(extension: str, compressed: bool = False, keep: float = 0.6) -> Callable[[Path, np.ndarray], Path]:
+    def build(folder: Path, hu: np.ndarray) -> Path:
+        noisy = hu + np.random.default_rng(0).integers(0, 50, hu.shape).astype(np.int16)
+        path = write(folder / f"scan{extension}", noisy, compressed=compressed)
+        cut = next((file for file in folder.iterdir() if "raw" in file.suffixes[0]), path)
+        cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * keep)])
+        return path
+
+    return build
+
+
+def content(name: str, data: bytes) -> Callable[[Path, np.ndarray], Path]:
+    def build(folder: Path, hu: np.ndarray) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return build
+
+
+def voxels(change: Callable[[np.ndarray], np.ndarray], name: str = "scan.nii.gz") -> Callable[[Path, np.ndarray], Path]:
+    return lambda folder, hu: write(folder / name, change(hu))
+
+
+def picture(name: str) -> Callable[[Path, np.ndarray], Path]:
+    def build(folder: Path, hu: np.ndarray) -> Path:
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((20, 30), np.uint8)), str(folder / "picture.png"))
+        return (folder / "picture.png").rename(folder / name)
+
+    return build
+
+
+def with_value(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(hu: np.ndarray) -> np.ndarray:
+        changed = hu.astype(np.float32)
+        changed[3, 4, 5] = value
+        return changed
+
+    return change
+
+
+def damaged_gzip(folder: Path, hu: np.ndarray) -> Path:
+    path = write(folder / "scan.nii.gz", hu)
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 0xFF  # the checksum
+    path.write_bytes(data)
+    return path
+
+
+def four_dimensional(folder: Path, hu: np.ndarray) -> Path:
+    return write_nifti(folder / "scan.nii.gz", np.stack([hu, hu], -1), np.diag([4.0, 5, 6, 1]))
+
+
+def two_dimensional(folder: Path, hu: np.ndarray) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(hu[:, :, 10]), str(folder / "scan.mha"))
+    return folder / "scan.mha"
+
+
+def colours(folder: Path, hu: np.ndarray) -> Path:
+    image = sitk.GetImageFromArray(np.zeros((20, 24, 30, 3), np.uint8), isVector=True)
+    sitk.WriteImage(image, str(folder / "scan.nrrd"))
+    return folder / "scan.nrrd"
+
+
+def shear(folder: Path, hu: np.ndarray) -> Path:
+    sheared = np.diag([4.0, 5, 6, 1])
+    sheared[1, 2] = 1.0
+    return write_nifti(folder / "scan.nii", hu, sheared)
+
+
+def sheared_nrrd(folder: Path, hu: np.ndarray) -> Path:
+    path = write(folder / "scan.nrrd", hu)
+    path.write_bytes(path.read_bytes().replace(b"(0,0,6)", b"(0,1,6)"))
+    return path
+
+
+def two_positions(folder: Path, hu: np.ndarray) -> Path:
+    shifted = np.diag([4.0, 5, 6, 1])
+    shifted[0, 3] = 30.0
+    return write_nifti(folder / "scan.nii.gz", hu, shifted, np.diag([4.0, 5, 6, 1]), sform_code=2)
+
+
+def two_voxel_sizes(folder: Path, hu: np.ndarray) -> Path:
+    path = write_nifti(folder / "scan.nii", hu, np.diag([4.0, 5, 6, 1]))
+    data = bytearray(path.read_bytes())
+    data[80:92] = struct.pack("<3f", 3.0, 5.0, 6.0)
+    path.write_bytes(data)
+    return path
+
+
+def no_position(folder: Path, hu: np.ndarray) -> Path:
+    return write_nifti(folder / "scan.nii.gz", hu, None)
+
+
+def no_directions(folder: Path, hu: np.ndarray) -> Path:
+    header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 30 24 20\nencoding: raw\nendian: little\n\n"
+    (folder / "scan.nrrd").write_bytes(header.encode() + hu.tobytes(order="F"))
+    return folder / "scan.nrrd"
+
+
+def nifti_2(folder: Path, hu: np.ndarray) -> Path:
+    nibabel.save(nibabel.Nifti2Image(hu, np.diag([4.0, 5, 6, 1])), folder / "scan.nii")
+    return folder / "scan.nii"
+
+
+def no_data_file(folder: Path, hu: np.ndarray) -> Path:
+    path = write(folder / "scan.mhd", hu)
+    (folder / "scan.raw").unlink()
+    return path
+
+
+def huge_promise(folder: Path, hu: np.ndarray) -> Path:
+    path = write(folder / "scan.nii", hu)
+    data = bytearray(path.read_bytes())
+    data[42:48] = struct.pack("<3h", 32000, 32000, 32000)
+    path.write_bytes(data)
+    return path
+
+
+def broken_numbers(folder: Path, hu: np.ndarray) -> Path:
+    path = write(folder / "scan.mha", hu)
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 30 24 20", b"DimSize = 30 24 xx"))
+    return path
+
+
+TEXT = b"This is no image at all.\n" * 40
+REFUSED = {
+    "missing": (lambda folder, hu: folder / "scan.nii.gz", ["There is no"]),
+    "missing, unknown extension": (lambda folder, hu: folder / "scan", ["There is no"]),
+    "empty": (content("scan.nii.gz", b""), ["is empty"]),
+    "empty after unzipping": (content("scan.nii.gz", gzip.compress(b"")), ["not a NIfTI file"]),
+    **{f"cut off {end}": (cut_off(end), ["cut off"]) for end in EXTENSIONS},
+    **{f"cut off, compressed {end}": (cut_off(end, True), ["cut off"]) for end in EXTENSIONS[2:]},
+    "cut off in the header": (cut_off(".nii", keep=0.003), ["not a NIfTI file"]),
+    "cut off by one byte": (cut_off(".nii.gz", keep=0.9999), ["cut off"]),
+    "damaged checksum": (damaged_gzip, ["damaged"]),
+    "header without the voxels": (huge_promise, ["cut off"]),
+    "text as .nii.gz": (content("scan.nii.gz", TEXT), ["not a NIfTI file"]),
+    "text as .nii": (content("scan.nii", TEXT), ["not a NIfTI file"]),
+    "text as .nrrd": (content("scan.nrrd", TEXT), ["not a NRRD file"]),
+    "text as .mha": (content("scan.mha", TEXT), ["not a MetaImage file"]),
+    "PNG as .nii.gz": (picture("scan.nii.gz"), ["not a NIfTI file"]),
+    "PNG as .mha": (picture("scan.mha"), ["not a MetaImage file"]),
+    "PNG": (picture("scan.png"), ["extension", ".nii.gz", ".nrrd", ".mha", "DICOM"]),
+    "Word document": (content("report.docx", b"PK\x03\x04" + TEXT), ["extension"]),
+    "NIfTI-2": (nifti_2, ["NIfTI-2", "NIfTI-1"]),
+    "broken header": (broken_numbers, ["header", "xx"]),
+    "2D": (two_dimensional, ["2D"]),
+    "4D": (four_dimensional, ["4D", "30 x 24 x 20 x 2"]),
+    "colours": (colours, ["3 values at each voxel"]),
+    "constant": (voxels(lambda hu: np.full_like(hu, -1000)), ["-1000", "constant"]),
+    "NaN": (voxels(with_value(np.nan)), ["1 voxels", "NaN"]),
+    "NaN in .mha": (voxels(with_value(np.nan), "scan.mha"), ["1 voxels", "NaN"]),
+    "NaN in .nii": (voxels(with_value(np.nan), "scan.nii"), ["1 voxels", "NaN"]),
+    "infinite": (voxels(with_value(np.inf), "scan.nrrd"), ["infinite"]),
+    "ten slices": (voxels(lambda hu: hu[:, :, :10]), ["30 x 24 x 10", "16 voxels (slices)", "40 mm"]),
+    "few columns": (voxels(lambda hu: hu[:15]), ["15 x 24 x 20", "16 voxels"]),
+    "short": (lambda folder, hu: write(folder / "scan.mha", hu, np.diag([4.0, 1.5, 6, 1])), ["40 mm"]),
+    "sheared NIfTI": (shear, ["sheared", "resample"]),
+    "sheared NRRD": (sheared_nrrd, ["sheared by 9.5 degrees", "resample"]),
+    "sform and qform differ": (two_positions, ["two different positions"]),
+    "sform and voxel sizes differ": (two_voxel_sizes, ["two different positions"]),
+    "NIfTI without orientation": (no_position, ["does not say how the patient lies"]),
+    "NRRD without orientation": (no_directions, ["does not say how the patient lies"]),
+    "voxels missing": (no_data_file, ["scan.raw", "missing"]),
+}
+
+
+@pytest.mark.parametrize(("build", "about"), REFUSED.values(), ids=REFUSED.keys())
+def test_an_unusable_file_is_refused_in_one_sentence(tmp_path, hu, capfd, build, about: list[str]) -> None:
+    path = build(tmp_path, hu)
+    message = refusal(lambda: read_volume(path), path.stem.split(".")[0], *about)
+    assert str(tmp_path) in message
+    assert "(0x" not in message
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["/etc/passwd", "../scan.raw", "sub/../../scan.raw", "..\\scan.raw", "C:\\scan.raw", "LIST", "scan%03d.raw 1 20 1"],
+)
+@pytest.mark.parametrize("extension", [".mhd", ".nhdr"])
+def test_a_header_cannot_take_voxels_from_elsewhere(tmp_path: Path, hu, extension: str, reference: str) -> None:
+    inner = tmp_path / "inner"
+    (inner / "sub").mkdir(parents=True)
+    path = write(inner / f"scan{extension}", hu)
+    shutil.copy(inner / "scan.raw", tmp_path / "scan.raw")
+    path.write_text(path.read_text().replace("scan.raw", reference))
+    refusal(lambda: read_volume(path), repr(reference), "own folder")
+
+
+def test_reading_leaves_itk_warnings_as_they_were(tmp_path: Path, hu: np.ndarray) -> None:
+    path = write(tmp_path / "scan.nii", hu)
+    for shown in (True, False):
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        try:
+            read_volume(path)
+            with pytest.raises(InputError):
+                read_volume(tmp_path / "none.nii")
+            assert sitk.ProcessObject.GetGlobalWarningDisplay() is shown
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(True)
+
+
+def test_a_series_cannot_be_chosen_in_a_file(tmp_path: Path, hu: np.ndarray) -> None:
+    path = write(tmp_path / "scan.nii", hu)
+    refusal(lambda: read_volume(path, series_uid="1.2.3"), "is a file", "folder")
+
+
+# DICOM
+
+
+def write_series(folder: Path, hu: np.ndarray, change: Callable[[int, FileDataset], None] | None = None) -> str:
+    """A CT series of slices hu[:, :, k], 4 x 5 mm, 6 mm apart; file names and instance numbers run from head to feet.
+
+    ``change`` alters the data set of slice k before it is written. Returns the series' UID.
+    """
+    folder.mkdir(exist_ok=True)
+    series_uid = generate_uid()
+    for k in range(hu.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.Modality = "1.2.3", series_uid, "CT"
+        data.SeriesDescription, data.InstanceNumber = "Thorax", hu.shape[2] - k
+        data.Columns, data.Rows = hu.shape[:2]
+        data.PixelSpacing, data.ImageOrientationPatient = [5, 4], [1, 0, 0, 0, 1, 0]
+        data.ImagePositionPatient = [-60, -50, 300 + 6 * k]
+        data.RescaleSlope, data.RescaleIntercept = 1, -1024
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+        data.PixelData = (hu[:, :, k].T + 1024).astype(np.uint16).tobytes()
+        if change:
+            change(k, data)
+        data.save_as(folder / f"{data.SeriesInstanceUID[-4:]}_{99 - k:02d}.dcm", enforce_file_format=True)
+    return series_uid
+
+
+def edited(**tags: Callable[[int, Any], Any]) -> Callable[[int, FileDataset], None]:
+    """A change that replaces tags by functions of the slice's number and the old value."""
+
+    def change(k: int, data: FileDataset) -> None:
+        for name, function in tags.items():
+            value = function(k, data.get(name))
+            data.pop(name, None)
+            if value is not None:
+                setattr(data, name, value)
+
+    return change
+
+
+# LPS position of slice k is (-60, -50, 300 + 6 k): in RAS the first voxel lies at (60, 50, 300).
+DICOM_RAS = np.array([[-4.0, 0, 0, 60], [0, -5, 0, 50], [0, 0, 6, 300], [0, 0, 0, 1]])
+
+
+def test_a_dicom_folder_gives_hounsfield_units_in_place(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path / "patient 7", hu)
+    volume = read_volume(tmp_path / "patient 7")
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert np.issubdtype(volume.hu.dtype, np.integer)
+    assert volume.grid.same_as(Grid(SHAPE, DICOM_RAS), tolerance_mm=1e-6)
+    assert volume.name == "patient 7"
+
+
+def test_an_oblique_series_agrees_with_itk(tmp_path: Path, hu: np.ndarray, ras_from_ijk: np.ndarray) -> None:
+    """Rows and columns along any axes; the slices then follow their normal."""
+    rows_lps, columns_lps = (ras_from_ijk[:3, n] / np.linalg.norm(ras_from_ijk[:3, n]) * [-1, -1, 1] for n in (0, 1))
+    normal_lps = np.cross(rows_lps, columns_lps)
+
+    def change(k: int, data: FileDataset) -> None:
+        data.ImageOrientationPatient = [f"{value:.9f}" for value in (*rows_lps, *columns_lps)]
+        data.ImagePositionPatient = [f"{value:.6f}" for value in np.array([5.0, 6, 7]) + 6 * k * normal_lps]
+
+    write_series(tmp_path, hu, change)
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.hu, hu)
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path))
+    itk = sitk.ReadImage(files)
+    for ijk in ([0, 0, 0], [29, 0, 0], [0, 23, 0], [0, 0, 19]):
+        point_lps = np.array(itk.TransformIndexToPhysicalPoint(ijk))
+        np.testing.assert_allclose(volume.grid.ras(ijk), point_lps * [-1, -1, 1], atol=1e-3)
+
+
+def test_other_files_and_objects_without_an_image_are_passed_over(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path, hu)
+    (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "sub").mkdir()
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = "1.2.840.10008.5.1.4.1.1.481.3", ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    structures = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    structures.Modality, structures.SeriesInstanceUID = "RTSTRUCT", "1.2.3.4"
+    structures.save_as(tmp_path / "structures.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
+
+
+def test_each_slice_has_its_own_rescale_intercept(tmp_path: Path, hu: np.ndarray) -> None:
+    def change(k: int, data: FileDataset) -> None:
+        if k % 2:
+            data.RescaleIntercept = -1000.5
+            data.PixelData = (np.frombuffer(data.PixelData, np.uint16) // 2).tobytes()
+            data.RescaleSlope = 2
+
+    write_series(tmp_path, hu, change)
+    found = read_volume(tmp_path).hu
+    np.testing.assert_allclose(found[:, :, ::2], hu[:, :, ::2])
+    np.testing.assert_allclose(found[:, :, 1::2], (hu[:, :, 1::2] + 1024) // 2 * 2 - 1000.5)
+
+
+def test_two_series_are_listed_and_one_can_be_chosen(tmp_path: Path, hu: np.ndarray) -> None:
+    lung = write_series(tmp_path, hu, edited(SeriesDescription=lambda k, old: "Lung"))
+    soft = write_series(tmp_path, hu[:, :, :18] + 7)
+    refusal(lambda: read_volume(tmp_path), f"{lung} (Lung, 20 slices)", f"{soft} (Thorax, 18 slices)", "--series")
+    refusal(lambda: read_volume(tmp_path, series_uid="1.2"), "no series 1.2", lung, soft)
+    np.testing.assert_array_equal(read_volume(tmp_path, series_uid=lung).hu, hu)
+    np.testing.assert_array_equal(read_volume(tmp_path, series_uid=soft).hu, hu[:, :, :18] + 7)
+
+
+def test_an_empty_folder_and_one_without_dicom_are_refused(tmp_path: Path) -> None:
+    refusal(lambda: read_volume(tmp_path), "holds nothing")
+    (tmp_path / "notes.txt").write_text("nothing")
+    refusal(lambda: read_volume(tmp_path), "no DICOM images")
+
+
+def position(function: Callable[[int], list[float]]) -> Callable[[int, FileDataset], None]:
+    return edited(ImagePositionPatient=lambda k, old: function(k))
+
+
+REFUSED_SERIES = {
+    "a slice missing": (
+        position(lambda k: [-60, -50, 6 * k + 6 * (k > 8)]),
+        ["12.00 mm", "6.00 mm elsewhere", "missing"],
+    ),
+    "uneven by 2 percent": (position(lambda k: [-60, -50, 6 * k + 0.12 * (k > 8)]), ["not evenly spaced", "6.12 mm"]),
+    "two slices in one place": (position(lambda k: [-60, -50, 6 * min(k, 18)]), ["1 slices", "single phase"]),
+    "every slice twice": (position(lambda k: [-60, -50, 6 * (k // 2)]), ["10 slices", "single phase"]),
+    "all in one place": (position(lambda k: [-60, -50, 0]), ["19 slices", "single phase"]),
+    "tilted gantry": (
+        position(lambda k: [-60, -50 + 0.6 * k, 6 * k]),
+        ["sheared by 5.7 degrees", "gantry", "resample"],
+    ),
+    "a slice shifted sideways": (position(lambda k: [-60 + 9 * (k == 5), -50, 6 * k]), ["sideways", "9.0 mm"]),
+    "a scout among them": (
+        edited(ImageOrientationPatient=lambda k, old: [0, 1, 0, 0, 0, -1] if k == 3 else old),
+        ["orientation", "scouts"],
+    ),
+    "another pixel spacing": (edited(PixelSpacing=lambda k, old: [5, 4.1] if k == 3 else old), ["pixel spacing"]),
+    "another size": (edited(Rows=lambda k, old: 12 if k == 3 else old), ["differ in size"]),
+    "no positions": (edited(ImagePositionPatient=lambda k, old: None), ["20 of 20", "do not say where they lie"]),
+    "one without orientation": (
+        edited(ImageOrientationPatient=lambda k, old: None if k == 3 else old),
+        ["1 of 20", "do not say where they lie"],
+    ),
+    "many frames in a file": (edited(NumberOfFrames=lambda k, old: 2), ["multi-frame"]),
+    "colour": (
+        edited(
+            SamplesPerPixel=lambda k, old: 3,
+            PhotometricInterpretation=lambda k, old: "RGB",
+            PlanarConfiguration=lambda k, old: 0,
+            BitsAllocated=lambda k, old: 8,
+            BitsStored=lambda k, old: 8,
+            HighBit=lambda k, old: 7,
+            RescaleSlope=lambda k, old: None,
+            RescaleIntercept=lambda k, old: None,
+            PixelData=lambda k, old: bytes(30 * 24 * 3),
+        ),
+        ["3 values at each voxel"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "about"), REFUSED_SERIES.values(), ids=REFUSED_SERIES.keys())
+def test_an_unusable_series_is_refused_in_one_sentence(tmp_path: Path, hu, capfd, change, about: list[str]) -> None:
+    write_series(tmp_path / "patient", hu, change)
+    refusal(lambda: read_volume(tmp_path / "patient"), "patient", *about)
+    assert capfd.readouterr().err == ""
+
+
+def test_rounded_positions_are_not_gaps(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path, np.concatenate([hu, hu], axis=2), position(lambda k: [-60, -50, round(1.253 * k, 2)]))
+    assert read_volume(tmp_path).grid.spacing_mm[2] == pytest.approx(1.253, abs=0.001)
+
+
+def test_a_short_series_and_a_single_slice_are_refused(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path / "ten", hu[:, :, :10])
+    refusal(lambda: read_volume(tmp_path / "ten"), "30 x 24 x 10", "16 voxels (slices)")
+    write_series(tmp_path / "one", hu[:, :, :1])
+    refusal(lambda: read_volume(tmp_path / "one"), "a single slice")
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.7])
+def test_a_slice_that_is_cut_off_is_refused(tmp_path: Path, hu: np.ndarray, capfd, keep: float) -> None:
+    """In the header (it would pass for a file without an image, the last slice for the scan's end) or later."""
+    write_series(tmp_path, hu)
+    last = sorted(tmp_path.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[: int(last.stat().st_size * keep)])
+    refusal(lambda: read_volume(tmp_path), "damaged or cut off")
+    assert capfd.readouterr().err == ""
+
+
+def test_for_a_single_dicom_file_the_folder_is_asked_for(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path, hu)
+    file = next(tmp_path.iterdir())
+    refusal(lambda: read_volume(file), file.name, "give the folder")
+    refusal(lambda: read_volume(file.rename(tmp_path / "IM0001")), "IM0001", "give the folder")
+
+
+def test_values_that_break_the_dicom_standard_without_harm_are_read(tmp_path: Path, hu: np.ndarray) -> None:
+    with pydicom.config.disable_value_validation():
+        write_series(tmp_path, hu, edited(SeriesDescription=lambda k, old: "x" * 80))
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
+
+
+# Label maps and names
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
+def test_a_label_map_comes_as_integers(tmp_path: Path, phantom: Volume, dtype: type) -> None:
+    labels = (phantom.hu > -500).astype(dtype) * 3
+    found = read_label_map(write(tmp_path / "labels.nii.gz", labels, phantom.grid.ras_from_ijk), phantom.grid)
+    assert np.issubdtype(found.dtype, np.integer)
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_a_label_map_of_another_grid_is_refused(tmp_path: Path, phantom: Volume, store_otherwise) -> None:
+    labels, grid = store_otherwise((phantom.hu > 0).astype(np.uint8), phantom.grid)
+    path = write(tmp_path / "labels.nrrd", labels, grid.ras_from_ijk)
+    if grid == phantom.grid:
+        read_label_map(path, phantom.grid)
+        smaller = phantom.grid.cropped((1, 0, 0), (29, 24, 20))
+        refusal(lambda: read_label_map(path, smaller), str(path), "30 x 24 x 20", "29 x 24 x 20", "reference")
+    else:
+        refusal(
+            lambda: read_label_map(path, phantom.grid), str(path), "30 x 24 x 20 voxels of 4 x 5 x 6 mm", "reference"
+        )
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_a_label_map_with_fractions_is_refused(tmp_path: Path, phantom: Volume, value: float) -> None:
+    labels = np.zeros(SHAPE, np.float32)
+    labels[1, 2, 3] = value
+    path = write(tmp_path / "labels.mha", labels, phantom.grid.ras_from_ijk)
+    refusal(lambda: read_label_map(path, phantom.grid), str(path), "fractions")
+
+
+def test_a_folder_is_no_label_map(tmp_path: Path, phantom: Volume) -> None:
+    refusal(lambda: read_label_map(tmp_path, phantom.grid), str(tmp_path), "is a folder")
+
+
+def test_names_are_read_by_label(tmp_path: Path) -> None:
+    path = tmp_path / "NAMES.json"
+    path.write_text('{"2": "liver", "10": "rene sinistro è"}', encoding="utf-8")
+    assert read_names(path) == {2: "liver", 10: "rene sinistro è"}
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ('["liver"]', "no label names"),
+        ('[["1", "liver"]]', "no label names"),
+        ("{}", "no label names"),
+        ('"liver"', "no label names"),
+        ("{'1': 'liver'}", "not valid JSON"),
+        ('{"1": "liver"', "not valid JSON"),
+        ('{"0": "background"}', "'0'"),
+        ('{"-1": "liver"}', "'-1'"),
+        ('{"liver": 1}', "'liver'"),
+        ('{"1.0": "liver"}', "'1.0'"),
+        ('{"1": 5}', "no name for label 1"),
+        ('{"1": " "}', "no name for label 1"),
+        ('{"1": {"name": "liver"}}', "no name for label 1"),
+        ('{"1": "liver", "2": "liver"}', "label 2 ('liver') twice"),
+        ('{"1": "liver", "1": "spleen"}', "label 1 ('spleen') twice"),
+        ('{"1": "liver", "01": "spleen"}', "label 01 ('spleen') twice"),
+        ("", "is empty"),
+    ],
+)
+def test_names_that_are_not_clear_are_refused(tmp_path: Path, text: str, about: str) -> None:
+    path = tmp_path / "NAMES.json"
+    path.write_text(text)
+    refusal(lambda: read_names(path), str(path), about)
+
+
+def test_missing_and_binary_name_files_are_refused(tmp_path: Path) -> None:
+    refusal(lambda: read_names(tmp_path / "NAMES.json"), "There is no")
+    (tmp_path / "NAMES.json").write_bytes(b"\xff\xfe\x00\x80")
+    refusal(lambda: read_names(tmp_path / "NAMES.json"), "not valid JSON")
+
+
+# Doubts
+
+
+def mr(hu: np.ndarray) -> np.ndarray:
+    tissue = np.random.default_rng(0).gamma(6.0, 60.0, hu.shape)
+    return np.where(hu > -900, tissue, 8.0).astype(np.int16)
+
+
+DOUBTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], list[str]]] = {
+    "ordinary": (lambda hu: hu, []),
+    "padded with -2048": (lambda hu: np.where(np.indices(hu.shape)[0] < 3, -2048, hu), []),
+    "padded with -3024": (lambda hu: np.where(np.indices(hu.shape)[0] < 3, -3024, hu), []),
+    "air at -1024": (lambda hu: np.where(hu < -900, -1024, hu), []),
+    "metal": (lambda hu: np.where(hu > 500, 30000, hu), []),
+    "floating point": (lambda hu: hu + 0.25, []),
+    "lung window": (lambda hu: np.clip(hu, -1350, 150), []),
+    "abdominal window": (lambda hu: np.clip(hu, -125, 275), ["display window", "-125 to 275", "can be used"]),
+    "wide window": (lambda hu: np.clip(hu, -500, 500), ["display window"]),
+    "offset 1024": (lambda hu: hu + 1024, ["offset of about 1000 or 1024", "rescale intercept"]),
+    "offset 1000": (lambda hu: hu + 1000, ["offset of about 1000 or 1024"]),
+    "intercept twice": (lambda hu: hu - 1024, ["soft tissue", "twice"]),
+    "MR": (mr, ["does not look like CT", "MR"]),
+    "MR padded far below": (lambda hu: np.where(np.indices(hu.shape)[0] < 3, -32768, mr(hu)), ["MR"]),
+    "normalized MR": (lambda hu: (mr(hu) - mr(hu).mean()) / mr(hu).std(), ["does not look like CT"]),
+    "normalized CT": (lambda hu: np.clip((hu + 1000) / 2000, 0, 1), ["does not look like CT"]),
+    "8 bits": (lambda hu: ((np.clip(hu, -160, 240) + 160) * 255 // 400).astype(np.uint8), ["8-bit"]),
+    "no air": (lambda hu: np.random.default_rng(0).normal(40, 30, hu.shape), ["no air"]),
+    "padding alone": (lambda hu: np.where(hu > 0, -2000, -3024), ["No voxel"]),
+}
+
+
+@pytest.mark.parametrize(("change", "about"), DOUBTS.values(), ids=DOUBTS.keys())
+def test_doubtful_values_are_named_and_ordinary_ones_are_not(phantom: Volume, change, about: list[str]) -> None:
+    found = image_warnings(Volume(change(phantom.hu), phantom.grid))
+    assert len(found) == bool(about)
+    for text in about:
+        assert text in found[0]
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "about"),
+    [(10.0, ""), (10.5, "slices thicker than 10 mm"), (20.5, "millimetres"), (0.09, "millimetres")],
+)
+def test_doubtful_spacings_are_named(phantom: Volume, spacing_mm: float, about: str) -> None:
+    found = image_warnings(Volume(phantom.hu, Grid(SHAPE, np.diag([4.0, 5.0, spacing_mm, 1.0]))))
+    assert len(found) == bool(about)
+    assert about in "".join(found)
+
+
+def test_real_scans_are_ordinary_but_for_the_display_window(shared_data: Path) -> None:
+    regions = json.loads((shared_data / "datasets.json").read_text())
+    cases = [(region, name) for region, described in regions.items() for name in described["cases"]]
+    for region, name in cases[::23]:
+        found = image_warnings(read_volume(shared_data / region / "images" / f"{name}.nii.gz"))
+        assert [("display window" in text) for text in found] == ([True] if region == "abdomen" else [])
