@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
+
 from rprloc.geometry import Grid
 from rprloc.volume import Volume
 

@@ -11,6 +11,7 @@ from conftest import AFFINES, STORAGES, stored_otherwise
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from rprloc.errors import InputError
 from rprloc.geometry import (
     WALLS,

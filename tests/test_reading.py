@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from conftest import phantom_hu
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.reading import image_warnings, read_label_map, read_names, read_volume
@@ -106,6 +107,14 @@ def test_rescale_slope_and_intercept_of_a_nifti_are_applied(tmp_path: Path, hu: 
     image.header.set_slope_inter(1.0, -1024.0)
     nibabel.save(image, tmp_path / "scan.nii")
     np.testing.assert_array_equal(read_volume(tmp_path / "scan.nii").hu, hu)
+
+
+@pytest.mark.parametrize(("unit", "unit_mm"), [("meter", 1000.0), ("micron", 0.001)])
+def test_other_units_in_a_nifti_are_turned_into_millimetres(tmp_path: Path, hu, unit: str, unit_mm: float) -> None:
+    image = nibabel.Nifti1Image(hu, np.diag([4 / unit_mm, 5 / unit_mm, 6 / unit_mm, 1]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "scan.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").grid.spacing_mm, [4, 5, 6], rtol=1e-4)
 
 
 def test_a_fourth_axis_of_one_is_no_obstacle(tmp_path: Path, hu: np.ndarray) -> None:
@@ -548,17 +557,40 @@ def test_a_label_map_comes_as_integers(tmp_path: Path, phantom: Volume, dtype: t
     np.testing.assert_array_equal(found, labels)
 
 
-def test_a_label_map_of_another_grid_is_refused(tmp_path: Path, phantom: Volume, store_otherwise) -> None:
+def test_a_label_map_stored_otherwise_is_put_into_the_order_of_its_image(
+    tmp_path: Path, phantom: Volume, ras_from_ijk: np.ndarray, store_otherwise
+) -> None:
+    labels, grid = np.arange(phantom.hu.size, dtype=np.int32).reshape(SHAPE), Grid(SHAPE, ras_from_ijk)
+    stored, stored_grid = store_otherwise(labels, grid)
+    path = write(tmp_path / "labels.nrrd", stored, stored_grid.ras_from_ijk)
+    np.testing.assert_array_equal(read_label_map(path, grid), labels)
+
+
+def shifted(grid: Grid, off_mm: float) -> Grid:
+    affine = grid.ras_from_ijk.copy()
+    affine[1, 3] += off_mm
+    return Grid(grid.shape, affine)
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        lambda grid: grid.cropped((1, 0, 0), (29, 24, 20)),
+        lambda grid: grid.cropped((1, 0, 0), grid.shape),
+        lambda grid: shifted(grid, 0.2),
+        lambda grid: Grid(grid.shape, grid.ras_from_ijk @ np.diag([1.01, 1, 1, 1])),
+        lambda grid: Grid(grid.shape, grid.ras_from_ijk @ np.diag([-1.0, 1, 1, 1])),
+        lambda grid: Grid(grid.shape, grid.ras_from_ijk[:, [1, 0, 2, 3]]),
+    ],
+    ids=["smaller", "one voxel off", "0.2 mm off", "other spacing", "mirrored at the first voxel", "axes swapped"],
+)
+def test_a_label_map_of_another_grid_is_refused(tmp_path: Path, phantom: Volume, elsewhere, store_otherwise) -> None:
     labels, grid = store_otherwise((phantom.hu > 0).astype(np.uint8), phantom.grid)
     path = write(tmp_path / "labels.nrrd", labels, grid.ras_from_ijk)
-    if grid == phantom.grid:
-        read_label_map(path, phantom.grid)
-        smaller = phantom.grid.cropped((1, 0, 0), (29, 24, 20))
-        refusal(lambda: read_label_map(path, smaller), str(path), "30 x 24 x 20", "29 x 24 x 20", "reference")
-    else:
-        refusal(
-            lambda: read_label_map(path, phantom.grid), str(path), "30 x 24 x 20 voxels of 4 x 5 x 6 mm", "reference"
-        )
+    other = elsewhere(phantom.grid)
+    size = " x ".join(map(str, other.shape))
+    refusal(lambda: read_label_map(path, other), str(path), f"the image {size} voxels", "reference")
+    assert read_label_map(path, shifted(phantom.grid, 0.05)).shape == SHAPE
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan])

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rprloc.geometry import Grid
 from rprloc.volume import (
     AIR_HU,

@@ -1,12 +1,14 @@
 """Bringing unlabelled scans of different people and fields of view into one body frame.
 
-Relative position regression sees one person at a time, so a small and a large patient give the same landmark different latents.
-Here all training scans are aligned with each other first, without labels and without a network:
+Relative position regression sees one person at a time, so a small and a large patient give the same landmark different
+latents. Here all training scans are aligned with each other first, without labels and without a network:
 
-1. *along the body*: every axial slice becomes a coarse picture; a scan is slid along the stack of those already placed to where its
-   slices fit best, the best-fitting scans first, so that the stack grows from one scan to the whole range of the dataset;
-2. *affine, then smooth*: the mean image of all aligned scans is the atlas; each scan is registered to it by gradient descent on the
-   squared difference of grey values, first with an affine map, then with a smooth displacement too; then the atlas is made anew.
+1. *along the body*: every axial slice becomes a coarse picture; a scan is slid along the stack of those already placed
+   to where its slices fit best, the best-fitting scans first, so that the stack grows from one scan to the whole range
+   of the dataset;
+2. *affine, then smooth*: the mean image of all aligned scans is the atlas; each scan is registered to it by gradient
+   descent on the squared difference of grey values, first with an affine map, then with a smooth displacement too; then
+   the atlas is made anew.
 
 Offsets between places, of one scan or of two people's, are then differences of body coordinates.
 """
@@ -82,7 +84,9 @@ def align(scans: Sequence[TrainingScan]) -> list[BodyMap]:
     _stack_along_body(aligned)
     for iterations, control_mm in ((30, None), (30, None), (40, 64.0), (40, 40.0)):
         atlas, origin_mm = _mean_image(aligned)
-        for scan in tqdm(aligned, desc="aligning scans, " + ("affine" if control_mm is None else "smooth"), unit="scan"):
+        for scan in tqdm(
+            aligned, desc="aligning scans, " + ("affine" if control_mm is None else "smooth"), unit="scan"
+        ):
             _register(scan, atlas, origin_mm, iterations, control_mm)
     return [scan.body_map() for scan in aligned]
 
@@ -104,7 +108,7 @@ def _prepare(scan: TrainingScan) -> _Aligned:
 
 
 def _slice_pictures(scan: _Aligned) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
-    """Coarse pictures (K, cells) of a scan's axial slices, which of them (K,) show a body, and its middle (I, J) in voxels."""
+    """Coarse pictures (K, cells) of axial slices, which of them (K,) show a body, and its middle (I, J) in voxels."""
     body = (scan.near * scan.image).numpy() > 0.15
     voxels_ijk = np.argwhere(body)
     if len(voxels_ijk) == 0:
@@ -166,11 +170,13 @@ def _stack_along_body(scans: Sequence[_Aligned]) -> None:
             place(index, heights[index], 1)
     for index, scan in enumerate(scans):
         middle_ras = scan.grid.ras([*prepared[index][2], 0.0])
-        scan.shift = torch.tensor([0.0, 0.0, _STEP * 4.0 * (heights[index] - _STACK // 2)]) - torch.tensor(middle_ras).float()
+        scan.shift = (
+            torch.tensor([0.0, 0.0, _STEP * 4.0 * (heights[index] - _STACK // 2)]) - torch.tensor(middle_ras).float()
+        )
 
 
 def _mean_image(scans: Sequence[_Aligned]) -> tuple[Tensor, Tensor]:
-    """The atlas (2, A, B, C) at 8 mm: mean image and whether more than one scan shows the place; and its origin (3,)."""
+    """The atlas (2, A, B, C) at 8 mm: mean image, whether several scans show the place; and its origin (3,)."""
     voxel_mm = float(scans[0].grid.spacing_mm[0])
     with torch.no_grad():
         where = [scan.body(scan.matrix, scan.shift, scan.displacement) for scan in scans]
@@ -196,7 +202,9 @@ def _mean_image(scans: Sequence[_Aligned]) -> tuple[Tensor, Tensor]:
 
 
 def _register(scan: _Aligned, atlas: Tensor, origin_mm: Tensor, iterations: int, control_mm: float | None) -> None:
-    """Improve a scan's map by Adam on the squared grey-value difference to the atlas, plus the displacement's roughness."""
+    """Improve a scan's map by Adam on the squared grey-value difference to the atlas, plus the displacement's
+    roughness.
+    """
     voxel_mm = float(scan.grid.spacing_mm[0])
     centre = scan.places[scan.near > 0].mean(0)
     turn, move = torch.zeros(3, 3, requires_grad=True), torch.zeros(3, requires_grad=True)

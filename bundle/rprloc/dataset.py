@@ -76,7 +76,8 @@ def read_dataset(path: Path) -> list[Case]:
     except (ValueError, jsonschema.ValidationError) as error:
         reason = getattr(error, "message", str(error))
         raise InputError(
-            f"{path} is not a datasets.json: {reason}; regions with 'labels' and 'cases' were expected; correct the file."
+            f"{path} is not a datasets.json: {reason}; regions with 'labels' and 'cases' were expected; "
+            "correct the file."
         ) from error
     return [
         Case(
@@ -108,5 +109,7 @@ def pack(cases: Sequence[Case], folder: Path) -> list[TrainingScan]:
                 np.savez_compressed(stream, image=image, ras_from_ijk=volume.grid.ras_from_ijk)
         with np.load(packed, allow_pickle=False) as arrays:
             image = arrays["image"]
-            scans.append(TrainingScan.from_array(case.name, case.region, image, Grid(image.shape, arrays["ras_from_ijk"])))
+            scans.append(
+                TrainingScan.from_array(case.name, case.region, image, Grid(image.shape, arrays["ras_from_ijk"]))
+            )
     return scans

@@ -22,7 +22,9 @@ MAX_INPUT_VOXELS = 6_000_000
 
 @dataclass(frozen=True, eq=False)
 class LatentMap:
-    """One Pnet's latents (C, I, J, K) float32 on the lattice ``grid``; ``inside`` (I, J, K): which places lie in the body."""
+    """One Pnet's latents (C, I, J, K) float32 on the lattice ``grid``; ``inside`` (I, J, K): which places lie in the
+    body.
+    """
 
     latents: Tensor
     grid: Grid
@@ -39,7 +41,7 @@ class LatentMap:
 
 @dataclass(frozen=True, eq=False)
 class PositionField:
-    """What localization needs of a scan: the latents of the coarse Pnet (3) and of the fine one (3 and the descriptor)."""
+    """What localization needs of a scan: the coarse Pnet's latents (3) and the fine one's (3 and the descriptor)."""
 
     coarse: LatentMap
     fine: LatentMap
@@ -70,8 +72,8 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
     occupied = body.nonzero()
     if len(occupied) == 0:
         raise InputError(
-            f"{volume.name or 'The scan'} shows no body: every place is as dark as air; a CT scan in Hounsfield units was "
-            "expected; check its rescale slope and intercept."
+            f"{volume.name or 'The scan'} shows no body: every place is as dark as air; a CT scan in Hounsfield units "
+            "was expected; check its rescale slope and intercept."
         )
     # Only the box around the body is evaluated; it keeps the lattice of the whole scan, so latents do not depend on it.
     step = int(LATTICE_ANCHOR_MM / SPACING_MM)
@@ -89,8 +91,8 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
 def latent_map(net: Pnet, image: Tensor, body: Tensor, grid: Grid) -> LatentMap:
     """One dense pass over a network input (I, J, K), whose edges are multiples of the net's stride.
 
-    The input is padded with air by half the receptive field, so the lattice (I, J, K) / stride spans it to its faces, and
-    every latent belongs to the centre of its cell of stride voxels.
+    The input is padded with air by half the receptive field, so the lattice (I, J, K) / stride spans it to its faces,
+    and every latent belongs to the centre of its cell of stride voxels.
     """
     field, stride = net.receptive_field, net.stride
     before = (field - stride) // 2

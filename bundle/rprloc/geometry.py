@@ -1,8 +1,8 @@
 """Every coordinate of the project: voxel grids, world points, boxes and extreme points.
 
-Frames: ``_ras`` is world millimetres, x to the patient's right, y to the front, z to the head (MRML's world frame). ``_ijk`` is a
-continuous index in array order; an integer index is a voxel's centre. LPS, the frame of DICOM, ITK and files of Slicer Markups, is
-converted here and nowhere else.
+Frames: ``_ras`` is world millimetres, x to the patient's right, y to the front, z to the head (MRML's world frame).
+``_ijk`` is a continuous index in array order; an integer index is a voxel's centre. LPS, the frame of DICOM, ITK and
+files of Slicer Markups, is converted here and nowhere else.
 """
 
 from __future__ import annotations
@@ -201,7 +201,8 @@ def wall_coordinates(points_ras: ArrayLike) -> NDArray[np.float64]:
 def assign_extreme_points(points_ras: ArrayLike) -> Points:
     """Six points (6, 3) given in any order, put into the order of WALLS.
 
-    The assignment maximizes the sum of outward coordinates (the assignment problem), so that each point serves one wall.
+    The assignment maximizes the sum of outward coordinates (the assignment problem), so that each point serves one
+    wall.
     Raises InputError if there are not six finite points or if two opposite walls coincide.
     """
     from scipy.optimize import linear_sum_assignment
@@ -229,8 +230,8 @@ def assign_extreme_points(points_ras: ArrayLike) -> Points:
 def extreme_points_of_mask(mask: NDArray[np.bool_], grid: Grid) -> Points:
     """The six extreme points (6, 3) of a mask (I, J, K), in the order of WALLS, in RAS mm.
 
-    Each lies in the centre of the extreme slice (or, where that is not part of the organ, at its voxel nearest to the centre),
-    moved out to the voxel's outer face. Raises InputError for an empty mask.
+    Each lies in the centre of the extreme slice (or, where that is not part of the organ, at its voxel nearest to the
+    centre), moved out to the voxel's outer face. Raises InputError for an empty mask.
     """
     if mask.shape != grid.shape:
         raise ValueError(f"mask has shape {mask.shape}, its grid {grid.shape}")

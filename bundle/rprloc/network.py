@@ -1,8 +1,9 @@
 """The Pnets: fully-convolutional networks that project every place of a scan to its latent position.
 
-The paper's Pnet maps one patch to a 3D latent; two latents give the offset between their patches. Here the head is linear and in
-millimetres (a tanh of a difference is not additive), and no convolution is padded: the latent of a place depends on the patch around
-it alone, so one dense pass equals patch-by-patch evaluation and no position leaks from the border of a crop.
+The paper's Pnet maps one patch to a 3D latent; two latents give the offset between their patches. Here the head is
+linear and in millimetres (a tanh of a difference is not additive), and no convolution is padded: the latent of a place
+depends on the patch around it alone, so one dense pass equals patch-by-patch evaluation and no position leaks from the
+border of a crop.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MM_PER_UNIT = 100.0
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels at each place of (N, C, I, J, K): unlike instance norm blind to the field of view."""
+    """Layer norm over the channels at each place of (N, C, I, J, K): unlike instance norm, no field of view enters."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -79,7 +80,15 @@ class Pnet(nn.Module):
             return torch.cat([position_mm, F.normalize(self.descriptor(features), dim=1)], dim=1)
 
 
-COARSE_LAYERS = ((32, 4, 2, 1), (64, 3, 1, 1), (96, 3, 2, 1), (96, 3, 1, 1), (128, 3, 1, 2), (128, 3, 1, 1), (128, 3, 1, 1))
+COARSE_LAYERS = (
+    (32, 4, 2, 1),
+    (64, 3, 1, 1),
+    (96, 3, 2, 1),
+    (96, 3, 1, 1),
+    (128, 3, 1, 2),
+    (128, 3, 1, 1),
+    (128, 3, 1, 1),
+)
 """(channels, kernel, stride, dilation): a patch of 52 voxels (208 mm), an output every 4 voxels (16 mm)."""
 
 FINE_LAYERS = ((32, 4, 2, 1), (64, 3, 1, 1), (64, 3, 1, 1), (96, 3, 1, 2), (96, 3, 1, 1), (96, 3, 1, 1))
@@ -124,13 +133,15 @@ def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> 
     """
     path = SHIPPED_WEIGHTS if path is None else path
     if not path.is_file():
-        raise InputError(f"There are no weights at {path}; the model.pt of the RPR-Loc bundle was expected; give its path.")
+        raise InputError(
+            f"There are no weights at {path}; the model.pt of the RPR-Loc bundle was expected; give its path."
+        )
     model = RPRNet()
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, ValueError, TypeError, KeyError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"{path} does not hold the weights of an RPR-Loc model; the model.pt of the bundle or of a training run was "
+            f"{path} does not hold the weights of an RPR-Loc model; model.pt of the bundle or of a training run was "
             "expected; download or train it again."
         ) from error
     return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)

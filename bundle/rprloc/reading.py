@@ -63,7 +63,7 @@ def read_volume(path: str | Path, *, series_uid: str | None = None) -> Volume:
         else:
             if series_uid is not None:
                 raise InputError(
-                    f"A series was selected, but {path} is a file; a DICOM folder was expected, only it holds several series; "
+                    f"A series was selected, but {path} is a file; a DICOM folder was expected, only it has series; "
                     "give the folder, or leave the series out."
                 )
             array, grid = _read_file(path)
@@ -75,6 +75,7 @@ def read_volume(path: str | Path, *, series_uid: str | None = None) -> Volume:
 def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
     """The label map (I, J, K) in a file, integers, on the image's ``grid``.
 
+    Where the file holds the same voxels with its axes in another order or direction, they are put into the image's.
     Raises InputError if it cannot be read, holds fractions, or lies on another grid.
     """
     path = Path(path)
@@ -83,8 +84,9 @@ def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
             raise InputError(
                 f"{path} is a folder; a label map as .nii.gz, .nrrd or .mha was expected; export the segmentation so."
             )
-        labels, own_grid = _read_file(path)
-    if not own_grid.same_as(grid):
+        stored, own_grid = _read_file(path)
+    labels = _in_the_order_of(grid, stored, own_grid)
+    if labels is None:
         raise InputError(
             f"The label map {path} does not lie on the grid of its image: it has {_described(own_grid)}, the image "
             f"{_described(grid)}; the same voxels were expected; export it with the image as the reference volume."
@@ -98,6 +100,22 @@ def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
             "export it as a label map, resampled with nearest neighbours."
         )
     return whole.astype(np.int32)
+
+
+def _in_the_order_of(grid: Grid, array: NDArray[np.generic], own_grid: Grid) -> NDArray[np.generic] | None:
+    """An array on ``own_grid`` with its axes as in ``grid``; None if the voxels are not the same, to 0.1 mm."""
+    last_ijk = np.array(grid.shape) - 1
+    points_ijk = np.vstack([np.zeros(3), np.diag(last_ijk)])  # the first voxel and the ends of the three axes
+    own_ijk = own_grid.ijk(grid.ras(points_ijk))
+    along = own_ijk[1:] - own_ijk[0]  # (axis of grid, axis of own_grid)
+    order = np.abs(along).argmax(axis=1)
+    backwards = along[np.arange(3), order] < 0
+    same_ijk = np.zeros((4, 3))
+    same_ijk[:, order] = np.where(backwards, last_ijk - points_ijk, points_ijk)
+    off_mm = np.linalg.norm(own_grid.ras(same_ijk) - grid.ras(points_ijk), axis=1)
+    if sorted(order) != [0, 1, 2] or array.transpose(order).shape != grid.shape or off_mm.max() > 0.1:
+        return None
+    return np.flip(array.transpose(order), tuple(np.flatnonzero(backwards).tolist()))
 
 
 def read_names(path: str | Path) -> dict[int, str]:

@@ -40,8 +40,8 @@ class TrainingScan:
 class Crop:
     """A transformed cube of one scan: what a network sees, and where its outputs came from.
 
-    ``image``: (1, I, J, K) in [0, 1]. ``source_ras`` (i, j, k, 3): the place in the scan's world of every network output.
-    ``inside`` (i, j, k): whether it is body.
+    ``image``: (1, I, J, K) in [0, 1]. ``source_ras`` (i, j, k, 3): the place in the scan's world of every network
+    output. ``inside`` (i, j, k): whether it is body.
     """
 
     image: Tensor
@@ -50,7 +50,7 @@ class Crop:
 
 
 def foreground(image: Tensor) -> Tensor:
-    """Whether each voxel of (N, 1, I, J, K) network input in [0, 1] is body, by the mean of the 5x5x5 voxels around it."""
+    """Whether each voxel of (N, 1, I, J, K) network input in [0, 1] is body, by the mean of 5x5x5 voxels."""
     return F.avg_pool3d(F.pad(image, [2] * 6), 5, stride=1) > FOREGROUND_INPUT
 
 
@@ -68,7 +68,9 @@ def random_matrix(generator: np.random.Generator, rotation_deg: float, scale: fl
 
 
 def cut_crop(scan: TrainingScan, centre_ras: NDArray[np.float64], matrix: NDArray[np.float64], edge_vox: int) -> Tensor:
-    """A cube (1, edge, edge, edge) of the scan around ``centre_ras``, sampled along the columns of ``matrix``; air outside."""
+    """A cube (1, edge, edge, edge) of the scan around ``centre_ras``, sampled along the columns of ``matrix``; air
+    outside.
+    """
     spacing_mm = float(scan.grid.spacing_mm[0])
     offsets_mm = (np.arange(edge_vox) - 0.5 * (edge_vox - 1)) * spacing_mm
     # grid_sample wants normalized (k, j, i) source positions: an affine of the output's, which affine_grid makes.
@@ -76,7 +78,8 @@ def cut_crop(scan: TrainingScan, centre_ras: NDArray[np.float64], matrix: NDArra
     centre_ijk = scan.grid.ijk(centre_ras)
     shape = np.array(scan.image.shape)
     theta_ijk = np.concatenate(
-        [matrix * (half_extent / spacing_mm) * (2.0 / shape)[:, None], ((2 * centre_ijk + 1) / shape - 1)[:, None]], axis=1
+        [matrix * (half_extent / spacing_mm) * (2.0 / shape)[:, None], ((2 * centre_ijk + 1) / shape - 1)[:, None]],
+        axis=1,
     )
     theta = torch.from_numpy(theta_ijk[::-1][:, [2, 1, 0, 3]].copy()).float()[None]
     lattice = F.affine_grid(theta, [1, 1, edge_vox, edge_vox, edge_vox], align_corners=True)
@@ -129,7 +132,7 @@ def random_crop(
     rotation_deg: float = 15.0,
     scale: float = 0.12,
 ) -> Crop:
-    """A crop around ``centre_ras`` under a random transform, of the size that gives ``outputs`` places along each edge."""
+    """A crop around ``centre_ras`` under a random transform, as large as ``outputs`` places along each edge need."""
     matrix = random_matrix(generator, rotation_deg, scale)
     edge_vox = net.receptive_field + net.stride * (outputs - 1)
     image = jitter(cut_crop(scan, centre_ras, matrix, edge_vox), generator)

@@ -1,10 +1,11 @@
 """Self-supervised training of the coarse and the fine Pnet on unlabelled scans.
 
-First all scans are brought into one body frame, without labels (``alignment.py``). Then both networks learn relative position
-regression in that frame: the difference of two latents is the offset in body millimetres between their places. Because the frame is
-common, this holds for two places of one scan, as in the paper, and for places of two different people as well, which fixes the latents
-themselves up to one constant: the loss regresses the body coordinates of all places of a crop. The fine Pnet sees smaller patches and
-learns, besides, a descriptor by which a place is told from its neighbours, in the same scan and in other people's.
+First all scans are brought into one body frame, without labels (``alignment.py``). Then both networks learn relative
+position regression in that frame: the difference of two latents is the offset in body millimetres between their places.
+Because the frame is common, this holds for two places of one scan, as in the paper, and for places of two different
+people as well, which fixes the latents themselves up to one constant: the loss regresses the body coordinates of all
+places of a crop. The fine Pnet sees smaller patches and learns, besides, a descriptor by which a place is told from its
+neighbours, in the same scan and in other people's.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def fit(
 ) -> None:
     """Run one stage of ``steps`` optimizer steps on ``net``, with checkpoints and a log in ``folder``.
 
-    The randomness of a step depends on the seed, the stage and the step's number alone, so a resumed run takes the same crops.
+    The randomness of a step depends on the seed, the stage and the step's number alone, so a resumed run takes the same
+    crops.
     """
     checkpoint, log = folder / f"{name}.pt", folder / f"{name}.csv"
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -133,7 +135,8 @@ def _coarse_loss(
     def loss(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         chosen = [choose_scan(scans, generator) for _ in range(config.crops_a_step)]
         crops = [
-            random_crop(scans[n], random_place(scans[n], generator), config.coarse_outputs, net, generator) for n in chosen
+            random_crop(scans[n], random_place(scans[n], generator), config.coarse_outputs, net, generator)
+            for n in chosen
         ]
         error_mm = _position_errors(_forward(net, crops), crops, [maps[n] for n in chosen])
         return _position_loss(error_mm), error_mm.abs().mean(dim=0)

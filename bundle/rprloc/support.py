@@ -1,0 +1,257 @@
+"""Annotated examples: what is kept of a support scan so that its organs can be found in others, and its file.
+
+A support set holds points and latents, never the image: it can be shared without the patient's scan.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+from numpy.typing import NDArray
+
+from rprloc import __version__
+from rprloc.errors import InputError
+from rprloc.field import PositionField
+from rprloc.files import write_text_atomically
+from rprloc.geometry import Box, Grid, Points, assign_extreme_points, extreme_points_of_mask
+from rprloc.volume import Volume
+
+FORMAT, VERSION = "rprloc-support", 1
+
+CONTEXT_MARGIN_MM = 15.0
+_CONTEXT_SIDE = 5
+
+
+@dataclass(frozen=True, eq=False)
+class SupportOrgan:
+    """One organ of one support scan.
+
+    ``anchors_ras`` (6 + M, 3) mm in the support's world: the six extreme points in the order of WALLS, then places in
+    and around the organ. ``latents`` (6 + M, C): the position field at them, coarse latents first.
+    """
+
+    name: str
+    anchors_ras: Points
+    latents: NDArray[np.float32]
+
+    @property
+    def points_ras(self) -> Points:
+        return self.anchors_ras[:6]
+
+    @property
+    def box(self) -> Box:
+        return Box.from_extreme_points(self.points_ras)
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """The organs marked on one scan. ``source`` says how: "label map" or "extreme points"."""
+
+    scan: str
+    source: str
+    organs: dict[str, SupportOrgan]
+
+
+@dataclass(frozen=True, eq=False)
+class SupportSet:
+    """Supports whose latents come from one model."""
+
+    model_id: str
+    supports: tuple[Support, ...]
+
+    @property
+    def organs(self) -> list[str]:
+        """All organs' names in the order in which they first appear."""
+        return list(dict.fromkeys(name for support in self.supports for name in support.organs))
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of the set's content."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The set as JSON text, arrays as base64 of little-endian numbers; equal sets give equal text."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model_id": self.model_id,
+            "software": f"rprloc {__version__}",
+            "frame": "RAS",
+            "supports": [
+                {
+                    "scan": support.scan,
+                    "source": support.source,
+                    "organs": {
+                        name: {
+                            "extreme_points_ras_mm": np.round(organ.points_ras, 4).tolist(),
+                            "context_ras_mm": _encode(organ.anchors_ras[6:], "<f4"),
+                            "latents": _encode(organ.latents, "<f4"),
+                        }
+                        for name, organ in support.organs.items()
+                    },
+                }
+                for support in self.supports
+            ],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "The text") -> SupportSet:
+        """The set of a JSON text; ``source`` names it in errors. Raises InputError for anything else."""
+        wanted = "a support set written by 'rprloc support build' was expected"
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{source} is not JSON ({error}); {wanted}; build it again.") from error
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            version = content.get("version")
+            if isinstance(version, int) and version > VERSION:
+                raise InputError(
+                    f"{source} is a support set of version {version}, but this program knows versions up to {VERSION}; "
+                    "update rprloc or build the set with this version."
+                )
+        schema = json.loads(files("rprloc").joinpath("schemas/support-v1.schema.json").read_text(encoding="utf-8"))
+        try:
+            jsonschema.validate(content, schema)
+        except jsonschema.ValidationError as error:
+            raise InputError(
+                f"{source} is not a support set: {error.message[:200]}; {wanted}; build it again."
+            ) from error
+        supports = []
+        for entry in content["supports"]:
+            organs = {}
+            for name, organ in entry["organs"].items():
+                where = f"{source}, organ {name}"
+                points = np.array(organ["extreme_points_ras_mm"], float)
+                context, latents = _decode(organ["context_ras_mm"], where), _decode(organ["latents"], where)
+                if context.shape[1] != 3 or len(latents) != 6 + len(context):
+                    raise InputError(f"{where}: there are not as many latents as points; {wanted}; build it again.")
+                anchors = np.concatenate([points, context.astype(float)])
+                organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32))
+            supports.append(Support(entry["scan"], entry["source"], organs))
+        return cls(content["model_id"], tuple(supports))
+
+
+def _encode(array: NDArray[np.generic], dtype: str) -> dict[str, Any]:
+    data = np.ascontiguousarray(array, dtype=dtype)
+    return {"dtype": dtype, "shape": list(data.shape), "base64": base64.b64encode(data.tobytes()).decode("ascii")}
+
+
+def _decode(entry: Mapping[str, Any], where: str) -> NDArray[np.float32]:
+    try:
+        data = base64.b64decode(entry["base64"], validate=True)
+        array = np.frombuffer(data, dtype="<f4").reshape(entry["shape"])
+    except ValueError as error:
+        raise InputError(f"{where}: an array is damaged ({error}); build the support set again.") from error
+    if not np.isfinite(array).all():
+        raise InputError(f"{where}: an array holds numbers that are not finite; build the support set again.")
+    return array
+
+
+def load_support_set(path: Path) -> SupportSet:
+    """The support set in a file. Raises InputError if it is missing or is not one."""
+    if not path.is_file():
+        raise InputError(f"There is no file {path}; a support set was expected; make one with 'rprloc support build'.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file; a support set was expected; build it again.") from error
+    return SupportSet.from_json(text, str(path))
+
+
+def save_support_set(path: Path, support_set: SupportSet) -> None:
+    """Write the set whole or not at all."""
+    write_text_atomically(path, support_set.to_json())
+
+
+def merge(sets: Iterable[SupportSet]) -> SupportSet:
+    """One set with the supports of all; organs of the same scan come together.
+
+    Raises InputError for sets of different models, and for an organ that two sets mark differently on one scan.
+    """
+    sets = list(sets)
+    models = list(dict.fromkeys(one.model_id for one in sets))
+    if len(models) != 1:
+        raise InputError(
+            f"The support sets come from different models ({', '.join(models) or 'none given'}); latents of one model "
+            "mean nothing to another; build them again with one model."
+        )
+    supports: dict[str, Support] = {}
+    for support in (support for one in sets for support in one.supports):
+        known = supports.get(support.scan)
+        if known is None:
+            supports[support.scan] = support
+            continue
+        for name in known.organs.keys() & support.organs.keys():
+            if not np.allclose(known.organs[name].points_ras, support.organs[name].points_ras, atol=1e-3):
+                raise InputError(
+                    f"Organ {name} of scan {support.scan} is marked differently in two of the sets; one mark for "
+                    "each scan was expected; leave one of them out."
+                )
+        source = known.source if known.source == support.source else "mixed"
+        supports[support.scan] = Support(support.scan, source, known.organs | support.organs)
+    return SupportSet(models[0], tuple(supports.values()))
+
+
+def scan_pseudonym(volume: Volume) -> str:
+    """A name for a scan that tells nothing about the patient, the same whenever it is read: a hash of its voxels."""
+    digest = hashlib.sha256(np.ascontiguousarray(volume.hu).tobytes()).hexdigest()
+    return f"scan-{digest[:10]}"
+
+
+def points_from_labels(labels: NDArray[np.integer], grid: Grid, names: Mapping[int, str]) -> dict[str, Points]:
+    """The extreme points (6, 3) of every named label of a label map (I, J, K).
+
+    Raises InputError for a name whose label has no voxel, and if no name was given.
+    """
+    if not names:
+        raise InputError("No organ was named; at least one label with a name was expected; name one.")
+    points = {}
+    for number, name in names.items():
+        mask = labels == number
+        if not mask.any():
+            raise InputError(
+                f"Label {number} ({name}) has no voxel in the label map; every named organ must be in it; leave the name "
+                "out or give the right label map."
+            )
+        points[name] = extreme_points_of_mask(mask, grid)
+    return points
+
+
+def build_support(field: PositionField, grid: Grid, points: Mapping[str, Points], *, scan: str, source: str) -> Support:
+    """A support from the extreme points (6, 3) of organs in a scan with this position field.
+
+    Raises InputError for points that lie outside the scan's ``grid`` or span no volume.
+    """
+    organs = {}
+    for name, given in points.items():
+        points_ras = assign_extreme_points(given)
+        outside = ~grid.contains(points_ras, tolerance_mm=1.0)
+        if outside.any():
+            worst = np.round(points_ras[outside][0], 1).tolist()
+            raise InputError(
+                f"{int(outside.sum())} of the six points of {name} lie outside the scan (RAS {worst} mm); all six must "
+                "lie in it; give the points of this scan."
+            )
+        anchors_ras = np.concatenate([points_ras, _context(Box.from_extreme_points(points_ras), grid)])
+        organs[name] = SupportOrgan(name, anchors_ras, field.at(anchors_ras))
+    return Support(scan, source, organs)
+
+
+def _context(box: Box, grid: Grid) -> Points:
+    """A lattice (M, 3) of places over the organ's box and a margin, those inside the scan."""
+    axes = [
+        np.linspace(low - CONTEXT_MARGIN_MM, high + CONTEXT_MARGIN_MM, _CONTEXT_SIDE)
+        for low, high in zip(box.min_ras, box.max_ras, strict=True)
+    ]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    return places[grid.contains(places)]
