@@ -73,9 +73,9 @@ class _Aligned:
     def body_map(self) -> BodyMap:
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = self.matrix.numpy(), self.shift.numpy()
-        controls = self.displacement.shape[1:]
-        steps = np.diag([*[(n - 1) / (c - 1) for n, c in zip(self.image.shape, controls, strict=True)], 1.0])
-        return BodyMap(affine, self.displacement.numpy(), Grid(tuple(controls), self.grid.ras_from_ijk @ steps))
+        a, b, c = self.displacement.shape[1:]
+        steps = np.diag([*((np.array(self.image.shape) - 1) / (np.array([a, b, c]) - 1)), 1.0])
+        return BodyMap(affine, self.displacement.numpy(), Grid((a, b, c), self.grid.ras_from_ijk @ steps))
 
 
 def align(scans: Sequence[TrainingScan]) -> list[BodyMap]:

@@ -34,7 +34,7 @@ def lps_from_ras(points_ras: ArrayLike) -> Points:
     return np.asarray(points_ras, float) * _LPS_RAS_SIGNS
 
 
-def apply_affine(b_from_a: NDArray[np.float64], points_a: ArrayLike) -> Points:
+def apply_affine(b_from_a: NDArray[np.floating], points_a: ArrayLike) -> Points:
     """Points (..., 3) of frame a, in frame b, by the 4x4 matrix ``b_from_a``."""
     return np.asarray(points_a, float) @ b_from_a[:3, :3].T + b_from_a[:3, 3]
 
@@ -137,7 +137,7 @@ class Grid:
 
     def centres_ras(self) -> Points:
         """World positions (I, J, K, 3) of all voxel centres."""
-        return self.ras(np.stack(np.indices(self.shape), axis=-1))
+        return self.ras(np.moveaxis(np.indices(self.shape), 0, -1))
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,8 @@ def extreme_points_of_mask(mask: NDArray[np.bool_], grid: Grid) -> Points:
         outward_mm = sign * voxels_ras[:, axis]
         layer = voxels_ras[outward_mm >= outward_mm.max() - half_mm[axis]]
         middle = layer.mean(axis=0)
-        points[wall] = layer[np.argmin(np.square(layer - middle).sum(axis=1))]
+        off_mm2 = np.round(np.square(layer - middle).sum(axis=1), 6)
+        # Ties go by place in the world, so that the point does not depend on how the scan is stored.
+        points[wall] = layer[np.lexsort((*np.round(layer, 6).T, off_mm2))[0]]
         points[wall, axis] = sign * (outward_mm.max() + half_mm[axis])
     return points

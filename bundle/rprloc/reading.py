@@ -37,6 +37,7 @@ _IMAGE_IOS = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
+IMAGE_EXTENSIONS = tuple(_IMAGE_IOS)
 _WANTED = "a 3D image as .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, or a folder with one DICOM series, was expected"
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 _HEADER_BYTES = 1 << 16

@@ -220,8 +220,8 @@ def points_from_labels(labels: NDArray[np.integer], grid: Grid, names: Mapping[i
         mask = labels == number
         if not mask.any():
             raise InputError(
-                f"Label {number} ({name}) has no voxel in the label map; every named organ must be in it; leave the name "
-                "out or give the right label map."
+                f"Label {number} ({name}) has no voxel in the label map; every named organ must be in it; leave the "
+                "name out or give the right label map."
             )
         points[name] = extreme_points_of_mask(mask, grid)
     return points

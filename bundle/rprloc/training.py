@@ -26,7 +26,7 @@ from tqdm import tqdm
 from rprloc.alignment import BodyMap, align
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid, Points
-from rprloc.network import Pnet, RPRNet, save_model
+from rprloc.network import Pnet, RPRNet, placed, save_model
 from rprloc.sampling import Crop, TrainingScan, choose_scan, random_crop, random_place
 
 LossFunction = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
@@ -123,7 +123,7 @@ def _forward(net: Pnet, crops: Sequence[Crop]) -> Tensor:
 
 
 def _position_errors(latents: Tensor, crops: Sequence[Crop], maps: Sequence[BodyMap]) -> Tensor:
-    """Errors (N, 3) in mm of the latents (crops, i, j, k, C) against body coordinates, at all places inside the body."""
+    """Errors (N, 3) in mm of latents (crops, i, j, k, C) against body coordinates, at all places inside the body."""
     targets = torch.stack([torch.from_numpy(m.body(c.source_ras)).float() for c, m in zip(crops, maps, strict=True)])
     inside = torch.stack([crop.inside for crop in crops]).to(latents.device)
     return latents[inside][:, :3] - targets.to(latents.device)[inside]
@@ -218,7 +218,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     maps = _body_maps(scans, folder / "body_frame.npz", resume=resume)
     torch.manual_seed(config.seed)
-    model = RPRNet().to(device, memory_format=torch.channels_last_3d)
+    model = placed(RPRNet(), device)
     coarse = _coarse_loss(model.coarse, scans, maps, config)
     fit("coarse", model.coarse, coarse, config.coarse_steps, folder, config, resume=resume)
     fine = _fine_loss(model.fine, scans, maps, config)

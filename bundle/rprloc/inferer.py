@@ -1,0 +1,163 @@
+"""What the bundle's configs name as dataset, inferer, evaluator and trainer: the library as MONAI calls it.
+
+Nothing is read before it is needed, so that a workflow can be made and looked at without scans, support set or GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from monai.inferers import Inferer
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from rprloc.dataset import pack, read_dataset
+from rprloc.detection import Detections, save_detections
+from rprloc.errors import InputError
+from rprloc.locate import check_support_set, detect
+from rprloc.markups import write_rois
+from rprloc.network import RPRNet
+from rprloc.reading import IMAGE_EXTENSIONS, read_volume
+from rprloc.sampling import TrainingScan
+from rprloc.support import SupportSet, load_support_set
+from rprloc.training import TrainingConfig, train
+from rprloc.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+def best_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class QueryDataset(Dataset[Volume]):
+    """Query scans, each read when it is asked for.
+
+    ``data`` is a path or several. A folder stands for the image files in it; without any, for its subfolders, each a
+    DICOM series; without these, for the DICOM series that it is itself.
+    """
+
+    def __init__(self, data: str | Sequence[str]) -> None:
+        self.data = [data] if isinstance(data, str) else list(data)
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        return [path for given in self.data for path in _scans_at(Path(given))]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Volume:
+        """The scan; InputError if it cannot be used."""
+        return read_volume(self.paths[index])
+
+
+def _scans_at(path: Path) -> list[Path]:
+    inside = sorted(one for one in path.iterdir() if not one.name.startswith(".")) if path.is_dir() else []
+    files = [one for one in inside if one.name.lower().endswith(IMAGE_EXTENSIONS)]
+    return files or [one for one in inside if one.is_dir()] or [path]
+
+
+class OneShotInferer(Inferer):
+    """Locates the organs of a support set file, all or some, in a scan."""
+
+    def __init__(self, support_set: str, organs: str | Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.path = Path(support_set)
+        self.organs = [organs] if isinstance(organs, str) else organs
+
+    @cached_property
+    def support_set(self) -> SupportSet:
+        return load_support_set(self.path)
+
+    def __call__(self, inputs: Volume, network: RPRNet) -> Detections:  # type: ignore[override]
+        return detect(network, inputs, self.support_set, self.organs)
+
+
+class LocalizationEvaluator:
+    """Locates organs in all scans of a dataset and writes ``<name>.detections.json`` and ``<name>.mrk.json`` of each."""
+
+    def __init__(self, network: RPRNet, dataset: QueryDataset, inferer: OneShotInferer, output_dir: str) -> None:
+        self.network = network
+        self.dataset = dataset
+        self.inferer = inferer
+        self.output_dir = Path(output_dir)
+
+    def run(self) -> None:
+        """Write the results. A scan that cannot be used is reported and the others are done; then InputError is raised.
+
+        Raises InputError at once, and writes nothing, if the support set cannot be used.
+        """
+        check_support_set(self.inferer.support_set, self.network.identity(), self.inferer.organs)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        done: dict[str, Path] = {}
+        for index, path in enumerate(tqdm(self.dataset.paths, desc="locating", unit="scan")):
+            try:
+                detections = self.inferer(self.dataset[index], self.network)
+                if detections.query in done:
+                    raise InputError(
+                        f"{path} would have the same results' names as {done[detections.query]}; "
+                        "scans with different names were expected; rename one, or locate in it separately."
+                    )
+                save_detections(self.output_dir / f"{detections.query}.detections.json", detections)
+                write_rois(self.output_dir / f"{detections.query}.mrk.json", detections)
+                done[detections.query] = path
+            except InputError as error:
+                logger.error("%s", error)
+        failed = len(self.dataset) - len(done)
+        if failed:
+            raise InputError(f"{failed} of {len(self.dataset)} scans could not be used; the log above says why of each.")
+
+
+class TrainingData(Dataset[TrainingScan]):
+    """The training cases of the ``datasets.json`` in folder ``data``; packed copies of them are kept in ``cache_dir``."""
+
+    def __init__(self, data: str, cache_dir: str) -> None:
+        self.data = Path(data)
+        self.cache_dir = Path(cache_dir)
+
+    @cached_property
+    def scans(self) -> list[TrainingScan]:
+        cases = [case for case in read_dataset(self.data / "datasets.json") if case.split == "train"]
+        return pack(cases, self.cache_dir)
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, index: int) -> TrainingScan:
+        return self.scans[index]
+
+
+class Trainer:
+    """Trains both Pnets; ``max_epochs`` is how many times the steps of ``config`` are taken, in one longer schedule."""
+
+    def __init__(
+        self,
+        dataset: TrainingData,
+        config: TrainingConfig,
+        output_dir: str,
+        device: torch.device | str,
+        max_epochs: int = 1,
+        resume: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.output_dir = Path(output_dir)
+        self.device = torch.device(device)
+        self.max_epochs = max_epochs
+        self.resume = resume
+
+    def run(self) -> None:
+        """Train and write ``model.pt``, the checkpoints and the logs to ``output_dir``."""
+        longer = replace(
+            self.config,
+            coarse_steps=self.config.coarse_steps * self.max_epochs,
+            fine_steps=self.config.fine_steps * self.max_epochs,
+        )
+        train(self.dataset.scans, self.output_dir, longer, device=self.device, resume=self.resume)

@@ -1,0 +1,60 @@
+"""Alignment brings the same anatomy of different scans to the same body coordinates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rprloc.alignment import align
+from rprloc.geometry import Grid
+from rprloc.sampling import TrainingScan
+
+
+def person(shift_mm: np.ndarray, scale: float, first_mm: float, last_mm: float) -> TrainingScan:
+    """A drawn person, 480 mm long when ``scale`` is 1, seen from ``first_mm`` to ``last_mm`` of that length.
+
+    A trunk that narrows to a neck and widens to a head, with a spine, a heavy organ on one side and ribs.
+    """
+    shape = (72, 56, int((last_mm - first_mm) * scale / 4.0))
+    grid = Grid.isotropic(shape, 4.0, shift_mm)
+    offset = np.array([144.0, 112.0, -first_mm * scale])
+    u = (grid.centres_ras() - shift_mm - offset) / scale
+    right, front, head = np.moveaxis(u, -1, 0)
+    width = np.interp(head, [0, 240, 300, 330, 360, 480], [110, 120, 100, 40, 60, 45])
+    body = np.square(right / width) + np.square(front / (0.6 * width)) < 1
+    image = np.where(body, 0.5, 0.0)
+    image[np.square(right / 14) + np.square((front + 25) / 14) < 1] = 0.85
+    image[np.square((right - 45) / 40) + np.square(front / 35) + np.square((head - 110) / 50) < 1] = 0.62
+    image[np.square((right + 45) / 40) + np.square(front / 40) + np.square((head - 230) / 60) < 1] = 0.05
+    image[body & (head > 370) & (np.square(right / 38) + np.square(front / 22) + np.square((head - 420) / 40) > 1)] = (
+        0.8
+    )
+    return TrainingScan.from_array("drawn", "g", np.rint(255 * image).astype(np.uint8), grid)
+
+
+@pytest.mark.slow
+def test_scans_of_other_sizes_places_and_lengths_come_to_one_frame() -> None:
+    shifts = [np.array(v, float) for v in ([0, 0, 0], [50, -30, 700], [-80, 20, -300], [10, 0, 90], [0, 40, 5])]
+    scales = [1.0, 1.0, 0.92, 1.08, 1.0]
+    ranges = [(0, 480), (0, 300), (120, 480), (0, 400), (60, 480)]
+    scans = [person(v, s, *r) for v, s, r in zip(shifts, scales, ranges, strict=True)]
+    maps = align(scans)
+    landmarks = np.array([[0.0, -25, 200], [45, 0, 110], [-45, 0, 230], [0, 0, 290]])  # spine, organ, lung, shoulders
+    seen = []
+    for shift, scale, (first, _), body_map in zip(shifts, scales, ranges, maps, strict=True):
+        place_ras = landmarks * scale + shift + [144.0, 112.0, -first * scale]
+        seen.append(body_map.body(place_ras))
+        if first > 110:  # the heavy organ's middle lies at the edge of this scan
+            seen[-1][1] = np.nan
+    spread_mm = np.nanmax(np.linalg.norm(np.array(seen) - np.nanmedian(seen, axis=0), axis=2), axis=0)
+    assert (spread_mm < 10.0).all(), spread_mm
+    assert np.median(spread_mm) < 6.0
+
+
+def test_body_map_of_an_unaligned_scan_is_its_affine() -> None:
+    from rprloc.alignment import BodyMap
+
+    affine = np.array([[1.1, 0, 0, 5], [0, 0.9, 0, -3], [0, 0.1, 1, 700], [0, 0, 0, 1.0]])
+    flat = BodyMap(affine, np.zeros((3, 2, 2, 2), np.float32), Grid.isotropic((2, 2, 2), 100.0, [0.0, 0.0, 0.0]))
+    points = np.random.default_rng(0).uniform(-200, 200, (20, 3))
+    np.testing.assert_allclose(flat.body(points), points @ affine[:3, :3].T + affine[:3, 3], atol=1e-4)

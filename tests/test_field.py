@@ -1,0 +1,133 @@
+"""The Pnets' dense pass, and the position field it gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import Store
+
+from rprloc import field as field_module
+from rprloc.errors import InputError
+from rprloc.field import LatentMap, latent_map, position_field, sample
+from rprloc.geometry import Grid
+from rprloc.network import SPACING_MM, Pnet, RPRNet, load_model, save_model
+from rprloc.volume import Volume
+
+SMALL = ((8, 4, 2, 1), (8, 3, 1, 1), (8, 3, 2, 1), (8, 3, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def net() -> Pnet:
+    torch.manual_seed(0)
+    return Pnet(SMALL, descriptor_channels=4).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def model() -> RPRNet:
+    torch.manual_seed(0)
+    return RPRNet(SMALL, SMALL[:2], 4).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.rand(32, 24, 40, generator=torch.Generator().manual_seed(1))
+
+
+def test_receptive_field_and_stride_are_what_the_layers_make(net: Pnet) -> None:
+    edge = net.receptive_field
+    assert net(torch.zeros(1, 1, edge, edge, edge)).shape == (1, 7, 1, 1, 1)
+    assert net(torch.zeros(1, 1, edge + net.stride, edge, edge)).shape[2] == 2
+    with pytest.raises(RuntimeError):
+        net(torch.zeros(1, 1, edge - 1, edge, edge))
+
+
+def test_dense_evaluation_equals_patch_by_patch_evaluation(net: Pnet) -> None:
+    edge, stride = net.receptive_field, net.stride
+    image = torch.rand(
+        1, 1, edge + 2 * stride, edge + stride, edge + stride, generator=torch.Generator().manual_seed(2)
+    )
+    dense = net(image)[0]
+    for i, j, k in np.ndindex(tuple(dense.shape[1:])):
+        patch = image[..., i * stride :, j * stride :, k * stride :][..., :edge, :edge, :edge]
+        torch.testing.assert_close(net(patch)[0, :, 0, 0, 0], dense[:, i, j, k], atol=1e-4, rtol=0)
+
+
+def test_descriptors_have_unit_length(net: Pnet) -> None:
+    edge = net.receptive_field
+    descriptor = net(torch.rand(1, 1, edge, edge, edge))[0, 3:]
+    assert float(descriptor.norm(dim=0)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_lattice_places_lie_at_the_centres_of_their_cells(net: Pnet, image: torch.Tensor) -> None:
+    grid = Grid.isotropic(tuple(image.shape), SPACING_MM, [5.0, -7.0, 100.0])
+    found = latent_map(net, image, image > 0, grid)
+    assert found.grid.shape == tuple(n // net.stride for n in image.shape)
+    np.testing.assert_allclose(found.grid.bounds.walls_mm, grid.bounds.walls_mm, atol=1e-9)
+
+
+def test_field_moves_with_the_image(net: Pnet, image: torch.Tensor) -> None:
+    """Equivariance, border included: air around the scan is what the padding is."""
+    grid = Grid.isotropic(tuple(image.shape), SPACING_MM, [0.0, 0.0, 0.0])
+    moved = torch.nn.functional.pad(image, [4, 8, 12, 4, 8, 4])
+    wide = Grid.isotropic(tuple(moved.shape), SPACING_MM, [-8 * SPACING_MM, -12 * SPACING_MM, -4 * SPACING_MM])
+    small, large = latent_map(net, image, image > 0, grid), latent_map(net, moved, moved > 0, wide)
+    places = small.grid.centres_ras().reshape(-1, 3)
+    np.testing.assert_allclose(small.at(places), large.at(places), atol=1e-3)
+
+
+def test_slabs_give_the_same_field(net: Pnet, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = Grid.isotropic(tuple(image.shape), SPACING_MM, [0.0, 0.0, 0.0])
+    whole = latent_map(net, image, image > 0, grid)
+    monkeypatch.setattr(field_module, "MAX_INPUT_VOXELS", 40_000)
+    torch.testing.assert_close(latent_map(net, image, image > 0, grid).latents, whole.latents, atol=1e-4, rtol=0)
+
+
+def test_sampling_is_exact_for_a_linear_field_on_any_grid(ras_from_ijk: np.ndarray) -> None:
+    grid = Grid((7, 6, 5), ras_from_ijk)
+    matrix = np.array([[0.5, -1.0, 0.2], [0.1, 0.3, 0.9]])
+    values = torch.from_numpy(np.moveaxis(grid.centres_ras() @ matrix.T, -1, 0)).float()
+    points = grid.ras(np.random.default_rng(0).uniform(0, np.array(grid.shape) - 1, (50, 3)))
+    np.testing.assert_allclose(sample(values, grid, points), points @ matrix.T, rtol=1e-4, atol=2e-3)
+
+
+def test_position_field_does_not_depend_on_how_the_scan_is_stored(
+    model: RPRNet, phantom: Volume, store_otherwise: Store
+) -> None:
+    hu, grid = store_otherwise(phantom.hu, phantom.grid)
+    ours, other = position_field(model, phantom), position_field(model, Volume(hu, grid))
+    places, _ = ours.coarse.places()
+    assert len(places) > 50
+    np.testing.assert_allclose(ours.at(places), other.at(places), atol=0.05)
+
+
+def test_a_scan_of_air_is_refused(model: RPRNet) -> None:
+    grid = Grid.isotropic((20, 20, 20), 4.0, [0.0, 0.0, 0.0])
+    hu = np.full(grid.shape, -1000, np.int16)
+    hu[3, 3, 3] = -990
+    with pytest.raises(InputError, match="no body"):
+        position_field(model, Volume(hu, grid, "empty"))
+
+
+def test_places_are_body_only(net: Pnet, image: torch.Tensor) -> None:
+    body = torch.zeros_like(image, dtype=torch.bool)
+    body[:16] = True
+    found: LatentMap = latent_map(net, image, body, Grid.isotropic(tuple(image.shape), 4.0, [0.0] * 3))
+    places, latents = found.places()
+    assert len(places) == len(latents) == 4 * 6 * 10
+    assert (places[:, 0] < 16 * 4.0).all()
+
+
+def test_weights_come_back_whole_and_name_themselves(tmp_path, model: RPRNet) -> None:
+    shipped_size = RPRNet()
+    save_model(shipped_size, tmp_path / "model.pt")
+    again = load_model(tmp_path / "model.pt")
+    assert again.identity() == shipped_size.identity() != RPRNet().identity()
+    save_model(model, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="does not hold the weights"):
+        load_model(tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    with pytest.raises(InputError, match="does not hold the weights"):
+        load_model(tmp_path / "text.pt")
+    with pytest.raises(InputError, match="no weights at"):
+        load_model(tmp_path / "missing.pt")

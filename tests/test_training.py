@@ -1,0 +1,102 @@
+"""Training: what it learns, and that it stops and goes on without a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.test_alignment import person
+
+from rprloc.alignment import BodyMap
+from rprloc.geometry import Grid
+from rprloc.network import Pnet
+from rprloc.sampling import TrainingScan
+from rprloc.training import TrainingConfig, _coarse_loss, _descriptor_loss, _fine_loss, fit
+
+LAYERS = ((8, 4, 2, 1), (16, 3, 2, 1), (16, 3, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def scans() -> list[TrainingScan]:
+    return [person(np.zeros(3), 1.0, 0, 300), person(np.array([40.0, 0, 0]), 1.0, 100, 480)]
+
+
+@pytest.fixture(scope="module")
+def maps(scans: list[TrainingScan]) -> list[BodyMap]:
+    """The true maps of the drawn persons, around their middle."""
+    found = []
+    for scan, first_mm in zip(scans, (0.0, 100.0), strict=True):
+        affine = np.eye(4)
+        affine[:3, 3] = (
+            np.array([-144.0, -112.0, first_mm - 240.0]) - scan.grid.bounds.min_ras * [1, 1, 1] - [2.0, 2, 2]
+        )
+        controls = Grid.isotropic((2, 2, 2), 300.0, scan.grid.bounds.min_ras)
+        found.append(BodyMap(affine, np.zeros((3, 2, 2, 2), np.float32), controls))
+    return found
+
+
+def net(seed: int = 0, descriptor_channels: int = 0) -> Pnet:
+    torch.manual_seed(seed)
+    return Pnet(LAYERS, descriptor_channels)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
+    tmp_path: Path, scans: list[TrainingScan], maps: list[BodyMap]
+) -> None:
+    config = TrainingConfig(coarse_outputs=4, checkpoint_steps=3)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    unbroken, broken = net(), net()
+    fit("coarse", unbroken, _coarse_loss(unbroken, scans, maps, config), 6, tmp_path / "a", config, resume=False)
+
+    calls = 0
+
+    def stops_in_the_fifth_step(generator: np.random.Generator):
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return _coarse_loss(broken, scans, maps, config)(generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit("coarse", broken, stops_in_the_fifth_step, 6, tmp_path / "b", config, resume=False)
+    again = net(seed=7)
+    fit("coarse", again, _coarse_loss(again, scans, maps, config), 6, tmp_path / "b", config, resume=True)
+    for ours, theirs in zip(again.parameters(), unbroken.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_coarse_net_learns_where_places_are(tmp_path: Path, scans: list[TrainingScan], maps: list[BodyMap]) -> None:
+    config = TrainingConfig(coarse_outputs=6, learning_rate=3e-3)
+    learner = net()
+    fit("coarse", learner, _coarse_loss(learner, scans, maps, config), 150, tmp_path, config, resume=False)
+    rows = np.loadtxt(tmp_path / "coarse.csv", delimiter=",", skiprows=1)
+    assert (rows[-1, 1:3] < 0.7 * rows[0, 1:3]).all()  # across the body; its length takes more context and time
+
+
+def test_the_fine_loss_reaches_every_weight(scans: list[TrainingScan], maps: list[BodyMap]) -> None:
+    learner = net(descriptor_channels=8)
+    config = TrainingConfig(fine_outputs=5)
+    loss, error_mm = _fine_loss(learner, scans, maps, config)(np.random.default_rng(0))
+    loss.backward()
+    assert error_mm.shape == (3,)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in learner.parameters())
+
+
+def test_descriptor_loss_is_small_only_when_the_right_places_match() -> None:
+    places = torch.from_numpy(np.random.default_rng(0).uniform(0, 200, (60, 3))).float()
+    descriptors = torch.nn.functional.normalize(torch.randn(60, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    right = _descriptor_loss(descriptors, descriptors, places, places)
+    wrong = _descriptor_loss(descriptors, descriptors.roll(1, 0), places, places)
+    assert float(right) < 0.2 < 5.0 < float(wrong)
+
+
+def test_descriptor_loss_without_common_places_is_zero_and_has_a_gradient() -> None:
+    descriptors = torch.randn(5, 4, requires_grad=True)
+    loss = _descriptor_loss(descriptors, torch.randn(6, 4), torch.zeros(5, 3), torch.full((6, 3), 500.0))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert descriptors.grad is not None
