@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +108,66 @@ def phantom() -> Volume:
     """A small chest-like CT, 30 x 24 x 20 voxels of 4 x 5 x 6 mm, stored from left to right and from front to back."""
     grid = Grid((30, 24, 20), np.array([[4.0, 0, 0, -60], [0, -5, 0, 40], [0, 0, 6, -300], [0, 0, 0, 1]]))
     return Volume(phantom_hu(grid), grid, "phantom")
+
+
+@dataclass(frozen=True)
+class Example:
+    """An annotated scan on disk, random weights, and the support set of bone and lung that they make of it."""
+
+    weights: Path
+    image: Path
+    labels: Path
+    names: Path
+    support_set: Path
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """The phantom as an annotated example; tests copy what they change."""
+    import SimpleITK as sitk
+    import torch
+
+    from rprloc.device import Engine
+    from rprloc.network import RPRNet, save_model
+    from rprloc.reading import read_volume
+    from rprloc.support import points_from_labels, save_support_set
+    from rprloc.volume import to_sitk
+
+    folder = tmp_path_factory.mktemp("example")
+    files = Example(
+        *(folder / name for name in ("model.pt", "anna.nii.gz", "labels.nii.gz", "names.json", "set.support.json"))
+    )
+    grid = Grid((30, 24, 20), np.array([[4.0, 0, 0, -60], [0, -5, 0, 40], [0, 0, 6, -300], [0, 0, 0, 1]]))
+    hu = phantom_hu(grid)
+    labels = np.where(hu == 700, 1, np.where(hu == -850, 2, 0)).astype(np.uint8)
+    torch.manual_seed(0)
+    save_model(RPRNet(), files.weights)
+    sitk.WriteImage(to_sitk(hu, grid), files.image)
+    sitk.WriteImage(to_sitk(labels, grid), files.labels)
+    files.names.write_text(json.dumps({"1": "bone", "2": "lung"}), encoding="utf-8")
+    volume = read_volume(files.image)
+    points = points_from_labels(labels, volume.grid, {1: "bone", 2: "lung"})
+    engine = Engine.load(files.weights, "cpu")
+    save_support_set(files.support_set, engine.support_set(volume, points, scan="anna", source="label map"))
+    return files
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def rprloc(*arguments: object) -> Run:
+    """Run the command line with these arguments."""
+    from typer.testing import CliRunner
+
+    from rprloc.cli import app
+
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Run(done.exit_code, done.stdout, done.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rprloc import demo
 from rprloc.errors import InputError
 from rprloc.geometry import Box, extreme_points_of_mask
@@ -138,6 +139,7 @@ def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_real_scans_hold_a_whole_heart_each(tmp_path: Path) -> None:
     import SimpleITK as sitk
+
     from rprloc.volume import from_sitk
 
     try:

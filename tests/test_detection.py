@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from rprloc.detection import Detections, OrganDetection, load_detections, organ_colour, save_detections
 from rprloc.errors import InputError
 from rprloc.files import atomic_path, write_text_atomically

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from rprloc.detection import Detections, OrganDetection, organ_colour
 from rprloc.errors import InputError
 from rprloc.export import MAX_PICTURED_ORGANS, save_label_map, save_picture

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from rprloc.detection import Detections, OrganDetection
 from rprloc.errors import InputError
 from rprloc.geometry import Box

@@ -88,7 +88,15 @@ def align(scans: Sequence[TrainingScan]) -> list[BodyMap]:
             aligned, desc="aligning scans, " + ("affine" if control_mm is None else "smooth"), unit="scan"
         ):
             _register(scan, atlas, origin_mm, iterations, control_mm)
+    middle_mm = torch.stack([_body_places(scan).mean(0) for scan in aligned]).mean(0)
+    for scan in aligned:
+        scan.shift = scan.shift - middle_mm
     return [scan.body_map() for scan in aligned]
+
+
+def _body_places(scan: _Aligned) -> Tensor:
+    """Body coordinates (N, 3) of the scan's voxels in and next to the body."""
+    return scan.body(scan.matrix, scan.shift, scan.displacement)[scan.near > 0]
 
 
 def _prepare(scan: TrainingScan) -> _Aligned:
@@ -178,18 +186,16 @@ def _stack_along_body(scans: Sequence[_Aligned]) -> None:
 def _mean_image(scans: Sequence[_Aligned]) -> tuple[Tensor, Tensor]:
     """The atlas (2, A, B, C) at 8 mm: mean image, whether several scans show the place; and its origin (3,)."""
     voxel_mm = float(scans[0].grid.spacing_mm[0])
-    with torch.no_grad():
-        where = [scan.body(scan.matrix, scan.shift, scan.displacement) for scan in scans]
-    low = torch.stack([u[scan.near > 0].amin(0) for u, scan in zip(where, scans, strict=True)]).amin(0)
-    high = torch.stack([u[scan.near > 0].amax(0) for u, scan in zip(where, scans, strict=True)]).amax(0)
+    where = [_body_places(scan) for scan in scans]
+    low = torch.stack([body_mm.amin(0) for body_mm in where]).amin(0)
+    high = torch.stack([body_mm.amax(0) for body_mm in where]).amax(0)
     origin_mm = (low / voxel_mm).floor() * voxel_mm
     shape = [int(n) for n in ((high - origin_mm) / voxel_mm).ceil() + 2]
     total, weight = torch.zeros(int(np.prod(shape))), torch.zeros(int(np.prod(shape)))
     limits = torch.tensor(shape)
     for body_mm, scan in zip(where, scans, strict=True):
-        inside = scan.near > 0
-        ijk = (body_mm[inside] - origin_mm) / voxel_mm  # (N, 3)
-        values, base = scan.image[inside], ijk.floor().long()
+        ijk = (body_mm - origin_mm) / voxel_mm  # (N, 3)
+        values, base = scan.image[scan.near > 0], ijk.floor().long()
         for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
             index = base + corner
             share = (1.0 - (ijk - index).abs()).prod(dim=1)

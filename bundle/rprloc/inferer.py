@@ -15,12 +15,15 @@ import torch
 from monai.inferers import Inferer
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from rprloc.console import result_names, write_results
 from rprloc.dataset import pack, read_dataset
-from rprloc.detection import Detections, save_detections
+from rprloc.detection import Detections
+from rprloc.device import Engine
 from rprloc.errors import InputError
-from rprloc.locate import check_support_set, detect
-from rprloc.markups import write_rois
+from rprloc.evaluation import evaluate
+from rprloc.evaluation import write_results as write_evaluation
 from rprloc.network import RPRNet
 from rprloc.reading import IMAGE_EXTENSIONS, read_volume
 from rprloc.sampling import TrainingScan
@@ -29,11 +32,6 @@ from rprloc.training import TrainingConfig, train
 from rprloc.volume import Volume
 
 logger = logging.getLogger(__name__)
-
-
-def best_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class QueryDataset(Dataset[Volume]):
@@ -70,18 +68,18 @@ class OneShotInferer(Inferer):
     def __init__(self, support_set: str, organs: str | Sequence[str] | None = None) -> None:
         super().__init__()
         self.path = Path(support_set)
-        self.organs = [organs] if isinstance(organs, str) else organs
+        self.organs = [organs] if isinstance(organs, str) else list(dict.fromkeys(organs or ())) or None
 
     @cached_property
     def support_set(self) -> SupportSet:
         return load_support_set(self.path)
 
     def __call__(self, inputs: Volume, network: RPRNet) -> Detections:  # type: ignore[override]
-        return detect(network, inputs, self.support_set, self.organs)
+        return Engine(network, fall_back=True).detect(inputs, self.support_set, self.organs)
 
 
 class LocalizationEvaluator:
-    """Locates organs in all scans of a dataset and writes ``<name>.detections.json`` and ``<name>.mrk.json`` of each."""
+    """Locates organs in all scans of a dataset; writes ``<name>.detections.json`` and ``<name>.mrk.json`` for each."""
 
     def __init__(self, network: RPRNet, dataset: QueryDataset, inferer: OneShotInferer, output_dir: str) -> None:
         self.network = network
@@ -92,31 +90,51 @@ class LocalizationEvaluator:
     def run(self) -> None:
         """Write the results. A scan that cannot be used is reported and the others are done; then InputError is raised.
 
-        Raises InputError at once, and writes nothing, if the support set cannot be used.
+        Raises InputError at once, and writes nothing, if the support set cannot be used or two scans have one name.
         """
-        check_support_set(self.inferer.support_set, self.network.identity(), self.inferer.organs)
+        paths, failed = self.dataset.paths, 0
+        names = result_names(paths)
+        Engine(self.network).check(self.inferer.support_set, self.inferer.organs)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        done: dict[str, Path] = {}
-        for index, path in enumerate(tqdm(self.dataset.paths, desc="locating", unit="scan")):
-            try:
-                detections = self.inferer(self.dataset[index], self.network)
-                if detections.query in done:
-                    raise InputError(
-                        f"{path} would have the same results' names as {done[detections.query]}; "
-                        "scans with different names were expected; rename one, or locate in it separately."
-                    )
-                save_detections(self.output_dir / f"{detections.query}.detections.json", detections)
-                write_rois(self.output_dir / f"{detections.query}.mrk.json", detections)
-                done[detections.query] = path
-            except InputError as error:
-                logger.error("%s", error)
-        failed = len(self.dataset) - len(done)
+        with logging_redirect_tqdm():
+            for index, name in enumerate(tqdm(names, desc="locating", unit="scan")):
+                try:
+                    volume = self.dataset[index]
+                    found = self.inferer(volume, self.network)
+                    write_results(self.output_dir, name, volume, found, picture=False)
+                except InputError as error:
+                    failed += 1
+                    logger.error("%s", error)
         if failed:
-            raise InputError(f"{failed} of {len(self.dataset)} scans could not be used; the log above says why of each.")
+            raise InputError(f"{failed} of {len(paths)} scans could not be used; the log above says why.")
+
+
+class AccuracyEvaluator:
+    """Measures one region and split of the ``datasets.json`` in folder ``data``, as :func:`rprloc.evaluation.evaluate`.
+
+    Writes ``<region>-<split>-<shots>.json``, and ``.csv`` with every pair of a support and a query.
+    """
+
+    def __init__(self, network: RPRNet, data: str, region: str, split: str, shots: str, output_dir: str) -> None:
+        self.network = network
+        self.data = Path(data)
+        self.region = region
+        self.split = split
+        self.shots = shots
+        self.output_dir = Path(output_dir)
+
+    def run(self) -> None:
+        """Evaluate, write the results and print their table. Raises InputError if the data cannot be used."""
+        cases = read_dataset(self.data / "datasets.json")
+        evaluation = evaluate(self.network, cases, self.region, self.split, self.shots, fall_back=True)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        results = self.output_dir / f"{self.region}-{self.split}-{self.shots}.json"
+        write_evaluation(evaluation, results, results.with_suffix(".csv"))
+        print(evaluation.to_table())
 
 
 class TrainingData(Dataset[TrainingScan]):
-    """The training cases of the ``datasets.json`` in folder ``data``; packed copies of them are kept in ``cache_dir``."""
+    """The training cases of the ``datasets.json`` in folder ``data``; packed copies are kept in ``cache_dir``."""
 
     def __init__(self, data: str, cache_dir: str) -> None:
         self.data = Path(data)
@@ -125,6 +143,11 @@ class TrainingData(Dataset[TrainingScan]):
     @cached_property
     def scans(self) -> list[TrainingScan]:
         cases = [case for case in read_dataset(self.data / "datasets.json") if case.split == "train"]
+        if not cases:
+            raise InputError(
+                f"The datasets.json in {self.data} has no case of split train; scans to train on were expected; "
+                "add some."
+            )
         return pack(cases, self.cache_dir)
 
     def __len__(self) -> int:

@@ -60,7 +60,6 @@ def read_volume(path: str | Path, *, series_uid: str | None = None) -> Volume:
     with _reading(path):
         if path.is_dir():
             array, grid = _read_dicom_folder(path, series_uid)
-            name = path.resolve().name
         else:
             if series_uid is not None:
                 raise InputError(
@@ -68,9 +67,14 @@ def read_volume(path: str | Path, *, series_uid: str | None = None) -> Volume:
                     "give the folder, or leave the series out."
                 )
             array, grid = _read_file(path)
-            name = path.name[: -len(_extension(path))]
     _refuse_unusable(array, grid, path)
-    return Volume(array, grid, name)
+    return Volume(array, grid, scan_name(path))
+
+
+def scan_name(path: str | Path) -> str:
+    """What the scan at ``path`` is called: its file's name without the extension, or its folder's name."""
+    path = Path(path)
+    return path.resolve().name if path.is_dir() else path.name[: len(path.name) - len(_extension(path))]
 
 
 def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:

@@ -26,13 +26,16 @@ from tqdm import tqdm
 from rprloc.alignment import BodyMap, align
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid, Points
-from rprloc.network import Pnet, RPRNet, placed, save_model
+from rprloc.network import MM_PER_UNIT, ChannelNorm, Pnet, RPRNet, placed, save_model
 from rprloc.sampling import Crop, TrainingScan, choose_scan, random_crop, random_place
 
 LossFunction = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
 """From a step's generator to the loss and the (3,) mean absolute error in body mm: right, front, head."""
 
 _DESCRIPTOR_TEMPERATURE = 0.07
+_FINE_POSITION_WEIGHT = 100.0
+"""Makes an error of 10 mm weigh as much as half a nat of doubt about the descriptor's match."""
+
 _MATCH_MM = 6.0
 """Standard deviation of the target distribution over the other crop's places: about the error of the alignment."""
 
@@ -42,9 +45,9 @@ class TrainingConfig:
     """What a training run is made of; with the same scans and seed it gives the same weights up to rounding."""
 
     seed: int = 0
-    coarse_steps: int = 1100
-    fine_steps: int = 2000
-    learning_rate: float = 1e-3
+    coarse_steps: int = 800
+    fine_steps: int = 1600
+    learning_rate: float = 5e-4
     weight_decay: float = 1e-4
     coarse_outputs: int = 10  # places along each edge of a crop
     fine_outputs: int = 12
@@ -69,7 +72,8 @@ def fit(
     """
     checkpoint, log = folder / f"{name}.pt", folder / f"{name}.csv"
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.1)
+    cycle = max(steps, 20)  # the schedule is not defined for a handful of steps
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=cycle, pct_start=0.1)
     first = 0
     if resume and checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
@@ -88,6 +92,7 @@ def fit(
             loss, error_mm = loss_of(np.random.default_rng((config.seed, step)))
         optimizer.zero_grad()
         loss.backward()
+        _centralize_gradients(net)
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -111,8 +116,24 @@ def fit(
     net.eval()
 
 
+def _centralize_gradients(net: Pnet) -> None:
+    """Take the mean over a filter's inputs from its gradient (gradient centralization, Yong et al., ECCV 2020).
+
+    The inputs of a filter are all positive, so the mean is what an error of the overall position leaves; Adam would
+    turn it into a large common step, after which all places have the same features. Measured: without it, fifteen
+    fixed crops cannot be fitted; with it and standardized channels they are in thirty steps.
+    """
+    for layer in net.trunk:
+        if isinstance(layer, nn.Conv3d) and layer.weight.grad is not None:
+            layer.weight.grad -= layer.weight.grad.mean(dim=(1, 2, 3, 4), keepdim=True)
+
+
 def _position_loss(error_mm: Tensor) -> Tensor:
-    return F.smooth_l1_loss(error_mm, torch.zeros_like(error_mm), beta=10.0) / 10.0
+    """The mean squared error in units of the networks' head, growing only linearly beyond 100 mm.
+
+    A loss that is linear from 10 mm on did not learn to tell one height of the body from another.
+    """
+    return F.smooth_l1_loss(error_mm / MM_PER_UNIT, torch.zeros_like(error_mm))
 
 
 def _forward(net: Pnet, crops: Sequence[Crop]) -> Tensor:
@@ -127,6 +148,24 @@ def _position_errors(latents: Tensor, crops: Sequence[Crop], maps: Sequence[Body
     targets = torch.stack([torch.from_numpy(m.body(c.source_ras)).float() for c, m in zip(crops, maps, strict=True)])
     inside = torch.stack([crop.inside for crop in crops]).to(latents.device)
     return latents[inside][:, :3] - targets.to(latents.device)[inside]
+
+
+@torch.no_grad()
+def _standardize(net: Pnet, crops: Sequence[Crop]) -> None:
+    """Start every channel with mean 0 and standard deviation 1 over the places of some crops, as batch norm would.
+
+    Channel norm alone leaves the channels of a fresh network nearly the same at all places, and learning slow to begin.
+    """
+    features = torch.stack([crop.image for crop in crops]).to(next(net.parameters()).device)
+    for layer in net.trunk:
+        features = layer(features)
+        if isinstance(layer, ChannelNorm):
+            centre = [slice(n // 4, n - n // 4) for n in features.shape[2:]]
+            values = features[:, :, centre[0], centre[1], centre[2]].transpose(0, 1).flatten(1)  # (C, places)
+            deviation, mean = values.std(1).clamp(min=0.02), values.mean(1)
+            layer.norm.weight.div_(deviation)
+            layer.norm.bias.copy_(-mean / deviation)
+            features = (features - mean.view(-1, 1, 1, 1)) / deviation.view(-1, 1, 1, 1)
 
 
 def _coarse_loss(
@@ -172,7 +211,7 @@ def _fine_loss(
                 crops.append(random_crop(scans[index], centre_ras, config.fine_outputs, net, generator))
         latents = _forward(net, crops)
         error_mm = _position_errors(latents, crops, [maps[n] for n in chosen])
-        total = _position_loss(error_mm)
+        total = _FINE_POSITION_WEIGHT * _position_loss(error_mm)
         for pair in range(0, len(crops), 2):
             a, b = (crops[pair + side] for side in (0, 1))
             if chosen[pair] == chosen[pair + 1]:  # one scan: the true places are known
@@ -219,6 +258,12 @@ def train(
     maps = _body_maps(scans, folder / "body_frame.npz", resume=resume)
     torch.manual_seed(config.seed)
     model = placed(RPRNet(), device)
+    generator = np.random.default_rng((config.seed, 0))
+    for net, outputs in ((model.coarse, config.coarse_outputs), (model.fine, config.fine_outputs)):
+        chosen = [choose_scan(scans, generator) for _ in range(16)]
+        _standardize(
+            net, [random_crop(scans[n], random_place(scans[n], generator), outputs, net, generator) for n in chosen]
+        )
     coarse = _coarse_loss(model.coarse, scans, maps, config)
     fit("coarse", model.coarse, coarse, config.coarse_steps, folder, config, resume=resume)
     fine = _fine_loss(model.fine, scans, maps, config)

@@ -1,0 +1,327 @@
+"""The command line ``rprloc``. Exit codes: 0 done; 1 some of several queries failed; 2 bad input, nothing written.
+
+Whatever takes long to import (PyTorch, SimpleITK) is imported inside of the commands, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rprloc import __version__, console
+from rprloc.errors import InputError
+
+_log = logging.getLogger("rprloc")
+
+
+class _Commands(TyperGroup):
+    """The group of all commands; input that cannot be used ends any of them with one sentence and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (InputError, OSError) as error:
+            _log.error("%s", " ".join(str(error).split()))
+            _log.info("It happened here:", exc_info=True)
+            raise typer.Exit(2) from error
+
+
+class Device(str, Enum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Shots(str, Enum):
+    """Which supports locate together."""
+
+    one = "one"
+    all = "all"
+
+
+class Split(str, Enum):
+    """Which cases are queries."""
+
+    train = "train"
+    val = "val"
+    support = "support"
+    test = "test"
+
+
+def _set_verbose(verbose: bool) -> bool:
+    _log.handlers[:] = [console.Messages()]
+    _log.setLevel(logging.INFO if verbose else logging.WARNING)
+    return verbose
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rprloc {__version__}")
+        raise typer.Exit
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Tell more on stderr.")]
+Model = Annotated[Path | None, typer.Option(help="Weights (model.pt); by default the ones shipped.")]
+Where = Annotated[Device, typer.Option(help="auto: the GPU if there is one with enough memory, else the CPU.")]
+SetFile = Annotated[Path, typer.Argument(metavar="SET.json", help="A support set of 'rprloc support build'.")]
+Series = Annotated[str | None, typer.Option(metavar="UID", help="DICOM series, if a folder has several.")]
+
+app = typer.Typer(
+    cls=_Commands,
+    name="rprloc",
+    help="Locate organs in CT scans from one annotated example.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+support_app = typer.Typer(help="Build, merge and show support sets: annotated examples.", no_args_is_help=True)
+app.add_typer(support_app, name="support")
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    _set_verbose(False)
+
+
+@support_app.command("build")
+def support_build(
+    image: Annotated[Path, typer.Option(metavar="CT", help="The example's scan: a file or a DICOM folder.")],
+    out: Annotated[Path, typer.Option(metavar="SET.json", help="The support set to write.")],
+    labels: Annotated[Path | None, typer.Option(metavar="SEG", help="Label map on the scan's grid.")] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(metavar="NAMES.json", help='Names of the labels: {"1": "liver", ...}.'),
+    ] = None,
+    markups: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.mrk.json", help="Slicer Markups: six extreme points, or an ROI."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The organ that the markups mark.")] = None,
+    scan_name: Annotated[
+        str | None,
+        typer.Option(help="What the scan is called in the set; by default a pseudonym made from its voxels."),
+    ] = None,
+    series: Series = None,
+    model: Model = None,
+    device: Where = Device.auto,
+    verbose: Verbose = False,
+) -> None:
+    """Make a support set from an annotated scan: --labels with --names, or --markups with --name."""
+    from rprloc.device import Engine
+    from rprloc.markups import read_extreme_points
+    from rprloc.reading import image_warnings, read_label_map, read_names, read_volume
+    from rprloc.support import points_from_labels, save_support_set, scan_pseudonym
+
+    console.require_one_way_of_marking(labels, names, markups, name)
+    console.require_name(scan_name, "--scan-name")
+    console.require_writable(out)
+    volume = read_volume(image, series_uid=series)
+    if labels is not None and names is not None:
+        points = points_from_labels(read_label_map(labels, volume.grid), volume.grid, read_names(names))
+        source = "label map"
+    else:
+        assert markups is not None and name is not None
+        points, source = {name.strip(): read_extreme_points(markups)}, "extreme points"
+    scan = scan_pseudonym(volume) if scan_name is None else scan_name.strip()
+    support_set = Engine.load(model, device.value).support_set(volume, points, scan=scan, source=source)
+    save_support_set(out, support_set)
+    console.warn(image_warnings(volume), image.name)
+    typer.echo(console.described(support_set, out))
+
+
+@support_app.command("merge")
+def support_merge(
+    sets: Annotated[list[Path], typer.Argument(metavar="SET.json...", help="Support sets of one model.")],
+    out: Annotated[Path, typer.Option(metavar="SET.json", help="The support set to write.")],
+    verbose: Verbose = False,
+) -> None:
+    """Put the supports of several sets into one."""
+    from rprloc.support import load_support_set, merge, save_support_set
+
+    console.require_writable(out)
+    merged = merge(load_support_set(path) for path in sets)
+    save_support_set(out, merged)
+    typer.echo(console.described(merged, out))
+
+
+@support_app.command("show")
+def support_show(path: SetFile, verbose: Verbose = False) -> None:
+    """Tell what a support set holds."""
+    from rprloc.support import load_support_set
+
+    typer.echo(console.described(load_support_set(path), path))
+
+
+@app.command()
+def locate(
+    support_set: SetFile,
+    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Scans: files or DICOM folders.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if missing.")],
+    organ: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this organ; may be repeated. By default all of the set."),
+    ] = None,
+    picture: Annotated[bool, typer.Option("--picture", help="Also write a PNG with the boxes.")] = False,
+    series: Series = None,
+    model: Model = None,
+    device: Where = Device.auto,
+    verbose: Verbose = False,
+) -> None:
+    """Find the organs of a support set in other scans."""
+    from tqdm import tqdm
+
+    from rprloc.device import Engine
+    from rprloc.reading import read_volume
+    from rprloc.support import load_support_set
+
+    names = console.result_names(queries)
+    if series is not None and len(queries) > 1:
+        raise InputError(
+            f"--series selects one DICOM series, but {len(queries)} queries were given; one was expected; "
+            "run each folder by itself."
+        )
+    console.require_folder(out)
+    examples = load_support_set(support_set)
+    organs = list(dict.fromkeys(organ)) if organ else None
+    engine = Engine.load(model, device.value)
+    engine.check(examples, organs)
+    failed = 0
+    for path, name in zip(tqdm(queries, unit="scan", disable=None if len(queries) > 1 else True), names, strict=True):
+        try:
+            volume = read_volume(path, series_uid=series)
+            found = engine.detect(volume, examples, organs)
+            console.warn(found.warnings, path.name)
+            out.mkdir(parents=True, exist_ok=True)
+            console.write_results(out, name, volume, found, picture=picture)
+        except InputError as error:
+            if len(queries) == 1:
+                raise
+            failed += 1
+            _log.error("%s", " ".join(str(error).split()))
+            _log.info("It happened here:", exc_info=True)
+        else:
+            tqdm.write(console.summary(found, out / f"{name}.detections.json"))
+            _log.info("%s took %.2f s from the array in memory.", name, found.seconds)
+    if failed:
+        _log.error("%d of %d queries failed; the others are done.", failed, len(queries))
+        raise typer.Exit(2 if failed == len(queries) else 1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for scans and results.")] = Path("demo-out"),
+    model: Model = None,
+    device: Where = Device.auto,
+    verbose: Verbose = False,
+) -> None:
+    """Get two public CT scans, take the heart of one as the example, and find it in the other."""
+    from rprloc.demo import fetch_demo_scans
+    from rprloc.device import Engine
+    from rprloc.geometry import Box, extreme_points_of_mask
+    from rprloc.reading import read_label_map, read_volume
+    from rprloc.support import points_from_labels, save_support_set
+
+    console.require_folder(out)
+    engine = Engine.load(model, device.value)
+    typer.echo("Getting two public CT scans (75 MB the first time) ...")
+    scans = fetch_demo_scans(out / "scans")
+    example = read_volume(scans.support_image)
+    labels = read_label_map(scans.support_labels, example.grid)
+    points = points_from_labels(labels, example.grid, scans.support_names)
+    support_set = engine.support_set(example, points, scan=example.name, source="label map")
+    save_support_set(out / "heart.support.json", support_set)
+    volume = read_volume(scans.query_image)
+    found = engine.detect(volume, support_set)
+    console.warn(found.warnings, scans.query_image.name)
+    truth = Box.from_extreme_points(
+        extreme_points_of_mask(read_label_map(scans.query_truth, volume.grid) > 0, volume.grid)
+    )
+    console.write_results(out, volume.name, volume, found, picture=True, truth={"heart": truth})
+    box = found.boxes["heart"]
+    typer.echo(console.summary(found, out / f"{volume.name}.detections.json"))
+    typer.echo(f"  true   {console.box_text(truth)}")
+    typer.echo(f"IoU {box.iou(truth):.2f}, mean wall distance {box.wall_distances_mm(truth).mean():.1f} mm")
+    typer.echo(f"Picture: {out / volume.name}.png")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(metavar="datasets.json", help="The cases; those of split train are used.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the weights, checkpoints and logs.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    coarse_steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps of the coarse net.")] = None,
+    fine_steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps of the fine net.")] = None,
+    device: Where = Device.auto,
+    verbose: Verbose = False,
+) -> None:
+    """Train both networks on unlabelled scans."""
+    from rprloc.dataset import pack, read_dataset
+    from rprloc.device import choose_device
+    from rprloc.training import TrainingConfig
+    from rprloc.training import train as train_model
+
+    console.require_folder(out)
+    if not resume and any((out / name).exists() for name in ("model.pt", "coarse.pt", "body_frame.npz")):
+        raise InputError(
+            f"{out} holds a training run already; a new folder was expected; add --resume to go on with it, or name "
+            "another folder."
+        )
+    cases = [case for case in read_dataset(data) if case.split == "train"]
+    if not cases:
+        raise InputError(f"{data} has no case of split train; scans to train on were expected; add some.")
+    target = choose_device(device.value)
+    steps = {"coarse_steps": coarse_steps, "fine_steps": fine_steps}
+    config = replace(TrainingConfig(seed=seed), **{key: value for key, value in steps.items() if value is not None})
+    out.mkdir(parents=True, exist_ok=True)
+    net = train_model(pack(cases, out / "packed"), out, config, device=target, resume=resume)
+    typer.echo(f"{out / 'model.pt'}: model {net.identity()}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option(metavar="datasets.json", help="The annotated cases.")],
+    region: Annotated[str, typer.Option(help="The region of the dataset.")],
+    out: Annotated[Path, typer.Option(metavar="results.json", help="The results to write.")],
+    split: Annotated[Split, typer.Option(help="The queries; supports are the cases of split support.")] = Split.test,
+    shots: Annotated[Shots, typer.Option(help="one: every support alone; all: all together.")] = Shots.one,
+    per_case: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Also write a row for each support, query and target."),
+    ] = None,
+    model: Model = None,
+    device: Where = Device.auto,
+    verbose: Verbose = False,
+) -> None:
+    """Measure the accuracy on annotated cases."""
+    from rprloc.dataset import read_dataset
+    from rprloc.device import Engine
+    from rprloc.evaluation import evaluate as evaluate_model
+    from rprloc.evaluation import write_results
+
+    for path in (out, per_case):
+        if path is not None:
+            console.require_writable(path)
+    cases = read_dataset(data)
+    engine = Engine.load(model, device.value)
+    results = evaluate_model(engine.model, cases, region, split.value, shots.value, fall_back=engine.fall_back)
+    write_results(results, out, per_case)
+    typer.echo(results.to_table())
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

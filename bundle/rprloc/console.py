@@ -1,0 +1,135 @@
+"""What the commands share: checks before the work, messages, texts and the files of a result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rprloc.errors import InputError
+
+if TYPE_CHECKING:
+    from rprloc.detection import Detections
+    from rprloc.geometry import Box
+    from rprloc.support import SupportSet
+    from rprloc.volume import Volume
+
+_log = logging.getLogger("rprloc")
+
+
+class Messages(logging.Handler):
+    """Log messages on stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.capitalize()}: "
+        tqdm.write(prefix + self.format(record), file=sys.stderr)
+
+
+def require_one_way_of_marking(labels: Path | None, names: Path | None, markups: Path | None, name: str | None) -> None:
+    given = tuple(value is not None for value in (labels, names, markups, name))
+    if given not in ((True, True, False, False), (False, False, True, True)):
+        raise InputError(
+            "An example is marked in one of two ways: --labels with --names, or --markups with --name; "
+            "give one of these pairs."
+        )
+    require_name(name, "--name")
+
+
+def require_name(name: str | None, option: str) -> None:
+    if name is not None and not name.strip():
+        raise InputError(f"{option} is empty; a name was expected; give one or leave the option out.")
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError before the work if a file could not be written at its end."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(
+            f"{path} cannot be written; a file's name in an existing folder where you may write was expected; "
+            "make the folder or name another."
+        )
+
+
+def require_folder(path: Path) -> None:
+    """Raise InputError before the work if the folder ``path`` is no folder and cannot be made."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(
+            f"The folder {path} cannot be written to, as {nearest} is not a folder where you may write; "
+            "name another folder."
+        )
+
+
+def result_names(queries: Sequence[Path]) -> list[str]:
+    """What the queries' result files are called. Raises InputError if two would be called the same."""
+    from rprloc.reading import scan_name
+
+    names = [scan_name(path) for path in queries]
+    first: dict[str, Path] = {}
+    for path, name in zip(queries, names, strict=True):
+        # Some file systems do not tell capitals from small letters.
+        other = first.setdefault(name.casefold(), path)
+        if other is not path:
+            raise InputError(
+                f"The results of {other} and {path} would both be called {name}; different names were expected, so "
+                "that none overwrites the other; run them into different folders."
+            )
+    return names
+
+
+def write_results(
+    out: Path,
+    name: str,
+    volume: Volume,
+    found: Detections,
+    *,
+    picture: bool,
+    truth: Mapping[str, Box] | None = None,
+) -> None:
+    from rprloc.detection import save_detections
+    from rprloc.export import save_picture
+    from rprloc.markups import write_rois
+
+    if picture:
+        points = {organ.organ: organ.points_ras for organ in found.organs}
+        save_picture(out / f"{name}.png", volume, found.boxes, truth=truth, points=points)
+    write_rois(out / f"{name}.mrk.json", found)
+    save_detections(out / f"{name}.detections.json", found)
+
+
+def warn(warnings: Iterable[str], scan: str) -> None:
+    for warning in warnings:
+        _log.warning("%s: %s", scan, warning)
+
+
+def box_text(box: Box) -> str:
+    """A box's size and centre."""
+    size = " x ".join(f"{length:.0f}" for length in box.size_mm)
+    centre = ", ".join(f"{coordinate:.0f}" for coordinate in box.centre_ras)
+    return f"{size} mm around RAS ({centre})"
+
+
+def summary(found: Detections, path: Path) -> str:
+    """What was found in one scan and where it is written."""
+    width = max(len(organ.organ) for organ in found.organs)
+    lines = [f"{found.query} -> {path}"]
+    for organ in found.organs:
+        spread_mm = organ.spread_mm.mean()
+        lines.append(f"  {organ.organ:{width}}  {box_text(organ.box)}, spread {spread_mm:.0f} mm")
+    return "\n".join(lines)
+
+
+def described(support_set: SupportSet, path: Path) -> str:
+    """What a support set holds."""
+    lines = [
+        f"{path}: {len(support_set.supports)} supports, {len(support_set.organs)} organs, "
+        f"identity {support_set.identity}, model {support_set.model_id}"
+    ]
+    for support in support_set.supports:
+        lines.append(f"  {support.scan} ({support.source})")
+        lines += [f"    {name}: {box_text(organ.box)}" for name, organ in support.organs.items()]
+    return "\n".join(lines)

@@ -1,0 +1,353 @@
+"""Accuracy on annotated cases: every pair of a support and a query is localized and compared with the label map."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from rprloc import __version__
+from rprloc.dataset import Case
+from rprloc.detection import OrganDetection
+from rprloc.device import Engine, run_on_device
+from rprloc.errors import InputError
+from rprloc.field import position_field
+from rprloc.files import write_text_atomically
+from rprloc.geometry import WALLS, Box, Points
+from rprloc.locate import locate
+from rprloc.network import RPRNet
+from rprloc.reading import read_label_map, read_volume
+from rprloc.support import Support, SupportSet, points_from_labels
+from rprloc.volume import Volume
+
+SHOTS = ("one", "all")
+
+ALL_SUPPORTS = "all"
+"""Stands for the support of a pair when all supports locate together."""
+
+MEAN_TARGETS = {"han": ("brainstem", "mandible", "parotid_left", "parotid_right")}
+"""The targets whose mean is given, for regions where it is not the mean of all: those of the paper's tables. In ``han``
+the contours end within the spinal cord and the esophagus."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairScore:
+    """How well one support (or all together) located one target in one query.
+
+    ``wall_errors_mm`` (6,): predicted minus true coordinate of each wall along its RAS axis, in the order of WALLS.
+    ``point_errors_mm`` (6,): distance between the predicted and the true extreme points.
+    """
+
+    support: str
+    query: str
+    target: str
+    iou: float
+    wall_errors_mm: NDArray[np.float64]
+    point_errors_mm: NDArray[np.float64]
+
+    @property
+    def awd_mm(self) -> float:
+        return float(np.abs(self.wall_errors_mm).mean())
+
+    @property
+    def point_mm(self) -> float:
+        return float(self.point_errors_mm.mean())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over ``n`` pairs; ``iou_sd_supports`` is the standard deviation (n - 1) of the supports' mean IoU.
+
+    It is None for less than two supports.
+    """
+
+    iou: float
+    awd_mm: float
+    point_mm: float
+    n: int
+    iou_sd_supports: float | None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Means over the summaries of ``targets``."""
+
+    iou: float
+    awd_mm: float
+    point_mm: float
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All pairs of one region and split. ``seconds_per_query``: see :func:`evaluate`."""
+
+    region: str
+    split: str
+    shots: str
+    supports: int
+    queries: int
+    scores: tuple[PairScore, ...]
+    seconds_per_query: float
+    organs_per_query: int
+    model_id: str
+    device: str
+
+    @property
+    def targets(self) -> dict[str, Summary]:
+        """The summary of every target, in the order in which the targets first appear."""
+        return summarize(self.scores)
+
+    @property
+    def mean(self) -> Mean | None:
+        """The mean over the region's targets (see MEAN_TARGETS); None if none of these was evaluated."""
+        targets = self.targets
+        wanted = MEAN_TARGETS.get(self.region, tuple(targets))
+        return mean_of({name: targets[name] for name in wanted if name in targets})
+
+    def to_json(self) -> str:
+        """The results as JSON text, millimetres and IoU rounded to four decimals."""
+        mean = self.mean
+        content = {
+            "region": self.region,
+            "split": self.split,
+            "shots": self.shots,
+            "supports": self.supports,
+            "queries": self.queries,
+            "targets": {name: _rounded(dataclasses.asdict(summary)) for name, summary in self.targets.items()},
+            "mean": None if mean is None else _rounded(dataclasses.asdict(mean)),
+            "seconds_per_query": round(self.seconds_per_query, 3),
+            "organs_per_query": self.organs_per_query,
+            "model_id": self.model_id,
+            "machine": {
+                "processor": platform.processor() or platform.machine(),
+                "cpus": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "device": self.device,
+            },
+            "versions": {
+                "rprloc": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """One row for each support, query and target."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            ["region", "support", "query", "target", "iou", "awd_mm", "point_mm", *(f"{wall}_mm" for wall in WALLS)]
+        )
+        for score in self.scores:
+            numbers = [score.iou, score.awd_mm, score.point_mm, *score.wall_errors_mm]
+            writer.writerow(
+                [self.region, score.support, score.query, score.target, *(f"{number:.4f}" for number in numbers)]
+            )
+        return text.getvalue()
+
+    def to_table(self) -> str:
+        """The results as text for people."""
+        targets, mean = self.targets, self.mean
+        width = max(len(name) for name in ("target", *targets))
+        together = "each support alone" if self.shots == "one" else "all supports together"
+        lines = [
+            f"{self.region}, split {self.split}: {self.queries} queries, {self.supports} supports, {together}",
+            f"{'target':{width}}    IoU  sd over supports  AWD mm  points mm     n",
+        ]
+        for name, summary in targets.items():
+            spread = "-" if summary.iou_sd_supports is None else f"{summary.iou_sd_supports:.3f}"
+            lines.append(
+                f"{name:{width}}  {summary.iou:.3f}  {spread:>16}  {summary.awd_mm:6.1f}  {summary.point_mm:9.1f}"
+                f"  {summary.n:4d}"
+            )
+        if mean is not None:
+            lines.append(f"{'mean':{width}}  {mean.iou:.3f}  {'':16}  {mean.awd_mm:6.1f}  {mean.point_mm:9.1f}")
+            if mean.targets != tuple(targets):
+                lines.append(f"mean over {', '.join(mean.targets)}")
+        lines.append(
+            f"{self.seconds_per_query:.2f} s a query for {self.organs_per_query} organs, from the array in memory "
+            f"({self.device})"
+        )
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: RPRNet, cases: Iterable[Case], region: str, split: str, shots: str, *, fall_back: bool = False
+) -> Evaluation:
+    """Localize the targets of a region's ``split`` cases by its support cases, and compare with the label maps.
+
+    ``shots``: "one" for every support alone, over all pairs of a support and a query; "all" for all supports together.
+    A pair counts for the targets that lie wholly inside both scans; no scan is its own support. The time a query is
+    the median wall time from its array in memory to the boxes of all organs of the set with the most organs, after one
+    query that warms up. ``fall_back``: see :func:`rprloc.device.run_on_device`.
+
+    Raises InputError if the region, supports or queries are missing, or a file of theirs cannot be used.
+    """
+    if shots not in SHOTS:
+        raise ValueError(f"shots must be one of {SHOTS}, got {shots!r}")
+    cases = list(cases)
+    supports, queries = _chosen(cases, region, split)
+    engine, model_id = Engine(model, fall_back), model.identity()
+    known = [_support(engine, case) for case in tqdm(supports, desc="supports", unit="scan", disable=None)]
+    organs_per_query = 0
+    scores: list[PairScore] = []
+    seconds: list[float] = []
+    for case in tqdm(queries, desc="queries", unit="scan", disable=None):
+        volume, truth = _annotated(case)
+        others = [support for support in known if support.scan != case.name]
+        sets = [(support.scan, SupportSet(model_id, (support,))) for support in others]
+        if shots == "all":
+            sets = [(ALL_SUPPORTS, SupportSet(model_id, tuple(others)))] if others else []
+        sets = [(name, one) for name, one in sets if set(one.organs) & truth.keys()]
+        if not sets:
+            continue
+        sets.sort(key=lambda entry: -len(entry[1].organs))  # the first is timed; sorting is stable
+        organs_per_query = max(organs_per_query, len(sets[0][1].organs))
+        localize = _localization(model, volume, sets)
+        if not seconds:  # warms up
+            run_on_device(model, localize, fall_back=fall_back)
+        found, elapsed = run_on_device(model, localize, fall_back=fall_back)
+        seconds.append(elapsed)
+        for (name, _), detections in zip(sets, found, strict=True):
+            scores += [score(name, case.name, one, truth[one.organ]) for one in detections if one.organ in truth]
+    if not scores:
+        raise InputError(
+            f"No support of {region} shares a target with a query of split {split}; at least one pair was expected; "
+            "check the targets in the datasets.json."
+        )
+    return Evaluation(
+        region=region,
+        split=split,
+        shots=shots,
+        supports=len(supports),
+        queries=len(queries),
+        scores=tuple(scores),
+        seconds_per_query=median(seconds),
+        organs_per_query=organs_per_query,
+        model_id=model_id,
+        device=engine.device_name,
+    )
+
+
+def score(support: str, query: str, found: OrganDetection, truth_ras: Points) -> PairScore:
+    """Compare a detection with the true extreme points (6, 3), RAS mm, in the order of WALLS."""
+    box, truth = found.box, Box.from_extreme_points(truth_ras)
+    return PairScore(
+        support,
+        query,
+        found.organ,
+        box.iou(truth),
+        box.walls_mm - truth.walls_mm,
+        np.linalg.norm(found.points_ras - truth_ras, axis=1),
+    )
+
+
+def summarize(scores: Iterable[PairScore]) -> dict[str, Summary]:
+    """The summary of every target, in the order in which the targets first appear; {} without scores."""
+    by_target: dict[str, list[PairScore]] = {}
+    for one in scores:
+        by_target.setdefault(one.target, []).append(one)
+    return {target: _summary(pairs) for target, pairs in by_target.items()}
+
+
+def mean_of(summaries: dict[str, Summary]) -> Mean | None:
+    """The mean over targets, each with the same weight; None without any."""
+    if not summaries:
+        return None
+    values = summaries.values()
+    return Mean(
+        fmean(one.iou for one in values),
+        fmean(one.awd_mm for one in values),
+        fmean(one.point_mm for one in values),
+        tuple(summaries),
+    )
+
+
+def write_results(evaluation: Evaluation, path: Path, per_case: Path | None = None) -> None:
+    """Write the results as JSON and, if asked for, every pair as CSV. Raises InputError if a folder is not writable."""
+    if per_case is not None:
+        write_text_atomically(per_case, evaluation.to_csv())
+    write_text_atomically(path, evaluation.to_json())
+
+
+def _summary(pairs: Sequence[PairScore]) -> Summary:
+    by_support: dict[str, list[float]] = {}
+    for one in pairs:
+        by_support.setdefault(one.support, []).append(one.iou)
+    means = [fmean(values) for values in by_support.values()]
+    return Summary(
+        fmean(one.iou for one in pairs),
+        fmean(one.awd_mm for one in pairs),
+        fmean(one.point_mm for one in pairs),
+        len(pairs),
+        stdev(means) if len(means) > 1 else None,
+    )
+
+
+def _chosen(cases: Sequence[Case], region: str, split: str) -> tuple[list[Case], list[Case]]:
+    """The support and the query cases."""
+    regions = list(dict.fromkeys(case.region for case in cases))
+    if region not in regions:
+        raise InputError(
+            f"The dataset has no region {region}; one of {', '.join(regions) or 'none'} was expected; name one it has."
+        )
+    supports = [case for case in cases if case.region == region and case.split == "support"]
+    queries = [case for case in cases if case.region == region and case.split == split]
+    for what, found in (("support", supports), (split, queries)):
+        if not found:
+            raise InputError(
+                f"The region {region} has no case of split {what}; at least one was expected; "
+                "check the splits in the datasets.json."
+            )
+    return supports, queries
+
+
+def _annotated(case: Case) -> tuple[Volume, dict[str, Points]]:
+    """A case's scan and the extreme points (6, 3), RAS mm, of the targets that lie wholly inside it."""
+    volume = read_volume(case.image_path)
+    names = {number: name for number, name in case.label_names.items() if name in case.targets}
+    if not names:
+        return volume, {}
+    labels = read_label_map(case.labels_path, volume.grid)
+    return volume, points_from_labels(labels, volume.grid, names)
+
+
+def _support(engine: Engine, case: Case) -> Support:
+    volume, points = _annotated(case)
+    return engine.support_set(volume, points, scan=case.name, source="label map").supports[0]
+
+
+def _localization(
+    model: RPRNet, volume: Volume, sets: Sequence[tuple[str, SupportSet]]
+) -> Callable[[], tuple[list[tuple[OrganDetection, ...]], float]]:
+    """A function that locates all organs by every set, and tells the seconds that the first one took with the field."""
+
+    def localize() -> tuple[list[tuple[OrganDetection, ...]], float]:
+        started = time.perf_counter()
+        field = position_field(model, volume)
+        found = [locate(sets[0][1], field)]
+        elapsed = time.perf_counter() - started
+        return found + [locate(support_set, field) for _, support_set in sets[1:]], elapsed
+
+    return localize
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}

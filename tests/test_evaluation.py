@@ -1,0 +1,241 @@
+"""Evaluation: which pairs count, and every number against one worked out by hand or by another way."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import stdev
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import Example, phantom_hu, rprloc
+
+from rprloc.dataset import read_dataset
+from rprloc.detection import OrganDetection
+from rprloc.device import Engine
+from rprloc.errors import InputError
+from rprloc.evaluation import Evaluation, PairScore, evaluate, mean_of, score, summarize
+from rprloc.geometry import WALLS, Box, Grid, Points, extreme_points_of_mask
+from rprloc.reading import read_volume
+from rprloc.support import SupportSet, merge
+from rprloc.volume import to_sitk
+
+# split, voxels by which the body is moved along the first axis, targets
+CASES: dict[str, tuple[str, int, list[str]]] = {
+    "anna": ("support", 0, ["bone", "lung"]),
+    "bert": ("support", 2, ["lung"]),
+    "carl": ("test", 1, ["bone", "lung"]),
+    "dora": ("test", -1, ["bone"]),
+    "emil": ("train", 0, []),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datasets.json of small phantoms."""
+    folder = tmp_path_factory.mktemp("data")
+    for kind in ("images", "labels"):
+        (folder / "chest" / kind).mkdir(parents=True)
+    grid = Grid((30, 24, 20), np.array([[4.0, 0, 0, -60], [0, -5, 0, 40], [0, 0, 6, -300], [0, 0, 0, 1]]))
+    for name, (_, shift, _) in CASES.items():
+        hu = np.roll(phantom_hu(grid), shift, axis=0)
+        labels = np.where(hu == 700, 1, np.where(hu == -850, 2, 0)).astype(np.uint8)
+        sitk.WriteImage(to_sitk(hu, grid), folder / "chest" / "images" / f"{name}.nii.gz")
+        sitk.WriteImage(to_sitk(labels, grid), folder / "chest" / "labels" / f"{name}.nii.gz")
+    cases = {name: {"split": split, "targets": targets} for name, (split, _, targets) in CASES.items()}
+    content = {"chest": {"labels": {"1": "bone", "2": "lung"}, "cases": cases}}
+    (folder / "datasets.json").write_text(json.dumps(content))
+    return folder / "datasets.json"
+
+
+@pytest.fixture(scope="module")
+def engine(example: Example) -> Engine:
+    return Engine.load(example.weights, "cpu")
+
+
+def run(engine: Engine, data: Path, split: str, shots: str) -> Evaluation:
+    return evaluate(engine.model, read_dataset(data), "chest", split, shots)
+
+
+@pytest.fixture(scope="module")
+def one_shot(engine: Engine, data: Path) -> Evaluation:
+    return run(engine, data, "test", "one")
+
+
+def points_in(data: Path, case: str, label: int) -> Points:
+    """The true extreme points, read by another library than the code under test."""
+    import nibabel
+
+    image = nibabel.load(data.parent / "chest" / "labels" / f"{case}.nii.gz")
+    return extreme_points_of_mask(np.asarray(image.dataobj) == label, Grid(image.shape, image.affine))
+
+
+def support_of(engine: Engine, data: Path, case: str) -> SupportSet:
+    volume = read_volume(data.parent / "chest" / "images" / f"{case}.nii.gz")
+    points = {name: points_in(data, case, number) for number, name in ((1, "bone"), (2, "lung"))}
+    wanted = {name: points[name] for name in CASES[case][2]}
+    return engine.support_set(volume, wanted, scan=case, source="label map")
+
+
+def assert_score_is_that_of(one: PairScore, found: OrganDetection, truth: Points) -> None:
+    box, true_box = found.box, Box.from_extreme_points(truth)
+    assert one.iou == pytest.approx(box.iou(true_box))
+    assert one.awd_mm == pytest.approx(box.wall_distances_mm(true_box).mean())
+    assert one.point_mm == pytest.approx(np.linalg.norm(found.points_ras - truth, axis=1).mean())
+
+
+def test_one_shot_scores_every_pair_for_the_targets_of_both_scans(
+    engine: Engine, data: Path, one_shot: Evaluation
+) -> None:
+    results = one_shot
+    pairs = [(one.support, one.query, one.target) for one in results.scores]
+    assert sorted(pairs) == [
+        ("anna", "carl", "bone"),
+        ("anna", "carl", "lung"),
+        ("anna", "dora", "bone"),
+        ("bert", "carl", "lung"),
+    ]
+    assert (results.supports, results.queries, results.organs_per_query) == (2, 2, 2)
+    assert results.seconds_per_query > 0
+    numbers = {"bone": 1, "lung": 2}
+    for one in results.scores:
+        volume = read_volume(data.parent / "chest" / "images" / f"{one.query}.nii.gz")
+        (found,) = engine.detect(volume, support_of(engine, data, one.support), [one.target]).organs
+        assert_score_is_that_of(one, found, points_in(data, one.query, numbers[one.target]))
+    by_support = {one.support: one.iou for one in results.scores if one.target == "lung"}
+    lung = results.targets["lung"]
+    assert lung.n == 2 and lung.iou == pytest.approx(np.mean(list(by_support.values())))
+    assert lung.iou_sd_supports == pytest.approx(stdev(by_support.values()))
+    assert results.targets["bone"].n == 2 and results.targets["bone"].iou_sd_supports is None
+
+
+def test_all_shots_locate_together(engine: Engine, data: Path) -> None:
+    results = run(engine, data, "test", "all")
+    pairs = [(one.support, one.query, one.target) for one in results.scores]
+    assert pairs == [("all", "carl", "bone"), ("all", "carl", "lung"), ("all", "dora", "bone")]
+    volume = read_volume(data.parent / "chest" / "images" / "carl.nii.gz")
+    both = merge([support_of(engine, data, "anna"), support_of(engine, data, "bert")])
+    (found,) = engine.detect(volume, both, ["lung"]).organs
+    assert found.supports == ("anna", "bert")
+    assert_score_is_that_of(results.scores[1], found, points_in(data, "carl", 2))
+    assert all(summary.iou_sd_supports is None for summary in results.targets.values())
+
+
+@pytest.mark.parametrize("shots", ["one", "all"])
+def test_no_scan_is_its_own_support(engine: Engine, data: Path, shots: str) -> None:
+    scores = run(engine, data, "support", shots).scores
+    expected = [("bert", "anna"), ("anna", "bert")] if shots == "one" else [("all", "anna"), ("all", "bert")]
+    assert [(one.support, one.query) for one in scores if one.target == "lung"] == expected
+    assert not [one for one in scores if one.target == "bone"]  # bert is no support for anna's bone
+
+
+def test_what_is_missing_in_the_dataset_is_an_input_error(engine: Engine, data: Path) -> None:
+    cases = read_dataset(data)
+    with pytest.raises(InputError, match=r"no region han.*chest"):
+        evaluate(engine.model, cases, "han", "test", "one")
+    with pytest.raises(InputError, match="no case of split val"):
+        evaluate(engine.model, cases, "chest", "val", "one")
+    with pytest.raises(InputError, match="No support of chest shares a target with a query of split train"):
+        evaluate(engine.model, cases, "chest", "train", "one")
+    without = [case for case in cases if case.split != "support"]
+    with pytest.raises(InputError, match="no case of split support"):
+        evaluate(engine.model, without, "chest", "test", "one")
+
+
+CUBE = np.array([[0.0, 5, 5], [10, 5, 5], [5, 0, 5], [5, 10, 5], [5, 5, 0], [5, 5, 10]])
+
+
+def test_a_score_worked_out_by_hand() -> None:
+    found = CUBE + np.array([2.0, 0.0, 0.0])
+    found[5, 2] = 14.0  # the superior wall is 4 mm too high
+    one = score("a", "q", OrganDetection("heart", found, np.zeros(6), 1, ("a",)), CUBE)
+    # 10 x 10 x 14 and 10 x 10 x 10 mm share 8 x 10 x 10.
+    assert one.iou == pytest.approx(800 / (1400 + 1000 - 800))
+    np.testing.assert_allclose(one.wall_errors_mm, [2, 2, 0, 0, 0, 4])
+    assert one.awd_mm == pytest.approx(8 / 6)
+    np.testing.assert_allclose(one.point_errors_mm, [2, 2, 2, 2, 2, np.sqrt(20)])
+    assert (one.support, one.query, one.target) == ("a", "q", "heart")
+
+
+def pair(support: str, target: str, iou: float, awd_mm: float) -> PairScore:
+    walls = np.array([1.0, -1, 1, -1, 1, -1]) * awd_mm
+    return PairScore(support, "q", target, iou, walls, np.full(6, 2 * awd_mm))
+
+
+def test_means_over_pairs_and_deviation_over_supports() -> None:
+    scores = [pair("a", "x", 0.2, 1.0), pair("a", "x", 0.4, 2.0), pair("b", "x", 0.9, 3.0), pair("a", "y", 0.1, 8.0)]
+    found = summarize(scores)
+    assert list(found) == ["x", "y"]
+    assert found["x"].iou == pytest.approx(0.5)  # over pairs: the mean of the supports' means would be 0.6
+    assert found["x"].awd_mm == pytest.approx(2.0) and found["x"].point_mm == pytest.approx(4.0)
+    assert found["x"].n == 3 and found["x"].iou_sd_supports == pytest.approx(stdev([0.3, 0.9]))
+    assert found["y"].iou_sd_supports is None
+    mean = mean_of(found)
+    assert mean is not None and mean.iou == pytest.approx(0.3) and mean.awd_mm == pytest.approx(5.0)
+    assert summarize([]) == {} and mean_of({}) is None
+
+
+def made_up(region: str, *targets: str) -> Evaluation:
+    scores = tuple(pair("a", target, 0.1 * n, float(n)) for n, target in enumerate(targets, 1))
+    return Evaluation(region, "test", "one", 1, 1, scores, 0.5, len(targets), "m1", "cpu")
+
+
+def test_the_mean_of_head_and_neck_is_over_the_papers_targets() -> None:
+    five = ("spinal_cord", "brainstem", "parotid_left", "mandible", "larynx")
+    mean = made_up("han", *five).mean
+    assert mean is not None and mean.targets == ("brainstem", "mandible", "parotid_left")
+    assert mean.iou == pytest.approx((0.2 + 0.3 + 0.4) / 3)
+    everything = made_up("thorax", *five).mean
+    assert everything is not None and everything.targets == five
+    none = made_up("han", "larynx")
+    assert none.mean is None and json.loads(none.to_json())["mean"] is None
+
+
+def test_json_csv_and_table_tell_the_same(engine: Engine, one_shot: Evaluation) -> None:
+    results = replace(one_shot, region="han")
+    content = json.loads(results.to_json())
+    assert content["shots"] == "one" and content["split"] == "test" and content["supports"] == 2
+    assert content["model_id"] == engine.model.identity()
+    assert content["mean"] is None  # neither target is one of the paper's
+    rows = list(csv.DictReader(io.StringIO(results.to_csv())))
+    assert len(rows) == len(results.scores)
+    for target, summary in content["targets"].items():
+        of_target = [row for row in rows if row["target"] == target]
+        assert summary["n"] == len(of_target)
+        for key in ("iou", "awd_mm", "point_mm"):
+            assert summary[key] == pytest.approx(np.mean([float(row[key]) for row in of_target]), abs=2e-4)
+        for row in of_target:
+            walls = [abs(float(row[f"{wall}_mm"])) for wall in WALLS]
+            assert float(row["awd_mm"]) == pytest.approx(np.mean(walls), abs=2e-4)
+        (line,) = [line.split() for line in results.to_table().splitlines() if line.startswith(target + " ")]
+        assert float(line[1]) == pytest.approx(summary["iou"], abs=5.1e-4)
+        assert int(line[-1]) == summary["n"]
+
+
+def test_the_command_writes_results_and_prints_the_table(example: Example, data: Path, tmp_path: Path) -> None:
+    out, rows = tmp_path / "results.json", tmp_path / "pairs.csv"
+    command = ["evaluate", "--data", data, "--region", "chest", "--split", "test", "--shots", "one"]
+    done = rprloc(*command, "--out", out, "--per-case", rows, "--model", example.weights, "--device", "cpu")
+    assert done.exit_code == 0
+    content = json.loads(out.read_text())
+    assert content["region"] == "chest" and set(content["targets"]) == {"bone", "lung"}
+    assert set(content["targets"]["bone"]) == {"iou", "awd_mm", "point_mm", "n", "iou_sd_supports"}
+    both = content["targets"]["bone"]["iou"], content["targets"]["lung"]["iou"]
+    assert content["mean"]["iou"] == pytest.approx(np.mean(both), abs=2e-4)
+    assert content["mean"]["targets"] == ["bone", "lung"]
+    assert content["seconds_per_query"] > 0
+    assert f"mean    {content['mean']['iou']:.3f}" in done.stdout
+    assert len(rows.read_text().splitlines()) == 1 + 4
+
+
+def test_the_command_writes_nothing_if_the_data_cannot_be_used(example: Example, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    command = ["evaluate", "--region", "liver", "--out", out, "--model", example.weights, "--data"]
+    for dataset, about in ((data, "no region liver"), (tmp_path / "datasets.json", "There is no file")):
+        done = rprloc(*command, dataset)
+        assert done.exit_code == 2 and about in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,216 @@
+"""Support sets: built, written, read, merged, refused; and what is not in them."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Example
+
+from rprloc.device import Engine
+from rprloc.errors import InputError
+from rprloc.geometry import Box, extreme_points_of_mask
+from rprloc.reading import read_label_map, read_volume
+from rprloc.support import (
+    Support,
+    SupportOrgan,
+    SupportSet,
+    build_support,
+    load_support_set,
+    merge,
+    points_from_labels,
+    save_support_set,
+    scan_pseudonym,
+)
+from rprloc.volume import Volume
+
+
+def organ(name: str, centre_ras: tuple[float, float, float], context: int = 4, channels: int = 5) -> SupportOrgan:
+    """An organ of 20 mm with numbers for latents that float32 holds exactly."""
+    directions = np.repeat(np.eye(3), 2, axis=0) * np.tile([[-1.0], [1.0]], (3, 1))
+    points = np.array(centre_ras) + 10.0 * directions
+    around = np.array(centre_ras) + np.arange(3 * context).reshape(context, 3)
+    anchors = np.concatenate([points, around])
+    return SupportOrgan(name, anchors, np.arange(len(anchors) * channels, dtype=np.float32).reshape(-1, channels) / 8)
+
+
+def one(scan: str, *organs: SupportOrgan, model: str = "m1", source: str = "label map") -> SupportSet:
+    return SupportSet(model, (Support(scan, source, {entry.name: entry for entry in organs}),))
+
+
+HEART, LIVER = organ("heart", (0.0, 40.0, -100.0)), organ("liver", (60.0, 10.0, -220.5))
+
+
+def same(a: SupportSet, b: SupportSet) -> bool:
+    return a.to_json() == b.to_json()
+
+
+def test_a_written_set_is_read_as_it_was(tmp_path: Path) -> None:
+    written = one("a", HEART, LIVER)
+    save_support_set(tmp_path / "set.json", written)
+    read = load_support_set(tmp_path / "set.json")
+    assert read.model_id == "m1" and read.organs == ["heart", "liver"]
+    for name, expected in (("heart", HEART), ("liver", LIVER)):
+        got = read.supports[0].organs[name]
+        np.testing.assert_allclose(got.anchors_ras, expected.anchors_ras, atol=1e-4)
+        np.testing.assert_array_equal(got.latents, expected.latents)
+        np.testing.assert_allclose(got.box.walls_mm, expected.box.walls_mm, atol=1e-4)
+    assert read.identity == written.identity
+    assert [path.name for path in tmp_path.iterdir()] == ["set.json"]
+
+
+def test_the_identity_tells_sets_apart() -> None:
+    moved = replace(HEART, latents=HEART.latents + np.float32(0.125))
+    identities = {one("a", HEART).identity, one("a", moved).identity, one("b", HEART).identity}
+    assert len(identities | {one("a", HEART).identity}) == 3
+
+
+def test_merging_brings_scans_and_organs_together() -> None:
+    merged = merge([one("a", HEART), one("b", LIVER), one("a", LIVER, source="extreme points")])
+    assert [support.scan for support in merged.supports] == ["a", "b"]
+    assert list(merged.supports[0].organs) == ["heart", "liver"]
+    assert merged.supports[0].source == "mixed"
+    assert same(SupportSet.from_json(merged.to_json()), merged)
+
+
+def test_merging_a_set_with_itself_changes_nothing() -> None:
+    both = one("a", HEART, LIVER)
+    assert same(merge([both, both]), both)
+
+
+def test_sets_of_different_models_are_not_merged() -> None:
+    with pytest.raises(InputError, match=r"different models \(m1, m2\).*build them again"):
+        merge([one("a", HEART), one("b", HEART, model="m2")])
+
+
+def test_an_organ_marked_in_two_ways_on_one_scan_is_refused() -> None:
+    with pytest.raises(InputError, match="heart of scan a is marked differently"):
+        merge([one("a", HEART), one("a", organ("heart", (0.0, 45.0, -100.0)))])
+
+
+def change(*keys: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(content: dict[str, Any]) -> None:
+        inner: Any = content
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = to
+
+    return edit
+
+
+HEART_KEYS = ("supports", 0, "organs", "heart")
+NAN = base64.b64encode(np.full((10, 5), np.nan, "<f4").tobytes()).decode()
+DAMAGED = {
+    "newer version": (change("version", to=2), "support set of version 2, but this program knows versions up to 1"),
+    "other format": (change("format", to="rprloc-detections"), "is not a support set"),
+    "other frame": (change("frame", to="LPS"), "is not a support set"),
+    "no support": (change("supports", to=[]), "is not a support set"),
+    "five points": (
+        change(*HEART_KEYS, "extreme_points_ras_mm", to=[[0.0, 0.0, 0.0]] * 5),
+        "is not a support set",
+    ),
+    "a text for a number": (
+        change(*HEART_KEYS, "extreme_points_ras_mm", 0, to=[0.0, "0", 0.0]),
+        "is not a support set",
+    ),
+    "no base64": (change(*HEART_KEYS, "latents", "base64", to="%%%"), "organ heart: an array is damaged"),
+    "too few bytes": (change(*HEART_KEYS, "latents", "base64", to="AAAA"), "organ heart: an array is damaged"),
+    "not a number": (change(*HEART_KEYS, "latents", "base64", to=NAN), "numbers that are not finite"),
+    "too few latents": (change(*HEART_KEYS, "context_ras_mm", "shape", to=[12, 1]), "not as many latents as points"),
+    "other numbers": (change(*HEART_KEYS, "latents", "dtype", to="|O"), "is not a support set"),
+}
+
+
+@pytest.mark.parametrize(("edit", "about"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_set_is_refused_in_one_sentence(edit: Callable[[dict[str, Any]], None], about: str) -> None:
+    content = json.loads(one("a", HEART).to_json())
+    whole = copy.deepcopy(content)
+    edit(content)
+    assert content != whole
+    with pytest.raises(InputError, match=about) as caught:
+        SupportSet.from_json(json.dumps(content), "set.json")
+    message = str(caught.value)
+    assert message.startswith("set.json") and message.endswith(".") and "\n" not in message
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[1, 2]", b"\xff\xfe\x00", b"PK\x03\x04"])
+def test_other_files_are_no_support_sets(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "set.json"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"set\.json is not .*support set.*build it again"):
+        load_support_set(path)
+
+
+def test_a_missing_set_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no file"):
+        load_support_set(tmp_path / "set.json")
+
+
+def test_a_set_holds_no_voxels_and_no_name_of_the_file(example: Example, tmp_path: Path) -> None:
+    volume = read_volume(example.image)
+    image = tmp_path / "Doe_John_1950.nii.gz"
+    image.write_bytes(example.image.read_bytes())
+    again = read_volume(image)
+    name = scan_pseudonym(again)
+    assert name == scan_pseudonym(volume) and "Doe" not in name and "1950" not in name
+    other = Volume(np.where(volume.hu == 700, np.int16(701), volume.hu), volume.grid)
+    assert scan_pseudonym(other) != name
+
+    points = points_from_labels(read_label_map(example.labels, volume.grid), volume.grid, {2: "lung"})
+    built = Engine.load(example.weights, "cpu").support_set(again, points, scan=name, source="label map")
+    text = built.to_json()
+    assert "Doe" not in text
+    content = json.loads(text)
+    assert set(content) == {"format", "version", "model_id", "software", "frame", "supports"}
+    (entry,) = content["supports"]
+    assert set(entry) == {"scan", "source", "organs"}
+    assert set(entry["organs"]["lung"]) == {"extreme_points_ras_mm", "context_ras_mm", "latents"}
+    # Places and latents, those of the extreme points and of a lattice, however large the scan.
+    anchors = len(built.supports[0].organs["lung"].anchors_ras)
+    assert anchors <= 6 + 5**3
+    stored = np.frombuffer(base64.b64decode(entry["organs"]["lung"]["latents"]["base64"]), "<f4")
+    assert len(stored) == anchors * built.supports[0].organs["lung"].latents.shape[1]
+
+
+def test_built_support_keeps_points_and_the_fields_latents(example: Example) -> None:
+    volume = read_volume(example.image)
+    labels = read_label_map(example.labels, volume.grid)
+    engine = Engine.load(example.weights, "cpu")
+    field = engine.position_field(volume)
+    points = points_from_labels(labels, volume.grid, {1: "bone", 2: "lung"})
+    support = build_support(field, volume.grid, points, scan="anna", source="label map")
+    for number, name in ((1, "bone"), (2, "lung")):
+        expected = extreme_points_of_mask(labels == number, volume.grid)
+        built = support.organs[name]
+        np.testing.assert_allclose(built.points_ras, expected)
+        np.testing.assert_allclose(built.box.walls_mm, Box.from_extreme_points(expected).walls_mm)
+        assert len(built.anchors_ras) == len(built.latents) > 6
+        np.testing.assert_allclose(built.latents, field.at(built.anchors_ras))
+        assert volume.grid.contains(built.anchors_ras[6:]).all()
+
+
+def test_points_are_put_in_order_and_those_outside_refused(example: Example) -> None:
+    volume = read_volume(example.image)
+    field = Engine.load(example.weights, "cpu").position_field(volume)
+    points = organ("x", tuple(volume.grid.bounds.centre_ras)).points_ras
+    shuffled = build_support(field, volume.grid, {"x": points[[3, 0, 5, 1, 4, 2]]}, scan="s", source="extreme points")
+    np.testing.assert_allclose(shuffled.organs["x"].points_ras, points)
+    far = points + np.array([0.0, 0.0, 500.0])
+    with pytest.raises(InputError, match="6 of the six points of x lie outside the scan"):
+        build_support(field, volume.grid, {"x": far}, scan="s", source="extreme points")
+
+
+def test_a_named_label_without_voxels_is_refused(example: Example) -> None:
+    volume = read_volume(example.image)
+    labels = read_label_map(example.labels, volume.grid)
+    with pytest.raises(InputError, match=r"Label 3 \(kidney\) has no voxel"):
+        points_from_labels(labels, volume.grid, {1: "bone", 3: "kidney"})
+    with pytest.raises(InputError, match="No organ was named"):
+        points_from_labels(labels, volume.grid, {})
