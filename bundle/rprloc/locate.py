@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from rprloc.detection import Detections, OrganDetection
@@ -19,8 +20,9 @@ from rprloc.network import RPRNet
 from rprloc.support import SupportOrgan, SupportSet
 from rprloc.volume import Volume
 
-_WALK_MM = (np.inf, 60.0, 30.0, 16.0)
-"""Radii of the coarse steps: how near in the body frame the starts must lie whose votes count."""
+_STARTS = 128  # starts whose votes count: those nearest to the target in the body frame
+_VOTE_MM = 16.0  # standard deviation of a vote's Gaussian weight over that distance
+_OUTLIER_MM = 10.0  # spread of the votes' places beyond which one counts little
 
 _WINDOW_PLACES = 4  # the fine search window: places of the fine lattice to either side, 32 mm
 _FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 16.0, 12.0, 0.1
@@ -29,11 +31,19 @@ _OWN_WEIGHT_MM = 25.0
 
 @dataclass(frozen=True, eq=False)
 class _Query:
-    """What all organs share: the starts (all places of the body) and the fine lattice, ready for look-ups."""
+    """What all organs share: the starts (all places of the body), and the fine lattice, ready for look-ups."""
 
     starts_ras: Tensor  # (N, 3)
     starts_latent: Tensor  # (N, 3)
+    by_latent: cKDTree
     fine: LatentMap
+    fine_rows: Tensor  # (I * J * K, C)
+
+    @classmethod
+    def of(cls, field: PositionField) -> _Query:
+        places_ras, latents = field.coarse.places()
+        rows = field.fine.latents.flatten(1).T.contiguous().cpu()
+        return cls(torch.from_numpy(places_ras).float(), torch.from_numpy(latents), cKDTree(latents), field.fine, rows)
 
 
 def detect(model: RPRNet, volume: Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
@@ -70,8 +80,7 @@ def locate(
 
     Every support that has an organ locates it alone; their points are combined by the median in millimetres.
     """
-    places_ras, latents = field.coarse.places()
-    query = _Query(torch.from_numpy(places_ras).float(), torch.from_numpy(latents), field.fine)
+    query = _Query.of(field)
     found = []
     for name in organs or support_set.organs:
         supports = [support for support in support_set.supports if name in support.organs]
@@ -79,74 +88,68 @@ def locate(
         points_ras = np.median([points for points, _ in located], axis=0)
         spread_mm = np.median([spread for _, spread in located], axis=0)
         scans = tuple(support.scan for support in supports)
-        found.append(OrganDetection(name, points_ras, spread_mm, len(places_ras), scans))
+        found.append(OrganDetection(name, points_ras, spread_mm, len(query.starts_ras), scans))
     return tuple(found)
 
 
 def _locate_by_one(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
     """The six points (6, 3) by one support, and the spread (6,) in mm of the votes of the last coarse step."""
     coarse, fine = torch.from_numpy(organ.latents[:, :3]), torch.from_numpy(organ.latents[:, 3:])
-    anchors_ras, spread_mm = coarse_walk(coarse, query.starts_ras, query.starts_latent)
-    matched_ras, confidence = fine_match(fine, anchors_ras, query.fine)
+    anchors_ras, spread_mm = coarse_vote(coarse, query)
+    matched_ras, confidence = fine_match(fine, anchors_ras, query)
     support_ras = torch.from_numpy(organ.anchors_ras).float()
     points = regularized(support_ras, matched_ras, confidence)
     return points.double().numpy(), spread_mm[:6].double().numpy()
 
 
-def coarse_walk(targets: Tensor, starts_ras: Tensor, starts_latent: Tensor) -> tuple[Tensor, Tensor]:
+def coarse_vote(targets: Tensor, query: _Query) -> tuple[Tensor, Tensor]:
     """Where the query's field takes the target latents (M, 3): places (M, 3) RAS mm, and the votes' spread (M,) in mm.
 
-    Every start at x with latent p votes x + G (target - p), where G turns offsets of the body frame into the scan's.
-    Step by step only starts nearer to the target vote; with Gaussian weights and G fitted to the voting starts, the
-    mean vote is the local linear regression of place on latent, evaluated at the target.
+    A start at x with latent p votes x + G (target - p), where G turns offsets of the body frame into the scan's. The
+    starts nearest to the target vote with Gaussian weights; G is fitted to them, so that the mean vote is the local
+    linear regression of place on latent at the target. Then votes that lie far from the mean lose weight, and the rest
+    vote again: another part of the body with the same latent by mistake does not pull the point away.
     """
-    squared_mm = torch.cdist(targets, starts_latent).square()  # (M, N)
-    products = starts_latent[:, :, None] * starts_latent[:, None, :]  # (N, 3, 3)
-    crossed = starts_latent[:, :, None] * starts_ras[:, None, :]  # (N, 3, 3)
+    distance_mm, nearest = query.by_latent.query(targets.numpy(), k=min(_STARTS, len(query.starts_ras)))
+    latents, places = query.starts_latent[nearest], query.starts_ras[nearest]  # (M, K, 3)
+    near = torch.exp(-0.5 * torch.from_numpy(distance_mm / _VOTE_MM).square()).float() + 1e-6
+    weight = near
     ridge = 25.0 * torch.eye(3)
-    place_ras, spread_mm = torch.zeros(len(targets), 3), torch.zeros(len(targets))
-    for radius_mm in _WALK_MM:
-        weight = torch.exp(-0.5 * squared_mm / radius_mm**2) + 1e-12
-        weight = weight / weight.sum(1, keepdim=True)
-        mean_latent, mean_ras = weight @ starts_latent, weight @ starts_ras
-        covariance = (weight @ products.flatten(1)).unflatten(1, (3, 3)) - mean_latent[:, :, None] * mean_latent[
-            :, None
-        ]
-        cross = (weight @ crossed.flatten(1)).unflatten(1, (3, 3)) - mean_latent[:, :, None] * mean_ras[:, None]
-        turn = torch.linalg.solve(covariance + ridge, cross + ridge)  # latent row vector @ turn = RAS
+    for _ in range(3):
+        share = (weight / weight.sum(1, keepdim=True))[..., None]  # (M, K, 1)
+        mean_latent, mean_ras = (share * latents).sum(1), (share * places).sum(1)
+        p, x = latents - mean_latent[:, None], places - mean_ras[:, None]
+        moments = (share * p).transpose(1, 2)  # (M, 3, K)
+        turn = torch.linalg.solve(moments @ p + ridge, moments @ x + ridge)  # latent row vector @ turn = RAS
         place_ras = mean_ras + ((targets - mean_latent)[:, None] @ turn)[:, 0]
-        if radius_mm == _WALK_MM[-1]:
-            votes = starts_ras[None] + (targets[:, None] - starts_latent[None]) @ turn
-            squared = (votes - place_ras[:, None]).square().sum(2) / 3.0
-            spread_mm = (weight * squared).sum(1).sqrt()
+        squared_mm = (places + (targets[:, None] - latents) @ turn - place_ras[:, None]).square().mean(2)  # (M, K)
+        spread_mm = (share[..., 0] * squared_mm).sum(1).sqrt()
+        weight = near / (1.0 + squared_mm / _OUTLIER_MM**2)
     return place_ras, spread_mm
 
 
-def fine_match(targets: Tensor, near_ras: Tensor, fine: LatentMap) -> tuple[Tensor, Tensor]:
+def fine_match(targets: Tensor, near_ras: Tensor, query: _Query) -> tuple[Tensor, Tensor]:
     """The places (M, 3) within windows around ``near_ras`` (M, 3) that look most like the target latents (M, 3 + D).
 
     Likeness is the descriptors' cosine over a temperature, less the squared differences of the fine positions and from
-    the window's centre over their variances; the place is the softmax mean. The confidence (M,) is the similarity
-    there.
+    the window's centre over their variances; the place is the softmax mean. The confidence (M,) is the cosine there.
     """
-    ijk = torch.from_numpy(fine.grid.ijk(near_ras.double().numpy()))
+    grid = query.fine.grid
+    ijk = torch.from_numpy(grid.ijk(near_ras.double().numpy())).float()
     reach = torch.arange(-_WINDOW_PLACES, _WINDOW_PLACES + 1)
-    window = torch.cartesian_prod(reach, reach, reach)  # (W, 3)
-    limits = torch.tensor(fine.grid.shape)
-    index = ijk.round().long()[:, None] + window[None]  # (M, W, 3)
+    limits = torch.tensor(grid.shape)
+    index = ijk.round().long()[:, None] + torch.cartesian_prod(reach, reach, reach)  # (M, W, 3)
     known = ((index >= 0) & (index < limits)).all(2)
-    index = index.clamp(min=torch.zeros(3, dtype=torch.long), max=limits - 1)
-    flat = (index[..., 0] * limits[1] + index[..., 1]) * limits[2] + index[..., 2]
-    found = fine.latents.flatten(1)[:, flat.flatten().to(fine.latents.device)].cpu().T.unflatten(0, flat.shape)
-    offsets_mm = (index - ijk[:, None]) * float(fine.grid.spacing_mm[0])
-    score = (found[..., 3:] @ targets[:, 3:, None])[..., 0] / _TEMPERATURE
+    inside = index.clamp(torch.zeros(3, dtype=torch.long), limits - 1)
+    found = query.fine_rows[(inside[..., 0] * limits[1] + inside[..., 1]) * limits[2] + inside[..., 2]]  # (M, W, C)
+    offsets_mm = (index - ijk[:, None]) * float(grid.spacing_mm[0])
+    similarity = (found[..., 3:] @ targets[:, 3:, None])[..., 0]
+    score = similarity / _TEMPERATURE
     score = score - 0.5 * (found[..., :3] - targets[:, None, :3]).square().sum(2) / _FINE_POSITION_MM**2
     score = score - 0.5 * offsets_mm.square().sum(2) / _FINE_PRIOR_MM**2
-    weight = torch.softmax(score.masked_fill(~known, -torch.inf), dim=1)
-    weight = torch.nan_to_num(weight)
-    move_mm = (weight[..., None] * offsets_mm).sum(1).float()
-    similarity = ((found[..., 3:] @ targets[:, 3:, None])[..., 0] * weight).sum(1).float()
-    return near_ras + move_mm, similarity.clamp(min=0.0)
+    # A window wholly outside of the lattice has nothing to offer: its point stays where it is.
+    weight = torch.softmax(score.masked_fill(~known, -1e9), dim=1) * known
+    return near_ras + (weight[..., None] * offsets_mm).sum(1), (similarity * weight).sum(1).clamp(min=0.0)
 
 
 def regularized(support_ras: Tensor, matched_ras: Tensor, confidence: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Pnet(nn.Module):
         super().__init__()
         self.layers = [[int(n) for n in layer] for layer in layers]
         self.descriptor_channels = int(descriptor_channels)
-        self.receptive_field, self.stride = 1, 1
+        self.receptive_field, self.stride, self.mm_per_unit = 1, 1, MM_PER_UNIT
         blocks: list[nn.Module] = []
         width = 1
         for channels, kernel, stride, dilation in self.layers:
@@ -71,13 +71,14 @@ class Pnet(nn.Module):
 
         i = (I - receptive_field) // stride + 1; the first output belongs to the patch that begins at the first voxel.
         """
-        features = self.trunk(image)
-        with torch.autocast(image.device.type, enabled=False):  # millimetres need more than the 8 bits of bfloat16
-            features = features.float()
-            position_mm = self.position(features) * MM_PER_UNIT
-            if self.descriptor is None:
-                return position_mm
-            return torch.cat([position_mm, F.normalize(self.descriptor(features), dim=1)], dim=1)
+        return self.heads(self.trunk(image))
+
+    def heads(self, features: Tensor) -> Tensor:
+        """Latents (N, 3 + D, i, j, k) of the trunk's features (N, C, i, j, k), float32."""
+        position_mm = self.position(features) * self.mm_per_unit
+        if self.descriptor is None:
+            return position_mm
+        return torch.cat([position_mm, F.normalize(self.descriptor(features), dim=1)], dim=1)
 
 
 COARSE_LAYERS = (

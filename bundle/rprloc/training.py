@@ -84,12 +84,10 @@ def fit(
     else:
         log.write_text("step,right_mm,front_mm,head_mm,seconds\n", encoding="utf-8")
     net.train()
-    device = next(net.parameters()).device
     started, errors = time.monotonic(), []
     bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, unit="step")
     for step in bar:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss, error_mm = loss_of(np.random.default_rng((config.seed, step)))
+        loss, error_mm = loss_of(np.random.default_rng((config.seed, step)))
         optimizer.zero_grad()
         loss.backward()
         _centralize_gradients(net)
@@ -140,7 +138,10 @@ def _forward(net: Pnet, crops: Sequence[Crop]) -> Tensor:
     """Latents (N, i, j, k, C) of crops, float32."""
     device = next(net.parameters()).device
     images = torch.stack([crop.image for crop in crops]).to(device, memory_format=torch.channels_last_3d)
-    return net(images).permute(0, 2, 3, 4, 1)
+    with torch.autocast(device.type, torch.bfloat16):
+        features = net.trunk(images)
+    # Millimetres need more than the 8 bits of bfloat16.
+    return net.heads(features.float()).permute(0, 2, 3, 4, 1)
 
 
 def _position_errors(latents: Tensor, crops: Sequence[Crop], maps: Sequence[BodyMap]) -> Tensor:
@@ -242,7 +243,7 @@ def _descriptor_loss(descriptors_a: Tensor, descriptors_b: Tensor, places_a: Ten
     if not matched.any():
         return descriptors_a.sum() * 0.0
     target = torch.softmax(-distance_mm[matched].square() / (2.0 * _MATCH_MM**2), dim=1)
-    return F.cross_entropy(descriptors_a[matched].float() @ descriptors_b.float().T / _DESCRIPTOR_TEMPERATURE, target)
+    return F.cross_entropy(descriptors_a[matched] @ descriptors_b.T / _DESCRIPTOR_TEMPERATURE, target)
 
 
 def train(
