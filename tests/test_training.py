@@ -13,7 +13,16 @@ from rprloc.alignment import BodyMap
 from rprloc.geometry import Grid
 from rprloc.network import Pnet
 from rprloc.sampling import TrainingScan
-from rprloc.training import TrainingConfig, _coarse_loss, _descriptor_loss, _fine_loss, fit
+from rprloc.training import (
+    Batch,
+    TrainingConfig,
+    _coarse_draw,
+    _coarse_loss,
+    _descriptor_loss,
+    _fine_draw,
+    _fine_loss,
+    fit,
+)
 
 LAYERS = ((8, 4, 2, 1), (16, 3, 2, 1), (16, 3, 1, 1))
 
@@ -49,21 +58,22 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     unbroken, broken = net(), net()
-    fit("coarse", unbroken, _coarse_loss(unbroken, scans, maps, config), 6, tmp_path / "a", config, resume=False)
+    draw = _coarse_draw(scans, maps, unbroken, config)
+    fit("coarse", unbroken, draw, _coarse_loss, 6, tmp_path / "a", config, resume=False)
 
     calls = 0
 
-    def stops_in_the_fifth_step(generator: np.random.Generator):
+    def stops_in_the_fifth_step(net: Pnet, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal calls
         calls += 1
         if calls == 5:
             raise KeyboardInterrupt
-        return _coarse_loss(broken, scans, maps, config)(generator)
+        return _coarse_loss(net, batch)
 
     with pytest.raises(KeyboardInterrupt):
-        fit("coarse", broken, stops_in_the_fifth_step, 6, tmp_path / "b", config, resume=False)
+        fit("coarse", broken, draw, stops_in_the_fifth_step, 6, tmp_path / "b", config, resume=False)
     again = net(seed=7)
-    fit("coarse", again, _coarse_loss(again, scans, maps, config), 6, tmp_path / "b", config, resume=True)
+    fit("coarse", again, draw, _coarse_loss, 6, tmp_path / "b", config, resume=True)
     for ours, theirs in zip(again.parameters(), unbroken.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
@@ -72,7 +82,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
 def test_the_coarse_net_learns_where_places_are(tmp_path: Path, scans: list[TrainingScan], maps: list[BodyMap]) -> None:
     config = TrainingConfig(coarse_outputs=6, learning_rate=3e-3)
     learner = net()
-    fit("coarse", learner, _coarse_loss(learner, scans, maps, config), 150, tmp_path, config, resume=False)
+    draw = _coarse_draw(scans, maps, learner, config)
+    fit("coarse", learner, draw, _coarse_loss, 150, tmp_path, config, resume=False)
     rows = np.loadtxt(tmp_path / "coarse.csv", delimiter=",", skiprows=1)
     assert (rows[-1, 1:3] < 0.7 * rows[0, 1:3]).all()  # across the body; its length takes more context and time
 
@@ -80,7 +91,7 @@ def test_the_coarse_net_learns_where_places_are(tmp_path: Path, scans: list[Trai
 def test_the_fine_loss_reaches_every_weight(scans: list[TrainingScan], maps: list[BodyMap]) -> None:
     learner = net(descriptor_channels=8)
     config = TrainingConfig(fine_outputs=5)
-    loss, error_mm = _fine_loss(learner, scans, maps, config)(np.random.default_rng(0))
+    loss, error_mm = _fine_loss(learner, _fine_draw(scans, maps, learner, config)(np.random.default_rng(0)))
     loss.backward()
     assert error_mm.shape == (3,)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in learner.parameters())

@@ -262,15 +262,17 @@ def train(
     data: Annotated[Path, typer.Option(metavar="datasets.json", help="The cases; those of split train are used.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the weights, checkpoints and logs.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    init: Annotated[Path | None, typer.Option(metavar="model.pt", help="Weights to go on from.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
-    coarse_steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps of the coarse net.")] = None,
-    fine_steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps of the fine net.")] = None,
+    coarse_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the coarse net.")] = None,
+    fine_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the fine net.")] = None,
     device: Where = Device.auto,
     verbose: Verbose = False,
 ) -> None:
     """Train both networks on unlabelled scans."""
-    from rprloc.dataset import pack, read_dataset
+    from rprloc.dataset import pack, training_cases
     from rprloc.device import choose_device
+    from rprloc.network import load_model
     from rprloc.training import TrainingConfig
     from rprloc.training import train as train_model
 
@@ -280,14 +282,13 @@ def train(
             f"{out} holds a training run already; a new folder was expected; add --resume to go on with it, or name "
             "another folder."
         )
-    cases = [case for case in read_dataset(data) if case.split == "train"]
-    if not cases:
-        raise InputError(f"{data} has no case of split train; scans to train on were expected; add some.")
+    cases = training_cases(data)
     target = choose_device(device.value)
     steps = {"coarse_steps": coarse_steps, "fine_steps": fine_steps}
     config = replace(TrainingConfig(seed=seed), **{key: value for key, value in steps.items() if value is not None})
     out.mkdir(parents=True, exist_ok=True)
-    net = train_model(pack(cases, out / "packed"), out, config, device=target, resume=resume)
+    start = None if init is None else load_model(init)
+    net = train_model(pack(cases, out / "packed"), out, config, device=target, resume=resume, init=start)
     typer.echo(f"{out / 'model.pt'}: model {net.identity()}")
 
 

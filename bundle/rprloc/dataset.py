@@ -94,6 +94,14 @@ def read_dataset(path: Path) -> list[Case]:
     ]
 
 
+def training_cases(path: Path) -> list[Case]:
+    """The cases of split train of a ``datasets.json``. Raises InputError like :func:`read_dataset`, or if none is."""
+    cases = [case for case in read_dataset(path) if case.split == "train"]
+    if not cases:
+        raise InputError(f"{path} has no case of split train; scans to train on were expected; add some.")
+    return cases
+
+
 def pack(cases: Sequence[Case], folder: Path) -> list[TrainingScan]:
     """The cases as training scans: 8-bit network input at network spacing, kept in ``folder`` for the next time."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from rprloc.console import result_names, write_results
-from rprloc.dataset import pack, read_dataset
+from rprloc.dataset import pack, read_dataset, training_cases
 from rprloc.detection import Detections
 from rprloc.device import Engine
 from rprloc.errors import InputError
@@ -142,13 +142,7 @@ class TrainingData(Dataset[TrainingScan]):
 
     @cached_property
     def scans(self) -> list[TrainingScan]:
-        cases = [case for case in read_dataset(self.data / "datasets.json") if case.split == "train"]
-        if not cases:
-            raise InputError(
-                f"The datasets.json in {self.data} has no case of split train; scans to train on were expected; "
-                "add some."
-            )
-        return pack(cases, self.cache_dir)
+        return pack(training_cases(self.data / "datasets.json"), self.cache_dir)
 
     def __len__(self) -> int:
         return len(self.scans)

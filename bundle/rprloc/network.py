@@ -129,7 +129,11 @@ def placed(model: RPRNet, device: torch.device | str) -> RPRNet:
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "model.pt"
+def shipped_weights() -> Path:
+    """Where the shipped weights lie: inside the package when it was installed, beside it in the bundle."""
+    package = Path(__file__).resolve().parent
+    installed = package / "models" / "model.pt"
+    return installed if installed.is_file() else package.parent / "models" / "model.pt"
 
 
 def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> RPRNet:
@@ -137,7 +141,7 @@ def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> 
 
     Raises InputError if there is no such file or if it does not hold an RPRNet's weights.
     """
-    path = SHIPPED_WEIGHTS if path is None else path
+    path = shipped_weights() if path is None else path
     if not path.is_file():
         raise InputError(
             f"There are no weights at {path}; the model.pt of the RPR-Loc bundle was expected; give its path."

@@ -22,7 +22,14 @@ from rprloc import __version__
 from rprloc.errors import InputError
 from rprloc.field import PositionField
 from rprloc.files import write_text_atomically
-from rprloc.geometry import Box, Grid, Points, assign_extreme_points, extreme_points_of_mask
+from rprloc.geometry import (
+    Box,
+    Grid,
+    Points,
+    assign_extreme_points,
+    extreme_points_of_mask,
+    wall_coordinates,
+)
 from rprloc.volume import Volume
 
 FORMAT, VERSION = "rprloc-support", 1
@@ -135,6 +142,8 @@ class SupportSet:
                 context, latents = _decode(organ["context_ras_mm"], where), _decode(organ["latents"], where)
                 if context.shape[1] != 3 or len(latents) != 6 + len(context):
                     raise InputError(f"{where}: there are not as many latents as points; {wanted}; build it again.")
+                if not np.allclose(wall_coordinates(assign_extreme_points(points)), wall_coordinates(points)):
+                    raise InputError(f"{where}: the extreme points do not span the organ; {wanted}; build it again.")
                 anchors = np.concatenate([points, context.astype(float)])
                 organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32))
             supports.append(Support(entry["scan"], entry["source"], organs))

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import csv
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +30,6 @@ from rprloc.files import atomic_path
 from rprloc.geometry import Grid, Points
 from rprloc.network import MM_PER_UNIT, ChannelNorm, Pnet, RPRNet, placed, save_model
 from rprloc.sampling import Crop, TrainingScan, choose_scan, random_crop, random_place
-
-LossFunction = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
-"""From a step's generator to the loss and the (3,) mean absolute error in body mm: right, front, head."""
 
 _DESCRIPTOR_TEMPERATURE = 0.07
 _FINE_POSITION_WEIGHT = 100.0
@@ -55,21 +54,32 @@ class TrainingConfig:
     checkpoint_steps: int = 200
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Crops, the scans (indices) they come from, and the body coordinates (i, j, k, 3) in mm of their outputs.
+
+    For the fine Pnet every two crops that follow each other show the same part of the body.
+    """
+
+    crops: tuple[Crop, ...]
+    scans: tuple[int, ...]
+    body_mm: tuple[Points, ...]
+
+
+Draw = Callable[[np.random.Generator], Batch]
+Loss = Callable[[Pnet, Batch], tuple[Tensor, Tensor]]
+"""From a batch to the loss, and to the mean absolute errors (3,) in body mm: right, front, head."""
+
+
 def fit(
-    name: str,
-    net: Pnet,
-    loss_of: LossFunction,
-    steps: int,
-    folder: Path,
-    config: TrainingConfig,
-    *,
-    resume: bool,
+    name: str, net: Pnet, draw: Draw, loss_of: Loss, steps: int, folder: Path, config: TrainingConfig, *, resume: bool
 ) -> None:
     """Run one stage of ``steps`` optimizer steps on ``net``, with checkpoints and a log in ``folder``.
 
-    The randomness of a step depends on the seed, the stage and the step's number alone, so a resumed run takes the same
-    crops.
+    The randomness of a step depends on the seed and the step's number alone, so a resumed run takes the same crops.
     """
+    if steps == 0:
+        return
     checkpoint, log = folder / f"{name}.pt", folder / f"{name}.csv"
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     cycle = max(steps, 20)  # the schedule is not defined for a handful of steps
@@ -86,31 +96,34 @@ def fit(
     net.train()
     started, errors = time.monotonic(), []
     bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, unit="step")
-    for step in bar:
-        loss, error_mm = loss_of(np.random.default_rng((config.seed, step)))
-        optimizer.zero_grad()
-        loss.backward()
-        _centralize_gradients(net)
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        errors.append(error_mm.detach().cpu().numpy())
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            mean_mm = np.mean(errors, axis=0)
-            bar.set_postfix_str("error " + "/".join(f"{value:.1f}" for value in mean_mm) + " mm")
-            with log.open("a", newline="", encoding="utf-8") as stream:
-                row = [step + 1, *(round(float(value), 2) for value in mean_mm), round(time.monotonic() - started)]
-                csv.writer(stream).writerow(row)
-            errors = []
-        if (step + 1) % config.checkpoint_steps == 0 or step + 1 == steps:
-            state = {
-                "net": net.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "step": step + 1,
-            }
-            with atomic_path(checkpoint) as temporary:
-                torch.save(state, temporary)
+    with ThreadPoolExecutor(max_workers=1) as ahead:  # draws the next batch while the network works on this one
+        batches = deque([ahead.submit(draw, np.random.default_rng((config.seed, first)))])
+        for step in bar:
+            batches.append(ahead.submit(draw, np.random.default_rng((config.seed, step + 1))))
+            loss, error_mm = loss_of(net, batches.popleft().result())
+            optimizer.zero_grad()
+            loss.backward()
+            _centralize_gradients(net)
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            errors.append(error_mm.detach().cpu().numpy())
+            if (step + 1) % 50 == 0 or step + 1 == steps:
+                mean_mm = np.mean(errors, axis=0)
+                bar.set_postfix_str("error " + "/".join(f"{value:.1f}" for value in mean_mm) + " mm")
+                with log.open("a", newline="", encoding="utf-8") as stream:
+                    row = [step + 1, *(round(float(value), 2) for value in mean_mm), round(time.monotonic() - started)]
+                    csv.writer(stream).writerow(row)
+                errors = []
+            if (step + 1) % config.checkpoint_steps == 0 or step + 1 == steps:
+                state = {
+                    "net": net.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "step": step + 1,
+                }
+                with atomic_path(checkpoint) as temporary:
+                    torch.save(state, temporary)
     net.eval()
 
 
@@ -134,21 +147,16 @@ def _position_loss(error_mm: Tensor) -> Tensor:
     return F.smooth_l1_loss(error_mm / MM_PER_UNIT, torch.zeros_like(error_mm))
 
 
-def _forward(net: Pnet, crops: Sequence[Crop]) -> Tensor:
-    """Latents (N, i, j, k, C) of crops, float32."""
+def _forward(net: Pnet, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """Latents (N, i, j, k, C) of a batch, float32, and for every crop the errors (M, 3) in mm of its body places."""
     device = next(net.parameters()).device
-    images = torch.stack([crop.image for crop in crops]).to(device, memory_format=torch.channels_last_3d)
+    images = torch.stack([crop.image for crop in batch.crops]).to(device, memory_format=torch.channels_last_3d)
     with torch.autocast(device.type, torch.bfloat16):
         features = net.trunk(images)
     # Millimetres need more than the 8 bits of bfloat16.
-    return net.heads(features.float()).permute(0, 2, 3, 4, 1)
-
-
-def _position_errors(latents: Tensor, crops: Sequence[Crop], maps: Sequence[BodyMap]) -> Tensor:
-    """Errors (N, 3) in mm of latents (crops, i, j, k, C) against body coordinates, at all places inside the body."""
-    targets = torch.stack([torch.from_numpy(m.body(c.source_ras)).float() for c, m in zip(crops, maps, strict=True)])
-    inside = torch.stack([crop.inside for crop in crops]).to(latents.device)
-    return latents[inside][:, :3] - targets.to(latents.device)[inside]
+    latents = net.heads(features.float()).permute(0, 2, 3, 4, 1)
+    errors_mm = latents[..., :3] - torch.from_numpy(np.stack(batch.body_mm)).to(latents)
+    return latents, [errors_mm[n][crop.inside.to(device)] for n, crop in enumerate(batch.crops)]
 
 
 @torch.no_grad()
@@ -169,24 +177,24 @@ def _standardize(net: Pnet, crops: Sequence[Crop]) -> None:
             features = (features - mean.view(-1, 1, 1, 1)) / deviation.view(-1, 1, 1, 1)
 
 
-def _coarse_loss(
-    net: Pnet, scans: Sequence[TrainingScan], maps: Sequence[BodyMap], config: TrainingConfig
-) -> LossFunction:
-    def loss(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        chosen = [choose_scan(scans, generator) for _ in range(config.crops_a_step)]
-        crops = [
+def _coarse_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet, config: TrainingConfig) -> Draw:
+    def draw(generator: np.random.Generator) -> Batch:
+        chosen = tuple(choose_scan(scans, generator) for _ in range(config.crops_a_step))
+        crops = tuple(
             random_crop(scans[n], random_place(scans[n], generator), config.coarse_outputs, net, generator)
             for n in chosen
-        ]
-        error_mm = _position_errors(_forward(net, crops), crops, [maps[n] for n in chosen])
-        return _position_loss(error_mm), error_mm.abs().mean(dim=0)
+        )
+        return Batch(crops, chosen, tuple(maps[n].body(c.source_ras) for n, c in zip(chosen, crops, strict=True)))
 
-    return loss
+    return draw
 
 
-def _fine_loss(
-    net: Pnet, scans: Sequence[TrainingScan], maps: Sequence[BodyMap], config: TrainingConfig
-) -> LossFunction:
+def _coarse_loss(net: Pnet, batch: Batch) -> tuple[Tensor, Tensor]:
+    error_mm = torch.cat(_forward(net, batch)[1])
+    return _position_loss(error_mm), error_mm.abs().mean(dim=0)
+
+
+def _fine_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet, config: TrainingConfig) -> Draw:
     sampler = np.random.default_rng((config.seed, 1))
     landmarks_ras = [np.stack([random_place(scan, sampler) for _ in range(2000)]) for scan in scans]
     landmarks_body = [body_map.body(points) for body_map, points in zip(maps, landmarks_ras, strict=True)]
@@ -201,8 +209,9 @@ def _fine_loss(
                     return other, landmarks_ras[other][generator.choice(near)]
         return first, landmarks_ras[first][np.argmin(np.linalg.norm(landmarks_body[first] - centre_body, axis=1))]
 
-    def loss(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        chosen, crops = [], []
+    def draw(generator: np.random.Generator) -> Batch:
+        chosen: list[int] = []
+        crops: list[Crop] = []
         for _ in range(config.crops_a_step // 2):
             first = choose_scan(scans, generator)
             place_ras = random_place(scans[first], generator)
@@ -210,25 +219,36 @@ def _fine_loss(
             for index, centre_ras in ((first, place_ras), (second, partner_ras)):
                 chosen.append(index)
                 crops.append(random_crop(scans[index], centre_ras, config.fine_outputs, net, generator))
-        latents = _forward(net, crops)
-        error_mm = _position_errors(latents, crops, [maps[n] for n in chosen])
-        total = _FINE_POSITION_WEIGHT * _position_loss(error_mm)
-        for pair in range(0, len(crops), 2):
-            a, b = (crops[pair + side] for side in (0, 1))
-            if chosen[pair] == chosen[pair + 1]:  # one scan: the true places are known
-                places_a, places_b = a.source_ras, b.source_ras
-            else:
-                places_a, places_b = (maps[chosen[pair + side]].body((a, b)[side].source_ras) for side in (0, 1))
-            inside_a, inside_b = a.inside.to(latents.device), b.inside.to(latents.device)
-            total = total + _descriptor_loss(
-                latents[pair][inside_a][:, 3:],
-                latents[pair + 1][inside_b][:, 3:],
-                torch.from_numpy(places_a).to(latents)[inside_a],
-                torch.from_numpy(places_b).to(latents)[inside_b],
-            ) / (config.crops_a_step // 2)
-        return total, error_mm.abs().mean(dim=0)
+        body_mm = tuple(maps[n].body(crop.source_ras) for n, crop in zip(chosen, crops, strict=True))
+        return Batch(tuple(crops), tuple(chosen), body_mm)
 
-    return loss
+    return draw
+
+
+def _fine_loss(net: Pnet, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Offsets between the places of two neighbouring crops, and the match of their descriptors.
+
+    Only offsets count, as in the paper's fine network: what all places of a pair of crops have in common is taken away.
+    """
+    latents, errors_mm = _forward(net, batch)
+    offsets_mm, matching = [], latents.new_zeros(())
+    pairs = range(0, len(batch.crops), 2)
+    for a in pairs:
+        b = a + 1
+        both = torch.cat([errors_mm[a], errors_mm[b]])
+        offsets_mm.append(both - both.mean(dim=0))
+        same = batch.scans[a] == batch.scans[b]  # one scan: the true places are known, no alignment is needed
+        places = [batch.crops[n].source_ras if same else batch.body_mm[n] for n in (a, b)]
+        inside = [batch.crops[n].inside.to(latents.device) for n in (a, b)]
+        matching = matching + _descriptor_loss(
+            latents[a][inside[0]][:, 3:],
+            latents[b][inside[1]][:, 3:],
+            torch.from_numpy(places[0]).to(latents)[inside[0]],
+            torch.from_numpy(places[1]).to(latents)[inside[1]],
+        )
+    error_mm = torch.cat(offsets_mm)
+    loss = _FINE_POSITION_WEIGHT * _position_loss(error_mm) + matching / len(pairs)
+    return loss, error_mm.abs().mean(dim=0)
 
 
 def _descriptor_loss(descriptors_a: Tensor, descriptors_b: Tensor, places_a: Tensor, places_b: Tensor) -> Tensor:
@@ -253,23 +273,27 @@ def train(
     *,
     device: torch.device,
     resume: bool = False,
+    init: RPRNet | None = None,
 ) -> RPRNet:
-    """Train both networks on unlabelled scans; checkpoints, logs and, at the end, ``model.pt`` go to ``folder``."""
+    """Train both networks on unlabelled scans; checkpoints, logs and, at the end, ``model.pt`` go to ``folder``.
+
+    ``init``: a model to go on from; by default the networks start anew.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     maps = _body_maps(scans, folder / "body_frame.npz", resume=resume)
     torch.manual_seed(config.seed)
     model = placed(RPRNet(), device)
-    generator = np.random.default_rng((config.seed, 0))
-    for net, outputs in ((model.coarse, config.coarse_outputs), (model.fine, config.fine_outputs)):
-        chosen = [choose_scan(scans, generator) for _ in range(16)]
-        _standardize(
-            net, [random_crop(scans[n], random_place(scans[n], generator), outputs, net, generator) for n in chosen]
-        )
-    coarse = _coarse_loss(model.coarse, scans, maps, config)
-    fit("coarse", model.coarse, coarse, config.coarse_steps, folder, config, resume=resume)
-    fine = _fine_loss(model.fine, scans, maps, config)
-    fit("fine", model.fine, fine, config.fine_steps, folder, config, resume=resume)
-    save_model(model, folder / "model.pt")
+    if init is not None:
+        model.load_state_dict(init.state_dict())
+    draw_coarse = _coarse_draw(scans, maps, model.coarse, config)
+    draw_fine = _fine_draw(scans, maps, model.fine, config)
+    if init is None:
+        for net, draw in ((model.coarse, draw_coarse), (model.fine, draw_fine)):
+            batches = [draw(np.random.default_rng((config.seed, 0, n))) for n in range(4)]
+            _standardize(net, [crop for batch in batches for crop in batch.crops])
+    fit("coarse", model.coarse, draw_coarse, _coarse_loss, config.coarse_steps, folder, config, resume=resume)
+    fit("fine", model.fine, draw_fine, _fine_loss, config.fine_steps, folder, config, resume=resume)
+    save_model(model.eval(), folder / "model.pt")
     return model
 
 
