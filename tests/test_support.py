@@ -124,6 +124,14 @@ DAMAGED = {
     "too few bytes": (change(*HEART_KEYS, "latents", "base64", to="AAAA"), "organ heart: an array is damaged"),
     "not a number": (change(*HEART_KEYS, "latents", "base64", to=NAN), "numbers that are not finite"),
     "too few latents": (change(*HEART_KEYS, "context_ras_mm", "shape", to=[12, 1]), "not as many latents as points"),
+    "a point that is not a number": (
+        change(*HEART_KEYS, "extreme_points_ras_mm", 0, to=[float("nan"), 0.0, 0.0]),
+        "organ heart: the extreme points span no volume",
+    ),
+    "walls that have crossed": (
+        change(*HEART_KEYS, "extreme_points_ras_mm", 0, to=[999.0, 0.0, 0.0]),
+        "organ heart: the extreme points span no volume",
+    ),
     "other numbers": (change(*HEART_KEYS, "latents", "dtype", to="|O"), "is not a support set"),
 }
 

@@ -142,8 +142,8 @@ class SupportSet:
                 context, latents = _decode(organ["context_ras_mm"], where), _decode(organ["latents"], where)
                 if context.shape[1] != 3 or len(latents) != 6 + len(context):
                     raise InputError(f"{where}: there are not as many latents as points; {wanted}; build it again.")
-                if not np.allclose(wall_coordinates(assign_extreme_points(points)), wall_coordinates(points)):
-                    raise InputError(f"{where}: the extreme points do not span the organ; {wanted}; build it again.")
+                if not (wall_coordinates(points).reshape(3, 2) @ [-1.0, 1.0] > 0.0).all():  # false for NaN, too
+                    raise InputError(f"{where}: the extreme points span no volume; {wanted}; build it again.")
                 anchors = np.concatenate([points, context.astype(float)])
                 organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32))
             supports.append(Support(entry["scan"], entry["source"], organs))
