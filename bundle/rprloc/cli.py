@@ -6,7 +6,6 @@ Whatever takes long to import (PyTorch, SimpleITK) is imported inside of the com
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -266,6 +265,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
     coarse_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the coarse net.")] = None,
     fine_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the fine net.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1.0, help="Its peak in the schedule.")] = None,
     device: Where = Device.auto,
     verbose: Verbose = False,
 ) -> None:
@@ -284,8 +284,8 @@ def train(
         )
     cases = training_cases(data)
     target = choose_device(device.value)
-    steps = {"coarse_steps": coarse_steps, "fine_steps": fine_steps}
-    config = replace(TrainingConfig(seed=seed), **{key: value for key, value in steps.items() if value is not None})
+    given = {"coarse_steps": coarse_steps, "fine_steps": fine_steps, "learning_rate": learning_rate}
+    config = TrainingConfig(seed=seed, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     out.mkdir(parents=True, exist_ok=True)
     start = None if init is None else load_model(init)
     net = train_model(pack(cases, out / "packed"), out, config, device=target, resume=resume, init=start)
