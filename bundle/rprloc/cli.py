@@ -266,6 +266,10 @@ def train(
     coarse_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the coarse net.")] = None,
     fine_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the fine net.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1.0, help="Its peak in the schedule.")] = None,
+    group_power: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="A region of n scans weighs n to this power; 0: all alike."),
+    ] = None,
     device: Where = Device.auto,
     verbose: Verbose = False,
 ) -> None:
@@ -284,8 +288,14 @@ def train(
         )
     cases = training_cases(data)
     target = choose_device(device.value)
-    given = {"coarse_steps": coarse_steps, "fine_steps": fine_steps, "learning_rate": learning_rate}
-    config = TrainingConfig(seed=seed, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    given = {
+        "coarse_steps": coarse_steps,
+        "fine_steps": fine_steps,
+        "learning_rate": learning_rate,
+        "group_power": group_power,
+    }
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    config = TrainingConfig(seed=seed, **chosen)
     out.mkdir(parents=True, exist_ok=True)
     start = None if init is None else load_model(init)
     net = train_model(pack(cases, out / "packed"), out, config, device=target, resume=resume, init=start)

@@ -145,9 +145,9 @@ def random_crop(
     return Crop(image, lattice_mm @ matrix.T + centre_ras, inside)
 
 
-def choose_scan(scans: Sequence[TrainingScan], generator: np.random.Generator) -> int:
-    """The index of a random scan; groups weigh by the square root of their size, so that none drowns another."""
+def choose_scan(scans: Sequence[TrainingScan], generator: np.random.Generator, group_power: float = 0.5) -> int:
+    """The index of a random scan; a group of n scans weighs n ** ``group_power``, so that none drowns another."""
     groups = sorted({scan.group for scan in scans})
     members = [[index for index, scan in enumerate(scans) if scan.group == group] for group in groups]
-    weights = np.sqrt([len(group) for group in members])
+    weights = np.array([len(group) for group in members], float) ** group_power
     return int(generator.choice(members[int(generator.choice(len(groups), p=weights / weights.sum()))]))

@@ -51,6 +51,7 @@ class TrainingConfig:
     coarse_outputs: int = 10  # places along each edge of a crop
     fine_outputs: int = 12
     crops_a_step: int = 4
+    group_power: float = 0.5  # how a region of n scans weighs: n ** group_power; 0: all regions alike
     checkpoint_steps: int = 200
 
 
@@ -179,7 +180,7 @@ def _standardize(net: Pnet, crops: Sequence[Crop]) -> None:
 
 def _coarse_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet, config: TrainingConfig) -> Draw:
     def draw(generator: np.random.Generator) -> Batch:
-        chosen = tuple(choose_scan(scans, generator) for _ in range(config.crops_a_step))
+        chosen = tuple(choose_scan(scans, generator, config.group_power) for _ in range(config.crops_a_step))
         crops = tuple(
             random_crop(scans[n], random_place(scans[n], generator), config.coarse_outputs, net, generator)
             for n in chosen
@@ -203,7 +204,7 @@ def _fine_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet
         """A scan and a place of it near a place of the body frame: half of the time of another person."""
         if generator.random() < 0.5:
             for _ in range(20):
-                other = choose_scan(scans, generator)
+                other = choose_scan(scans, generator, config.group_power)
                 near = np.flatnonzero(np.linalg.norm(landmarks_body[other] - centre_body, axis=1) < 25.0)
                 if other != first and len(near):
                     return other, landmarks_ras[other][generator.choice(near)]
@@ -213,7 +214,7 @@ def _fine_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet
         chosen: list[int] = []
         crops: list[Crop] = []
         for _ in range(config.crops_a_step // 2):
-            first = choose_scan(scans, generator)
+            first = choose_scan(scans, generator, config.group_power)
             place_ras = random_place(scans[first], generator)
             second, partner_ras = partner(first, maps[first].body(place_ras), generator)
             for index, centre_ras in ((first, place_ras), (second, partner_ras)):
