@@ -93,8 +93,8 @@ def test_regularized_points_ignore_a_few_wild_matches() -> None:
     matched = support @ torch.from_numpy(TURN).float().T + torch.tensor([10.0, -4.0, 300.0])
     wild = matched.clone()
     wild[::9] += 60.0
-    points = regularized(support, wild, torch.ones(100))
-    assert float((points - matched[:6]).norm(dim=1).max()) < 2.0
+    points = regularized(support, wild, torch.ones(100), 40.0, 8.0)
+    assert float((points - matched).norm(dim=1).max()) < 2.0
 
 
 def test_an_organ_is_found_in_another_person_by_one_and_by_several_supports() -> None:

@@ -25,8 +25,9 @@ _VOTE_MM = 16.0  # standard deviation of a vote's Gaussian weight over that dist
 _OUTLIER_MM = 10.0  # spread of the votes' places beyond which one counts little
 
 _WINDOW_PLACES = 4  # the fine search window: places of the fine lattice to either side, 32 mm
-_FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 16.0, 12.0, 0.1
-_OWN_WEIGHT_MM = 25.0
+_FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 24.0, 30.0, 0.05
+_FINE_STEPS = ((80.0, 15.0), (40.0, 12.0), (25.0, 8.0))
+"""For each fine step: how far anchors support each other, and the residual in mm beyond which a match counts little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +97,11 @@ def _locate_by_one(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[
     """The six points (6, 3) by one support, and the spread (6,) in mm of the votes of the last coarse step."""
     coarse, fine = torch.from_numpy(organ.latents[:, :3]), torch.from_numpy(organ.latents[:, 3:])
     anchors_ras, spread_mm = coarse_vote(coarse, query)
-    matched_ras, confidence = fine_match(fine, anchors_ras, query)
     support_ras = torch.from_numpy(organ.anchors_ras).float()
-    points = regularized(support_ras, matched_ras, confidence)
-    return points.double().numpy(), spread_mm[:6].double().numpy()
+    for reach_mm, outlier_mm in _FINE_STEPS:
+        matched_ras, confidence = fine_match(fine, anchors_ras, query)
+        anchors_ras = regularized(support_ras, matched_ras, confidence, reach_mm, outlier_mm)
+    return anchors_ras[:6].double().numpy(), spread_mm[:6].double().numpy()
 
 
 def coarse_vote(targets: Tensor, query: _Query) -> tuple[Tensor, Tensor]:
@@ -152,24 +154,24 @@ def fine_match(targets: Tensor, near_ras: Tensor, query: _Query) -> tuple[Tensor
     return near_ras + (weight[..., None] * offsets_mm).sum(1), (similarity * weight).sum(1).clamp(min=0.0)
 
 
-def regularized(support_ras: Tensor, matched_ras: Tensor, confidence: Tensor) -> Tensor:
-    """The six extreme points (6, 3) from the matches (M, 3) of all anchors (M, 3): a robust affine near each point."""
-    points = []
-    for point in range(6):
-        distance = (support_ras - support_ras[point]).square().sum(1)
-        near = torch.exp(-0.5 * distance / _OWN_WEIGHT_MM**2) * (confidence + 0.05)
-        weight = near
-        place = matched_ras[point]
-        for _ in range(4):
-            total = weight.sum()
-            mean_s, mean_m = weight @ support_ras / total, weight @ matched_ras / total
-            s, m = support_ras - mean_s, matched_ras - mean_m
-            ridge = 100.0 * torch.eye(3)
-            turn = torch.linalg.solve(
-                s.T @ (weight[:, None] * s) / total + ridge, s.T @ (weight[:, None] * m) / total + ridge
-            )
-            residual = (mean_m + s @ turn - matched_ras).norm(dim=1)
-            weight = near / (1.0 + (residual / 8.0) ** 2)
-            place = mean_m + (support_ras[point] - mean_s) @ turn
-        points.append(place)
-    return torch.stack(points)
+def regularized(
+    support_ras: Tensor, matched_ras: Tensor, confidence: Tensor, reach_mm: float, outlier_mm: float
+) -> Tensor:
+    """The anchors (M, 3) in the query: near each, a robust affine map of the support's anchors (M, 3) to the matches.
+
+    Matches weigh by their confidence (M,) and by a Gaussian of ``reach_mm`` over the distance in the support; those whose
+    residual exceeds ``outlier_mm`` lose weight.
+    """
+    distance_mm = torch.cdist(support_ras, support_ras)
+    near = torch.exp(-0.5 * (distance_mm / reach_mm).square()) * (confidence + 0.05)  # (M, M)
+    weight, place_ras, ridge = near, matched_ras, 100.0 * torch.eye(3)
+    for _ in range(4):
+        share = weight / weight.sum(1, keepdim=True)
+        mean_s, mean_m = share @ support_ras, share @ matched_ras
+        s, m = support_ras - mean_s[:, None], matched_ras - mean_m[:, None]  # (M, M, 3)
+        moments = (share[..., None] * s).transpose(1, 2)
+        turn = torch.linalg.solve(moments @ s + ridge, moments @ m + ridge)
+        residual_mm = (s @ turn - m).norm(dim=2)
+        place_ras = mean_m + ((support_ras - mean_s)[:, None] @ turn)[:, 0]
+        weight = near / (1.0 + (residual_mm / outlier_mm).square())
+    return place_ras
