@@ -159,8 +159,8 @@ def regularized(
 ) -> Tensor:
     """The anchors (M, 3) in the query: near each, a robust affine map of the support's anchors (M, 3) to the matches.
 
-    Matches weigh by their confidence (M,), and less with their distance in the support (Gaussian of ``reach_mm``); those
-    whose residual exceeds ``outlier_mm`` lose weight.
+    Matches weigh by their confidence (M,), and less with their distance in the support (Gaussian of ``reach_mm``); the
+    residual beyond which they lose more is ``outlier_mm``.
     """
     distance_mm = torch.cdist(support_ras, support_ras)
     near = torch.exp(-0.5 * (distance_mm / reach_mm).square()) * (confidence + 0.05)  # (M, M)
