@@ -21,6 +21,7 @@ from rprloc.training import (
     _descriptor_loss,
     _fine_draw,
     _fine_loss,
+    _standardize,
     fit,
 )
 
@@ -83,7 +84,8 @@ def test_the_coarse_net_learns_where_places_are(tmp_path: Path, scans: list[Trai
     config = TrainingConfig(coarse_outputs=6, learning_rate=3e-3)
     learner = net()
     draw = _coarse_draw(scans, maps, learner, config)
-    fit("coarse", learner, draw, _coarse_loss, 150, tmp_path, config, resume=False)
+    _standardize(learner, [crop for n in range(4) for crop in draw(np.random.default_rng((1, n))).crops])
+    fit("coarse", learner, draw, _coarse_loss, 300, tmp_path, config, resume=False)
     rows = np.loadtxt(tmp_path / "coarse.csv", delimiter=",", skiprows=1)
     assert (rows[-1, 1:3] < 0.7 * rows[0, 1:3]).all()  # across the body; its length takes more context and time
 
