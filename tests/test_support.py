@@ -179,7 +179,12 @@ def test_a_set_holds_no_voxels_and_no_name_of_the_file(example: Example, tmp_pat
     assert set(content) == {"format", "version", "model_id", "software", "frame", "supports"}
     (entry,) = content["supports"]
     assert set(entry) == {"scan", "source", "organs"}
-    assert set(entry["organs"]["lung"]) == {"extreme_points_ras_mm", "context_ras_mm", "latents"}
+    assert set(entry["organs"]["lung"]) == {
+        "extreme_points_ras_mm",
+        "self_error_ras_mm",
+        "context_ras_mm",
+        "latents",
+    }
     # Places and latents, those of the extreme points and of a lattice, however large the scan.
     anchors = len(built.supports[0].organs["lung"].anchors_ras)
     assert anchors <= 6 + 5**3

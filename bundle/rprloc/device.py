@@ -14,7 +14,7 @@ from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.field import PositionField, position_field
 from rprloc.geometry import Points
-from rprloc.locate import check_support_set, detect
+from rprloc.locate import calibrated, check_support_set, detect
 from rprloc.network import RPRNet, load_model
 from rprloc.reading import image_warnings
 from rprloc.support import SupportSet, build_support
@@ -100,9 +100,10 @@ class Engine:
         return run_on_device(self.model, lambda: position_field(self.model, volume), fall_back=self.fall_back)
 
     def support_set(self, volume: Volume, points: Mapping[str, Points], *, scan: str, source: str) -> SupportSet:
-        """A set of one support; see :func:`rprloc.support.build_support`."""
-        support = build_support(self.position_field(volume), volume.grid, points, scan=scan, source=source)
-        return SupportSet(self.model.identity(), (support,))
+        """A set of one support; see :func:`rprloc.support.build_support`, :func:`rprloc.locate.calibrated`."""
+        field = self.position_field(volume)
+        support = build_support(field, volume.grid, points, scan=scan, source=source)
+        return SupportSet(self.model.identity(), (calibrated(support, field),))
 
     def check(self, support_set: SupportSet, organs: Sequence[str] | None) -> None:
         """Raise InputError if the set belongs to another model or lacks an organ."""

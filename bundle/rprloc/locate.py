@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rprloc.errors import InputError
 from rprloc.field import LatentMap, PositionField, position_field
 from rprloc.geometry import Points
 from rprloc.network import RPRNet
-from rprloc.support import SupportOrgan, SupportSet
+from rprloc.support import Support, SupportOrgan, SupportSet
 from rprloc.volume import Volume
 
 _STARTS = 128  # starts whose votes count: those nearest to the target in the body frame
@@ -93,6 +93,19 @@ def locate(
     return tuple(found)
 
 
+def calibrated(support: Support, field: PositionField) -> Support:
+    """The support with the ``self_error_mm`` of its organs, measured in its own position field.
+
+    Smoothing and search windows pull points to one side in much the same way in the support and in a query.
+    """
+    query = _Query.of(field)
+    organs = {}
+    for name, organ in support.organs.items():
+        plain = replace(organ, self_error_mm=np.zeros((6, 3)))
+        organs[name] = replace(organ, self_error_mm=_locate_by_one(plain, query)[0] - organ.points_ras)
+    return replace(support, organs=organs)
+
+
 def _locate_by_one(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
     """The six points (6, 3) by one support, and the spread (6,) in mm of the votes of the last coarse step."""
     coarse, fine = torch.from_numpy(organ.latents[:, :3]), torch.from_numpy(organ.latents[:, 3:])
@@ -101,7 +114,7 @@ def _locate_by_one(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[
     for reach_mm, outlier_mm in _FINE_STEPS:
         matched_ras, confidence = fine_match(fine, anchors_ras, query)
         anchors_ras = regularized(support_ras, matched_ras, confidence, reach_mm, outlier_mm)
-    return anchors_ras[:6].double().numpy(), spread_mm[:6].double().numpy()
+    return anchors_ras[:6].double().numpy() - organ.self_error_mm, spread_mm[:6].double().numpy()
 
 
 def coarse_vote(targets: Tensor, query: _Query) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ A support set holds points and latents, never the image: it can be shared withou
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -49,6 +50,9 @@ class SupportOrgan:
     name: str
     anchors_ras: Points
     latents: NDArray[np.float32]
+    self_error_mm: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((6, 3)))
+    """(6, 3): by how much localization misses the extreme points in the support scan itself; what is found in other
+    scans is corrected by it."""
 
     @property
     def points_ras(self) -> Points:
@@ -100,6 +104,7 @@ class SupportSet:
                     "organs": {
                         name: {
                             "extreme_points_ras_mm": np.round(organ.points_ras, 4).tolist(),
+                            "self_error_ras_mm": np.round(organ.self_error_mm, 4).tolist(),
                             "context_ras_mm": _encode(organ.anchors_ras[6:], "<f4"),
                             "latents": _encode(organ.latents, "<f4"),
                         }
@@ -145,7 +150,10 @@ class SupportSet:
                 if not (wall_coordinates(points).reshape(3, 2) @ [-1.0, 1.0] > 0.0).all():  # false for NaN, too
                     raise InputError(f"{where}: the extreme points span no volume; {wanted}; build it again.")
                 anchors = np.concatenate([points, context.astype(float)])
-                organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32))
+                missed = np.array(organ["self_error_ras_mm"], float)
+                if not np.isfinite(missed).all():
+                    raise InputError(f"{where}: an error of the points is not finite; {wanted}; build it again.")
+                organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32), missed)
             supports.append(Support(entry["scan"], entry["source"], organs))
         return cls(content["model_id"], tuple(supports))
 
