@@ -1,0 +1,101 @@
+"""The shipped weights on real CT: what must hold whatever the accuracy is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import STORAGES, stored_otherwise
+
+from rprloc.dataset import Case, read_dataset
+from rprloc.detection import Detections
+from rprloc.device import Engine
+from rprloc.geometry import Grid, Points
+from rprloc.reading import read_label_map, read_volume
+from rprloc.support import SupportSet, points_from_labels
+from rprloc.volume import Volume, resample
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def cases(shared_data: Path) -> list[Case]:
+    found = [case for case in read_dataset(shared_data / "datasets.json") if case.region == "han"]
+    wanted = {"brainstem", "mandible", "parotid_left", "parotid_right"}
+    return [case for case in found if case.split == "support" and wanted <= set(case.targets)][:2]
+
+
+def annotated(case: Case) -> tuple[Volume, dict[str, Points]]:
+    volume = read_volume(case.image_path)
+    names = {number: name for number, name in case.label_names.items() if name in case.targets}
+    return volume, points_from_labels(read_label_map(case.labels_path, volume.grid), volume.grid, names)
+
+
+@pytest.fixture(scope="module")
+def support_set(engine: Engine, cases: list[Case]) -> SupportSet:
+    volume, points = annotated(cases[0])
+    return engine.support_set(volume, points, scan="support", source="label map")
+
+
+@pytest.fixture(scope="module")
+def query(cases: list[Case]) -> Volume:
+    return read_volume(cases[1].image_path)
+
+
+@pytest.fixture(scope="module")
+def found(engine: Engine, support_set: SupportSet, query: Volume) -> Detections:
+    return engine.detect(query, support_set)
+
+
+def assert_same_boxes(ours: Detections, theirs: Detections, tolerance_mm: float) -> None:
+    for name in ("brainstem", "mandible", "parotid_left", "parotid_right"):  # organs that no face of the scan cuts
+        box = ours.boxes[name]
+        np.testing.assert_allclose(box.walls_mm, theirs.boxes[name].walls_mm, atol=tolerance_mm, err_msg=name)
+
+
+def test_a_support_finds_its_own_points(engine: Engine, support_set: SupportSet, cases: list[Case]) -> None:
+    volume, _ = annotated(cases[0])
+    for organ in engine.detect(volume, support_set).organs:
+        truth = support_set.supports[0].organs[organ.organ].points_ras
+        assert np.linalg.norm(organ.points_ras - truth, axis=1).max() < 2.0, organ.organ
+
+
+def test_two_runs_give_the_same_numbers(
+    engine: Engine, support_set: SupportSet, query: Volume, found: Detections
+) -> None:
+    assert engine.detect(query, support_set).to_json() == found.to_json()
+
+
+@pytest.mark.parametrize(("order", "flipped"), list(STORAGES.values())[1:], ids=list(STORAGES)[1:])
+def test_the_stored_orientation_does_not_matter(
+    engine: Engine,
+    support_set: SupportSet,
+    query: Volume,
+    found: Detections,
+    order: tuple[int, ...],
+    flipped: tuple[int, ...],
+) -> None:
+    hu, grid = stored_otherwise(query.hu, query.grid, order, flipped)
+    assert_same_boxes(engine.detect(Volume(hu, grid), support_set), found, 2.0)
+
+
+def test_the_voxel_size_hardly_matters(
+    engine: Engine, support_set: SupportSet, query: Volume, found: Detections
+) -> None:
+    bounds = query.grid.bounds
+    shape = np.floor(bounds.size_mm / 2.0).astype(int).tolist()
+    finer = resample(query, Grid.isotropic(shape, 2.0, bounds.min_ras + 1.0))
+    assert_same_boxes(engine.detect(finer, support_set), found, 2.0)
+
+
+def test_boxes_of_another_person_land_near_the_organs(found: Detections, cases: list[Case]) -> None:
+    _, truth = annotated(cases[1])
+    for name in found.boxes.keys() & truth.keys() - {"spinal_cord", "esophagus"}:  # their contours stop anywhere
+        middle = truth[name].mean(axis=0)
+        assert np.linalg.norm(found.boxes[name].centre_ras - middle) < 40.0, name
