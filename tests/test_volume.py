@@ -184,3 +184,10 @@ def test_through_a_display_window_air_is_0_and_soft_tissue_as_in_full_range_ct()
 def test_air_of_a_display_window_stays_0_where_it_was_mixed_with_padding() -> None:
     """Resampling mixes the window's darkest value with AIR_HU at the border of the scan."""
     assert network_input(np.array([-125.0, -124.5, -600.0, AIR_HU]), -125.0).tolist() == [0, 0, 0, 0]
+
+
+def test_a_display_window_is_noticed_through_padding(phantom: Volume) -> None:
+    shown = np.clip(phantom.hu, -125, 275)
+    padded = np.pad(shown, 6, constant_values=-1024)
+    assert display_window_air(shown) == display_window_air(padded) == -125
+    assert display_window_air(np.pad(phantom.hu, 6, constant_values=-2048)) is None

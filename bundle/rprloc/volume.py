@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rprloc.geometry import Grid
 
 AIR_HU = -1024.0
-_DARKEST_DISPLAYED_HU, _DISPLAYED_AS_AIR_HU = -300.0, -124.0
+_DARKEST_DISPLAYED_HU, _DISPLAYED_AS_AIR_HU, _PADDING_HU = -300.0, -124.0, -900.0
 # Soft tissue takes 60% of the range, lung and bone the rest; air, and with it everything outside the scan, is 0.
 _HU_KNOTS, _INPUT_KNOTS = (-1000.0, -200.0, 300.0, 1500.0), (0.0, 0.2, 0.8, 1.0)
 
@@ -93,10 +93,20 @@ def resample(volume: Volume, grid: Grid) -> Volume:
 def display_window_air(hu: NDArray[np.generic]) -> float | None:
     """The value at and below which a scan that was saved through a display window shows air; None for full-range CT.
 
-    Such scans (their darkest value is far above air's -1000) hold air and lung as their darkest value.
+    Such scans hold air and lung as their darkest value, far above air's -1000. Padding that was put around one later,
+    at -900 or below, is looked through: then hardly a voxel lies between that and the dark end, and many lie there.
     """
     darkest = float(hu.min())
-    return darkest if darkest > _DARKEST_DISPLAYED_HU else None
+    if darkest > _DARKEST_DISPLAYED_HU:
+        return darkest
+    values = np.asarray(hu)
+    displayed = values[values > _DARKEST_DISPLAYED_HU]
+    between = values.size - displayed.size - int((values <= _PADDING_HU).sum())
+    if displayed.size == 0 or between > 0.01 * displayed.size:
+        return None
+    dark_end = float(displayed.min())
+    at_dark_end = int((displayed <= dark_end + 2.0).sum())
+    return dark_end if dark_end < 0.0 and at_dark_end > 0.05 * displayed.size else None
 
 
 def network_input(hu: NDArray[np.generic], display_air_hu: float | None = None) -> NDArray[np.float32]:
