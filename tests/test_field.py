@@ -109,6 +109,14 @@ def test_a_scan_of_air_is_refused(model: RPRNet) -> None:
         position_field(model, Volume(hu, grid, "empty"))
 
 
+def test_a_speck_too_small_for_a_coarse_place_is_no_body(model: RPRNet) -> None:
+    grid = Grid.isotropic((24, 24, 24), 4.0, [2.0, 2.0, 2.0])
+    hu = np.full(grid.shape, -1000, np.int16)
+    hu[11:13, 11:13, 11:13] = 60
+    with pytest.raises(InputError, match="no body"):
+        position_field(model, Volume(hu, grid, "speck"))
+
+
 def test_places_are_body_only(net: Pnet, image: torch.Tensor) -> None:
     body = torch.zeros_like(image, dtype=torch.bool)
     body[:16] = True

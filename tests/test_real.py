@@ -11,6 +11,7 @@ from tests.conftest import STORAGES, stored_otherwise
 from rprloc.dataset import Case, read_dataset
 from rprloc.detection import Detections
 from rprloc.device import Engine
+from rprloc.evaluation import MEAN_TARGETS
 from rprloc.geometry import Grid, Points
 from rprloc.reading import read_label_map, read_volume
 from rprloc.support import SupportSet, points_from_labels
@@ -24,11 +25,16 @@ def engine() -> Engine:
     return Engine.load(device="cpu")
 
 
+@pytest.fixture(scope="module", params=["han", "thorax", "abdomen"])
+def region(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def cases(shared_data: Path) -> list[Case]:
-    found = [case for case in read_dataset(shared_data / "datasets.json") if case.region == "han"]
-    wanted = {"brainstem", "mandible", "parotid_left", "parotid_right"}
-    return [case for case in found if case.split == "support" and wanted <= set(case.targets)][:2]
+def cases(shared_data: Path, region: str) -> list[Case]:
+    """The two support cases of a region with the most organs wholly inside: one to learn from, one to search."""
+    found = [case for case in read_dataset(shared_data / "datasets.json") if case.region == region]
+    return sorted((case for case in found if case.split == "support"), key=lambda case: -len(case.targets))[:2]
 
 
 def annotated(case: Case) -> tuple[Volume, dict[str, Points]]:
@@ -53,10 +59,22 @@ def found(engine: Engine, support_set: SupportSet, query: Volume) -> Detections:
     return engine.detect(query, support_set)
 
 
-def assert_same_boxes(ours: Detections, theirs: Detections, tolerance_mm: float) -> None:
-    for name in ("brainstem", "mandible", "parotid_left", "parotid_right"):  # organs that no face of the scan cuts
-        box = ours.boxes[name]
-        np.testing.assert_allclose(box.walls_mm, theirs.boxes[name].walls_mm, atol=tolerance_mm, err_msg=name)
+def assert_same_boxes(ours: Detections, theirs: Detections, query: Volume, region: str, tolerance_mm: float) -> None:
+    """For the organs that count in evaluation; those whose box a face of the scan cuts are left out."""
+    compared = 0
+    for name in MEAN_TARGETS.get(region, tuple(theirs.boxes)):
+        box, other = ours.boxes[name], theirs.boxes[name]
+        if query.grid.contains(np.stack([other.min_ras, other.max_ras])).all():
+            np.testing.assert_allclose(box.walls_mm, other.walls_mm, atol=tolerance_mm, err_msg=name)
+            compared += 1
+    assert compared >= 3
+
+
+def expect_failure_in_the_abdomen(region: str, request: pytest.FixtureRequest) -> None:
+    """A known defect, and a strict one: the test fails as soon as it is gone, so that this mark goes, too."""
+    if region == "abdomen":
+        reason = "the coarse field is too weak there: boxes are off, and move, by centimetres"
+        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
 
 
 def test_a_support_finds_its_own_points(engine: Engine, support_set: SupportSet, cases: list[Case]) -> None:
@@ -78,23 +96,33 @@ def test_the_stored_orientation_does_not_matter(
     support_set: SupportSet,
     query: Volume,
     found: Detections,
+    region: str,
     order: tuple[int, ...],
     flipped: tuple[int, ...],
 ) -> None:
     hu, grid = stored_otherwise(query.hu, query.grid, order, flipped)
-    assert_same_boxes(engine.detect(Volume(hu, grid), support_set), found, 2.0)
+    assert_same_boxes(engine.detect(Volume(hu, grid), support_set), found, query, region, 2.0)
 
 
 def test_the_voxel_size_hardly_matters(
-    engine: Engine, support_set: SupportSet, query: Volume, found: Detections
+    engine: Engine,
+    support_set: SupportSet,
+    query: Volume,
+    found: Detections,
+    region: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    expect_failure_in_the_abdomen(region, request)
     bounds = query.grid.bounds
     shape = np.floor(bounds.size_mm / 2.0).astype(int).tolist()
     finer = resample(query, Grid.isotropic(shape, 2.0, bounds.min_ras + 1.0))
-    assert_same_boxes(engine.detect(finer, support_set), found, 2.0)
+    assert_same_boxes(engine.detect(finer, support_set), found, query, region, 2.0)
 
 
-def test_boxes_of_another_person_land_near_the_organs(found: Detections, cases: list[Case]) -> None:
+def test_boxes_of_another_person_land_near_the_organs(
+    found: Detections, cases: list[Case], region: str, request: pytest.FixtureRequest
+) -> None:
+    expect_failure_in_the_abdomen(region, request)
     _, truth = annotated(cases[1])
     for name in found.boxes.keys() & truth.keys() - {"spinal_cord", "esophagus"}:  # their contours stop anywhere
         middle = truth[name].mean(axis=0)

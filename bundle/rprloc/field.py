@@ -71,19 +71,24 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
     body = foreground(image[None, None])[0, 0]
     occupied = body.nonzero()
     if len(occupied) == 0:
-        raise InputError(
-            f"{volume.name or 'The scan'} shows no body: every place is as dark as air; a CT scan in Hounsfield units "
-            "was expected; check its rescale slope and intercept."
-        )
-    # Only the box around the body is evaluated; it keeps the lattice of the whole scan, so latents do not depend on it.
+        raise _no_body(volume)
+    # Only the box around the body is evaluated, on the lattice of the whole scan: what is left out counts as air.
     step = int(LATTICE_ANCHOR_MM / SPACING_MM)
     first = occupied.amin(0) // step * step
     shape = (-(-(occupied.amax(0) + 1 - first) // step) * step).tolist()
     i, j, k = first.tolist()
     box = (slice(i, i + shape[0]), slice(j, j + shape[1]), slice(k, k + shape[2]))
     grid = at_network_spacing.grid.cropped((i, j, k), shape)
-    return PositionField(
-        latent_map(model.coarse, image[box], body[box], grid), latent_map(model.fine, image[box], body[box], grid)
+    coarse = latent_map(model.coarse, image[box], body[box], grid)
+    if not coarse.inside.any():
+        raise _no_body(volume)
+    return PositionField(coarse, latent_map(model.fine, image[box], body[box], grid))
+
+
+def _no_body(volume: Volume) -> InputError:
+    return InputError(
+        f"{volume.name or 'The scan'} shows no body: hardly a place is brighter than air; a CT scan in Hounsfield "
+        "units was expected; check its rescale slope and intercept."
     )
 
 

@@ -22,7 +22,7 @@ from rprloc.volume import Volume
 
 _STARTS = 128  # starts whose votes count: those nearest to the target in the body frame
 _VOTE_MM = 16.0  # standard deviation of a vote's Gaussian weight over that distance
-_OUTLIER_MM = 10.0  # spread of the votes' places beyond which one counts little
+_OUTLIER_MM = 10.0 * 3.0**0.5  # distance of a vote from the mean one beyond which it counts little: 10 mm an axis
 
 _WINDOW_PLACES = 4  # the fine search window: places of the fine lattice to either side, 32 mm
 _FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 24.0, 30.0, 0.05
@@ -126,21 +126,9 @@ def coarse_vote(targets: Tensor, query: _Query) -> tuple[Tensor, Tensor]:
     vote again: another part of the body with the same latent by mistake does not pull the point away.
     """
     distance_mm, nearest = query.by_latent.query(targets.numpy(), k=min(_STARTS, len(query.starts_ras)))
-    latents, places = query.starts_latent[nearest], query.starts_ras[nearest]  # (M, K, 3)
     near = torch.exp(-0.5 * torch.from_numpy(distance_mm / _VOTE_MM).square()).float() + 1e-6
-    weight = near
-    ridge = 25.0 * torch.eye(3)
-    for _ in range(3):
-        share = (weight / weight.sum(1, keepdim=True))[..., None]  # (M, K, 1)
-        mean_latent, mean_ras = (share * latents).sum(1), (share * places).sum(1)
-        p, x = latents - mean_latent[:, None], places - mean_ras[:, None]
-        moments = (share * p).transpose(1, 2)  # (M, 3, K)
-        turn = torch.linalg.solve(moments @ p + ridge, moments @ x + ridge)  # latent row vector @ turn = RAS
-        place_ras = mean_ras + ((targets - mean_latent)[:, None] @ turn)[:, 0]
-        squared_mm = (places + (targets[:, None] - latents) @ turn - place_ras[:, None]).square().mean(2)  # (M, K)
-        spread_mm = (share[..., 0] * squared_mm).sum(1).sqrt()
-        weight = near / (1.0 + squared_mm / _OUTLIER_MM**2)
-    return place_ras, spread_mm
+    latents, places_ras = query.starts_latent[nearest], query.starts_ras[nearest]  # (M, K, 3)
+    return _robust_local_affine(targets, latents, places_ras, near, ridge_mm2=25.0, outlier_mm=_OUTLIER_MM, rounds=3)
 
 
 def fine_match(targets: Tensor, near_ras: Tensor, query: _Query) -> tuple[Tensor, Tensor]:
@@ -177,14 +165,36 @@ def regularized(
     """
     distance_mm = torch.cdist(support_ras, support_ras)
     near = torch.exp(-0.5 * (distance_mm / reach_mm).square()) * (confidence + 0.05)  # (M, M)
-    weight, place_ras, ridge = near, matched_ras, 100.0 * torch.eye(3)
-    for _ in range(4):
-        share = weight / weight.sum(1, keepdim=True)
-        mean_s, mean_m = share @ support_ras, share @ matched_ras
-        s, m = support_ras - mean_s[:, None], matched_ras - mean_m[:, None]  # (M, M, 3)
-        moments = (share[..., None] * s).transpose(1, 2)
-        turn = torch.linalg.solve(moments @ s + ridge, moments @ m + ridge)
-        residual_mm = (s @ turn - m).norm(dim=2)
-        place_ras = mean_m + ((support_ras - mean_s)[:, None] @ turn)[:, 0]
-        weight = near / (1.0 + (residual_mm / outlier_mm).square())
-    return place_ras
+    sources, matches = (points.expand(len(points), -1, -1) for points in (support_ras, matched_ras))  # (M, M, 3)
+    return _robust_local_affine(support_ras, sources, matches, near, ridge_mm2=100.0, outlier_mm=outlier_mm, rounds=4)[
+        0
+    ]
+
+
+def _robust_local_affine(
+    targets: Tensor,
+    sources: Tensor,
+    places: Tensor,
+    weights: Tensor,
+    *,
+    ridge_mm2: float,
+    outlier_mm: float,
+    rounds: int,
+) -> tuple[Tensor, Tensor]:
+    """Targets (M, 3) mapped by an affine each, fitted to K pairs of a source and its place, both (M, K, 3).
+
+    Weighted least squares with a ridge towards a pure shift; in every round but the first, pairs whose residual exceeds
+    ``outlier_mm`` have lost weight (Cauchy weights). Also the weighted root mean square (M,) of residuals, per axis.
+    """
+    ridge, weight = ridge_mm2 * torch.eye(3), weights
+    for _ in range(rounds):
+        share = (weight / weight.sum(1, keepdim=True))[..., None]  # (M, K, 1)
+        mean_source, mean_place = (share * sources).sum(1), (share * places).sum(1)
+        s, x = sources - mean_source[:, None], places - mean_place[:, None]
+        moments = (share * s).transpose(1, 2)  # (M, 3, K)
+        turn = torch.linalg.solve(moments @ s + ridge, moments @ x + ridge)  # source row vector @ turn = place
+        mapped = mean_place + ((targets - mean_source)[:, None] @ turn)[:, 0]
+        squared_mm = (x - s @ turn).square().sum(2)  # (M, K)
+        spread_mm = (share[..., 0] * squared_mm / 3.0).sum(1).sqrt()
+        weight = weights / (1.0 + squared_mm / outlier_mm**2)
+    return mapped, spread_mm

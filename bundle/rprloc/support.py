@@ -34,6 +34,7 @@ from rprloc.geometry import (
 from rprloc.volume import Volume
 
 FORMAT, VERSION = "rprloc-support", 1
+_DTYPE = "<f4"  # the only one that the schema allows
 
 CONTEXT_MARGIN_MM = 15.0
 _CONTEXT_SIDE = 5
@@ -105,8 +106,8 @@ class SupportSet:
                         name: {
                             "extreme_points_ras_mm": np.round(organ.points_ras, 4).tolist(),
                             "self_error_ras_mm": np.round(organ.self_error_mm, 4).tolist(),
-                            "context_ras_mm": _encode(organ.anchors_ras[6:], "<f4"),
-                            "latents": _encode(organ.latents, "<f4"),
+                            "context_ras_mm": _encode(organ.anchors_ras[6:]),
+                            "latents": _encode(organ.latents),
                         }
                         for name, organ in support.organs.items()
                     },
@@ -158,15 +159,15 @@ class SupportSet:
         return cls(content["model_id"], tuple(supports))
 
 
-def _encode(array: NDArray[np.generic], dtype: str) -> dict[str, Any]:
-    data = np.ascontiguousarray(array, dtype=dtype)
-    return {"dtype": dtype, "shape": list(data.shape), "base64": base64.b64encode(data.tobytes()).decode("ascii")}
+def _encode(array: NDArray[np.generic]) -> dict[str, Any]:
+    data = np.ascontiguousarray(array, dtype=_DTYPE)
+    return {"dtype": _DTYPE, "shape": list(data.shape), "base64": base64.b64encode(data.tobytes()).decode("ascii")}
 
 
 def _decode(entry: Mapping[str, Any], where: str) -> NDArray[np.float32]:
     try:
         data = base64.b64decode(entry["base64"], validate=True)
-        array = np.frombuffer(data, dtype="<f4").reshape(entry["shape"])
+        array = np.frombuffer(data, dtype=_DTYPE).reshape(entry["shape"])
     except ValueError as error:
         raise InputError(f"{where}: an array is damaged ({error}); build the support set again.") from error
     if not np.isfinite(array).all():

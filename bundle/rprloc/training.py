@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,10 +97,12 @@ def fit(
     started, errors = time.monotonic(), []
     bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, unit="step")
     with ThreadPoolExecutor(max_workers=1) as ahead:  # draws the next batch while the network works on this one
-        batches = deque([ahead.submit(draw, np.random.default_rng((config.seed, first)))])
+        upcoming = ahead.submit(draw, np.random.default_rng((config.seed, first)))
         for step in bar:
-            batches.append(ahead.submit(draw, np.random.default_rng((config.seed, step + 1))))
-            loss, error_mm = loss_of(net, batches.popleft().result())
+            batch = upcoming.result()
+            if step + 1 < steps:
+                upcoming = ahead.submit(draw, np.random.default_rng((config.seed, step + 1)))
+            loss, error_mm = loss_of(net, batch)
             optimizer.zero_grad()
             loss.backward()
             _centralize_gradients(net)
