@@ -196,7 +196,7 @@ def test_one_bad_scan_among_several_is_reported_and_the_others_are_done(scene: S
 @pytest.mark.slow
 def test_training_config_writes_weights_that_load(scene: Scene, tmp_path: Path) -> None:
     # The test case has no image: nothing but the train cases may be read.
-    write_dataset(tmp_path / "data", scene.paths(), ["train", "train", "test"])
+    write_dataset(tmp_path / "data", scene.paths(), ["train", "val", "test"])
     small = {"coarse_steps": 12, "fine_steps": 12, "coarse_outputs": 2, "fine_outputs": 3, "crops_a_step": 2}
     done = run_configs(
         scene,
@@ -208,6 +208,23 @@ def test_training_config_writes_weights_that_load(scene: Scene, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     trained = load_model(tmp_path / "run" / "model.pt")
     assert trained.identity() != load_model(scene.bundle / "models" / "model.pt").identity()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(scene: Scene, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", scene.paths(), ["train", "train", "val"])
+    small = {"coarse_steps": 3, "fine_steps": 3, "coarse_outputs": 2, "fine_outputs": 3, "crops_a_step": 2}
+    options: list[object] = ["--config_file", ["configs/train.json", "configs/multi_gpu_train.json"]]
+    options += ["--bundle_root", ".", "--dataset_dir", tmp_path / "data", "--output_dir", tmp_path / "run"]
+    for name, value in small.items():
+        options += [f"--train#config#{name}", value]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "monai.bundle", "run"]
+    done = python(*launcher, *options, cwd=scene.bundle)
+    assert done.returncode == 0, done.stderr
+    trained = load_model(tmp_path / "run" / "model.pt")
+    assert all(torch.isfinite(parameter).all() for parameter in trained.parameters())
+    rows = (tmp_path / "run" / "fine.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["3", "training"], ["3", "validation"]]  # written by one
 
 
 @pytest.mark.slow
@@ -255,9 +272,9 @@ def test_monais_own_checks_pass_without_scans_and_support_set(scene: Scene, tmp_
 @pytest.mark.parametrize("n", [1, 2])
 def test_spatial_shapes_in_the_metadata_are_the_networks(n: int) -> None:
     formats = json.loads(METADATA.read_text(encoding="utf-8"))["network_data_format"]
-    assert formats["inputs"]["image"]["spatial_shape"] == ["48 + 4 * n"] * 3
+    assert formats["inputs"]["image"]["spatial_shape"] == ["54 + 4 * n"] * 3
     assert formats["outputs"]["pred"]["spatial_shape"] == ["n"] * 3
-    edge = 48 + 4 * n
+    edge = 54 + 4 * n
     with torch.inference_mode():
         assert RPRNet().eval()(torch.zeros(1, 1, edge, edge, edge)).shape == (1, 3, n, n, n)
 
@@ -271,7 +288,9 @@ def test_metadata_has_the_version_of_the_library_and_keeps_to_the_schema() -> No
 
 def test_configs_are_indented_by_four_spaces_and_hold_no_lambdas() -> None:
     configs = sorted((BUNDLE / "configs").glob("*.json"))
-    assert {"evaluate.json", "inference.json", "metadata.json", "train.json"} <= {path.name for path in configs}
+    assert {"evaluate.json", "inference.json", "metadata.json", "multi_gpu_train.json", "train.json"} <= {
+        path.name for path in configs
+    }
     for path in configs:
         text = path.read_text(encoding="utf-8")
         assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n", path

@@ -70,13 +70,6 @@ def assert_same_boxes(ours: Detections, theirs: Detections, query: Volume, regio
     assert compared >= 3
 
 
-def expect_failure_in_the_abdomen(region: str, request: pytest.FixtureRequest) -> None:
-    """A known defect, and a strict one: the test fails as soon as it is gone, so that this mark goes, too."""
-    if region == "abdomen":
-        reason = "the coarse field is too weak there: boxes are off, and move, by centimetres"
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
-
-
 def test_a_support_finds_its_own_points(engine: Engine, support_set: SupportSet, cases: list[Case]) -> None:
     volume, _ = annotated(cases[0])
     for organ in engine.detect(volume, support_set).organs:
@@ -105,25 +98,21 @@ def test_the_stored_orientation_does_not_matter(
 
 
 def test_the_voxel_size_hardly_matters(
-    engine: Engine,
-    support_set: SupportSet,
-    query: Volume,
-    found: Detections,
-    region: str,
-    request: pytest.FixtureRequest,
+    engine: Engine, support_set: SupportSet, query: Volume, found: Detections, region: str
 ) -> None:
-    expect_failure_in_the_abdomen(region, request)
     bounds = query.grid.bounds
     shape = np.floor(bounds.size_mm / 2.0).astype(int).tolist()
     finer = resample(query, Grid.isotropic(shape, 2.0, bounds.min_ras + 1.0))
     assert_same_boxes(engine.detect(finer, support_set), found, query, region, 2.0)
 
 
-def test_boxes_of_another_person_land_near_the_organs(
-    found: Detections, cases: list[Case], region: str, request: pytest.FixtureRequest
-) -> None:
-    expect_failure_in_the_abdomen(region, request)
+def test_boxes_of_another_person_land_near_the_organs(found: Detections, cases: list[Case]) -> None:
+    """Not all: a stomach or a gallbladder may lie quite elsewhere in the next person."""
     _, truth = annotated(cases[1])
-    for name in found.boxes.keys() & truth.keys() - {"spinal_cord", "esophagus"}:  # their contours stop anywhere
-        middle = truth[name].mean(axis=0)
-        assert np.linalg.norm(found.boxes[name].centre_ras - middle) < 40.0, name
+    distances_mm = {
+        name: float(np.linalg.norm(found.boxes[name].centre_ras - truth[name].mean(axis=0)))
+        for name in found.boxes.keys() & truth.keys() - {"spinal_cord", "esophagus"}  # their contours stop anywhere
+    }
+    assert len(distances_mm) >= 3
+    assert np.median(list(distances_mm.values())) < 20.0, distances_mm
+    assert np.mean([distance < 40.0 for distance in distances_mm.values()]) >= 0.75, distances_mm

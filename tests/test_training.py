@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.test_alignment import person
 
-from rprloc.alignment import BodyMap
 from rprloc.geometry import Grid
 from rprloc.network import Pnet
+from rprloc.registration import BodyMap
 from rprloc.sampling import TrainingScan
 from rprloc.training import (
     Batch,
@@ -86,8 +86,15 @@ def test_the_coarse_net_learns_where_places_are(tmp_path: Path, scans: list[Trai
     draw = _coarse_draw(scans, maps, learner, config)
     _standardize(learner, [crop for n in range(4) for crop in draw(np.random.default_rng((1, n))).crops])
     fit("coarse", learner, draw, _coarse_loss, 300, tmp_path, config, resume=False)
-    rows = np.loadtxt(tmp_path / "coarse.csv", delimiter=",", skiprows=1)
-    assert (rows[-1, 1:3] < 0.7 * rows[0, 1:3]).all()  # across the body; its length takes more context and time
+    rows = np.loadtxt(tmp_path / "coarse.csv", delimiter=",", skiprows=1, usecols=(2, 3))
+    assert (rows[-1] < 0.7 * rows[0]).all()  # across the body; its length takes more context and time
+
+
+def test_a_step_changes_every_weight(tmp_path: Path, scans: list[TrainingScan], maps: list[BodyMap]) -> None:
+    config = TrainingConfig(coarse_outputs=4)
+    learner, before = net(), net()
+    fit("coarse", learner, _coarse_draw(scans, maps, learner, config), _coarse_loss, 2, tmp_path, config, resume=False)
+    assert all(not torch.equal(a, b) for a, b in zip(learner.parameters(), before.parameters(), strict=True))
 
 
 def test_the_fine_loss_reaches_every_weight(scans: list[TrainingScan], maps: list[BodyMap]) -> None:

@@ -258,8 +258,14 @@ def demo(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option(metavar="datasets.json", help="The cases; those of split train are used.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the weights, checkpoints and logs.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="datasets.json", help="The cases; train is trained and val measured on.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Or a folder of unlabelled scans; one in twenty is only measured on."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     init: Annotated[Path | None, typer.Option(metavar="model.pt", help="Weights to go on from.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
@@ -274,19 +280,24 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train both networks on unlabelled scans."""
-    from rprloc.dataset import pack, training_cases
+    from rprloc.dataset import pack, scans_below, training_files
     from rprloc.device import choose_device
     from rprloc.network import load_model
-    from rprloc.training import TrainingConfig
+    from rprloc.training import TrainingConfig, estimate
     from rprloc.training import train as train_model
 
+    if (data is None) == (images is None):
+        raise InputError("Scans to train on come from --data or from --images; give one of them.")
     console.require_folder(out)
     if not resume and any((out / name).exists() for name in ("model.pt", "coarse.pt", "body_frame.npz")):
         raise InputError(
             f"{out} holds a training run already; a new folder was expected; add --resume to go on with it, or name "
             "another folder."
         )
-    cases = training_cases(data)
+    if data is not None:
+        files, held_out = training_files(data), training_files(data, "val")
+    elif images is not None:
+        files, held_out = scans_below(images), []
     target = choose_device(device.value)
     given = {
         "coarse_steps": coarse_steps,
@@ -298,7 +309,13 @@ def train(
     config = TrainingConfig(seed=seed, **chosen)
     out.mkdir(parents=True, exist_ok=True)
     start = None if init is None else load_model(init)
-    net = train_model(pack(cases, out / "packed"), out, config, device=target, resume=resume, init=start)
+    scans = pack(files, out / "packed", None if images is None else out / "skipped.csv")
+    validation = pack(held_out, out / "packed") if images is None else scans[19::20]
+    if images is not None:
+        scans = [scan for number, scan in enumerate(scans) if number % 20 != 19]
+    minutes, gigabytes = estimate(scans, config, target)
+    typer.echo(f"Training on {len(scans)} scans: about {minutes:.0f} minutes and {gigabytes:.0f} GB of memory.")
+    net = train_model(scans, out, config, device=target, validation=validation, resume=resume, init=start)
     typer.echo(f"{out / 'model.pt'}: model {net.identity()}")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +19,14 @@ from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid
 from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM
-from rprloc.reading import read_volume
+from rprloc.reading import IMAGE_EXTENSIONS, read_volume, reason_not_to_train_on
 from rprloc.sampling import TrainingScan
 from rprloc.volume import display_window_air, network_grid, network_input, resample
+
+_log = logging.getLogger(__name__)
+
+MIN_BODY_VOXELS = 5000
+"""Of 4 mm; a tenth of a head."""
 
 SPLITS = ("train", "val", "support", "test")
 
@@ -94,30 +102,86 @@ def read_dataset(path: Path) -> list[Case]:
     ]
 
 
-def training_cases(path: Path) -> list[Case]:
-    """The cases of split train of a ``datasets.json``. Raises InputError like :func:`read_dataset`, or if none is."""
-    cases = [case for case in read_dataset(path) if case.split == "train"]
-    if not cases:
+@dataclass(frozen=True)
+class ScanFile:
+    """An unlabelled scan on disk: what it is called, the group it is drawn with, and its image."""
+
+    name: str
+    group: str
+    path: Path
+
+
+def training_files(path: Path, split: str = "train") -> list[ScanFile]:
+    """A split's scans of a ``datasets.json``. Raises InputError as :func:`read_dataset`, or if train has none."""
+    found = [ScanFile(case.name, case.region, case.image_path) for case in read_dataset(path) if case.split == split]
+    if split == "train" and not found:
         raise InputError(f"{path} has no case of split train; scans to train on were expected; add some.")
-    return cases
+    return found
 
 
-def pack(cases: Sequence[Case], folder: Path) -> list[TrainingScan]:
-    """The cases as training scans: 8-bit network input at network spacing, kept in ``folder`` for the next time."""
+def scans_below(folder: Path) -> list[ScanFile]:
+    """The image files below a folder, at any depth, and the folders in which other files lie, each a DICOM series.
+
+    Raises InputError if there is no such folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; a folder with scans was expected; give its path with --images.")
+    paths: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in names if not name.startswith("."))
+        images = [name for name in shown if name.lower().endswith(IMAGE_EXTENSIONS)]
+        paths += [Path(root, name) for name in images] if images or not shown else [Path(root)]
+    if not paths:
+        raise InputError(
+            f"{folder} holds no files; scans (NIfTI, NRRD, MetaImage, or folders with DICOM series) were expected; "
+            "give the folder where they lie."
+        )
+    return [ScanFile(path.relative_to(folder).as_posix(), "scans", path) for path in paths]
+
+
+def pack(files: Sequence[ScanFile], folder: Path, skipped: Path | None = None) -> list[TrainingScan]:
+    """The scans as 8-bit network input at network spacing, kept in ``folder`` for the next time.
+
+    Raises InputError for a scan that cannot be read; with ``skipped``, such scans, and those that are hardly CT, are
+    left out and listed in that CSV file with the reason. Then InputError is raised only if none is left.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    scans = []
-    for case in tqdm(cases, desc="reading scans", unit="scan"):
-        packed = folder / f"{case.region}-{case.name}.npz"
-        if not packed.exists():
-            volume = read_volume(case.image_path)
-            air_hu = display_window_air(volume.hu)
-            volume = resample(volume, network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM))
-            image = np.rint(network_input(volume.hu, air_hu) * 255).astype(np.uint8)
-            with atomic_path(packed) as temporary, temporary.open("wb") as stream:
-                np.savez_compressed(stream, image=image, ras_from_ijk=volume.grid.ras_from_ijk)
-        with np.load(packed, allow_pickle=False) as arrays:
-            image = arrays["image"]
-            scans.append(
-                TrainingScan.from_array(case.name, case.region, image, Grid(image.shape, arrays["ras_from_ijk"]))
+    scans, refused = [], []
+    for file in tqdm(files, desc="reading scans", unit="scan"):
+        try:
+            scans.append(_packed(file, folder, strict=skipped is not None))
+        except InputError as error:
+            if skipped is None:
+                raise
+            refused.append((file.path, str(error)))
+    if skipped is not None:
+        with atomic_path(skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("scan", "reason"), *refused])
+        if not scans:
+            raise InputError(
+                f"None of the {len(files)} scans can be used; CT scans were expected; {skipped} says why for each."
             )
+        if refused:
+            _log.warning("%d of %d scans are left out; %s says why.", len(refused), len(files), skipped)
     return scans
+
+
+def _packed(file: ScanFile, folder: Path, *, strict: bool) -> TrainingScan:
+    packed = folder / f"{file.group}-{file.name.replace('/', '+')}.npz"
+    if not packed.exists():
+        volume = read_volume(file.path)
+        doubt = reason_not_to_train_on(volume) if strict else None
+        if doubt:
+            raise InputError(doubt)
+        air_hu = display_window_air(volume.hu)
+        volume = resample(volume, network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM))
+        image = np.rint(network_input(volume.hu, air_hu) * 255).astype(np.uint8)
+        with atomic_path(packed) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, image=image, ras_from_ijk=volume.grid.ras_from_ijk)
+    with np.load(packed, allow_pickle=False) as arrays:
+        image = arrays["image"]
+        scan = TrainingScan.from_array(file.name, file.group, image, Grid(image.shape, arrays["ras_from_ijk"]))
+    if len(scan.body_ijk) < MIN_BODY_VOXELS:
+        raise InputError(f"{file.path} shows hardly any body; a CT scan of a person was expected; leave it out.")
+    return scan

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import distributed
 
 from rprloc.detection import Detections
 from rprloc.errors import InputError
@@ -51,6 +53,21 @@ def choose_device(name: str) -> torch.device:
         _log.warning("The GPU does not work (%s): the CPU is used.", reason)
         return torch.device("cpu")
     return torch.device("cuda")
+
+
+def join_training() -> torch.device:
+    """This process's device in a training that torchrun started: a GPU each, or the CPU where there is none.
+
+    Joins the process group, over NCCL on GPUs and Gloo on CPUs, if that was not done before.
+    """
+    cuda = choose_device("auto").type == "cuda"
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if cuda else "gloo")
+    if not cuda:
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
 def run_on_device(model: RPRNet, work: Callable[[], _Result], *, fall_back: bool) -> _Result:

@@ -1,4 +1,4 @@
-"""The position field: the latent of every place of a scan, from one dense pass of each Pnet."""
+"""The position field: the latent of every place of a scan, from one dense pass of each Pnet and one registration."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from torch import Tensor
 from rprloc.errors import InputError
 from rprloc.geometry import Grid, Points
 from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, Pnet, RPRNet
+from rprloc.registration import QUERY_STAGES, BodyMap, Picture, register, robust_affine, sample
 from rprloc.sampling import foreground
 from rprloc.volume import Volume, display_window_air, network_grid, network_input, resample
 
 MAX_INPUT_VOXELS = 6_000_000
 """Voxels of network input in one pass; larger scans go in slabs, which is exact because no convolution is padded."""
+
+_SIZES = (0.6, 1.6)
+
+_Range = tuple[int, int]  # first, and one past the last
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,23 +46,18 @@ class LatentMap:
 
 @dataclass(frozen=True, eq=False)
 class PositionField:
-    """What localization needs of a scan: the coarse Pnet's latents (3) and the fine one's (3 and the descriptor)."""
+    """What localization needs of a scan: its map to the body frame, coarse, and the fine Pnet's latents.
 
-    coarse: LatentMap
+    ``pose`` is the body map as the coarse Pnet sees it, before registration.
+    """
+
+    pose: BodyMap
+    body: BodyMap
     fine: LatentMap
 
     def at(self, points_ras: Points) -> NDArray[np.float32]:
-        """Coarse and fine latents (N, C + C') side by side at world points (N, 3)."""
-        return np.concatenate([self.coarse.at(points_ras), self.fine.at(points_ras)], axis=1)
-
-
-def sample(values: Tensor, grid: Grid, points_ras: Points) -> NDArray[np.float32]:
-    """Values (C, I, J, K) on a grid, at world points (..., 3): (..., C), linear, clamped at the outermost centres."""
-    ijk = grid.ijk(points_ras).reshape(-1, 3)
-    normalized = (2.0 * ijk + 1.0) / np.array(grid.shape) - 1.0
-    lattice = torch.from_numpy(normalized[None, None, None, :, ::-1].copy()).to(values)
-    found = F.grid_sample(values[None], lattice, padding_mode="border", align_corners=False)[0, :, 0, 0]  # (C, N)
-    return found.T.cpu().numpy().reshape(*np.shape(points_ras)[:-1], values.shape[0])
+        """Body coordinates and fine latents (N, 3 + C) side by side at world points (N, 3)."""
+        return np.concatenate([self.body.body(points_ras).astype(np.float32), self.fine.at(points_ras)], axis=1)
 
 
 def position_field(model: RPRNet, volume: Volume) -> PositionField:
@@ -65,29 +65,62 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
 
     Raises InputError if nothing in the scan looks like a body.
     """
-    device = next(model.parameters()).device
+    image, body, grid = body_input(volume, next(model.parameters()).device)
+    pose, found = body_map_of(model, image, body, grid, volume.name)
+    return PositionField(pose, found, latent_map(model.fine, image, body, grid))
+
+
+def body_input(volume: Volume, device: torch.device) -> tuple[Tensor, Tensor, Grid]:
+    """The networks' input (I, J, K) of the box around the body in a scan, where in it the body is, and its grid.
+
+    The box lies on the lattice of the whole scan; what is left out counts as air. Raises InputError if nothing in the
+    scan looks like a body.
+    """
     at_network_spacing = resample(volume, network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM))
     image = torch.from_numpy(network_input(at_network_spacing.hu, display_window_air(volume.hu))).to(device)
     body = foreground(image[None, None])[0, 0]
     occupied = body.nonzero()
     if len(occupied) == 0:
-        raise _no_body(volume)
-    # Only the box around the body is evaluated, on the lattice of the whole scan: what is left out counts as air.
+        raise _no_body(volume.name)
     step = int(LATTICE_ANCHOR_MM / SPACING_MM)
     first = occupied.amin(0) // step * step
     shape = (-(-(occupied.amax(0) + 1 - first) // step) * step).tolist()
     i, j, k = first.tolist()
     box = (slice(i, i + shape[0]), slice(j, j + shape[1]), slice(k, k + shape[2]))
-    grid = at_network_spacing.grid.cropped((i, j, k), shape)
-    coarse = latent_map(model.coarse, image[box], body[box], grid)
-    if not coarse.inside.any():
-        raise _no_body(volume)
-    return PositionField(coarse, latent_map(model.fine, image[box], body[box], grid))
+    return image[box], body[box], at_network_spacing.grid.cropped((i, j, k), shape)
 
 
-def _no_body(volume: Volume) -> InputError:
+def body_map_of(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str) -> tuple[BodyMap, BodyMap]:
+    """The pose of a network input (I, J, K) as the coarse Pnet sees it, and its map to the body frame of the model.
+
+    Raises InputError if no place of the coarse lattice lies in the ``body`` (I, J, K).
+    """
+    coarse = latent_map(model.coarse, image, body, grid)
+    picture = Picture.of(image, body, grid)
+    if not coarse.inside.any() or not picture.near.any():
+        raise _no_body(name)
+    pose = coarse_pose(coarse)
+    return pose, register(picture, model.atlas, pose, QUERY_STAGES)
+
+
+def coarse_pose(coarse: LatentMap) -> BodyMap:
+    """The affine map to the body frame on which the votes of all places in the body agree best.
+
+    People's sizes differ by less than _SIZES, so a field that is flatter or steeper is one that the net got wrong.
+    """
+    places_ras, latents = (torch.from_numpy(values).double()[None] for values in coarse.places())
+    matrix, shift, _ = robust_affine(
+        places_ras, latents, torch.ones_like(places_ras[..., 0]), ridge_mm2=900.0, outlier_mm=50.0, rounds=8
+    )
+    left, sizes, right = torch.linalg.svd(matrix[0])
+    middle = places_ras[0].median(dim=0).values
+    limited = left @ torch.diag(sizes.clamp(*_SIZES)) @ right
+    return BodyMap.affine(limited.numpy(), (shift[0] + (matrix[0] - limited) @ middle).numpy())
+
+
+def _no_body(name: str) -> InputError:
     return InputError(
-        f"{volume.name or 'The scan'} shows no body: hardly a place is brighter than air; a CT scan in Hounsfield "
+        f"{name or 'The scan'} shows no body: hardly a place is brighter than air; a CT scan in Hounsfield "
         "units was expected; check its rescale slope and intercept."
     )
 
@@ -96,19 +129,16 @@ def _no_body(volume: Volume) -> InputError:
 def latent_map(net: Pnet, image: Tensor, body: Tensor, grid: Grid) -> LatentMap:
     """One dense pass over a network input (I, J, K), whose edges are multiples of the net's stride.
 
-    The input is padded with air by half the receptive field, so the lattice (I, J, K) / stride spans it to its faces,
-    and every latent belongs to the centre of its cell of stride voxels.
+    Around the input is air without end, so the lattice (I, J, K) / stride spans it to its faces, and every latent
+    belongs to the centre of its cell of stride voxels.
     """
-    field, stride = net.receptive_field, net.stride
-    before = (field - stride) // 2
+    stride = net.stride
     outputs = [n // stride for n in image.shape]
-    source = F.pad(image[None, None], [before, field - stride - before] * 3)
-    source = source.contiguous(memory_format=torch.channels_last_3d)
-    rows = max(1, (MAX_INPUT_VOXELS // (source.shape[3] * source.shape[4]) - field) // stride + 1)
-    slabs = []
-    for first in range(0, outputs[0], rows):
-        count = min(rows, outputs[0] - first)
-        slabs.append(net(source[:, :, first * stride : (first + count - 1) * stride + field])[0])
+    rows = max(1, (MAX_INPUT_VOXELS // (image.shape[1] * image.shape[2]) - net.receptive_field) // stride)
+    slabs = [
+        _latents(net, image, [(first, min(first + rows, outputs[0])), (0, outputs[1]), (0, outputs[2])])
+        for first in range(0, outputs[0], rows)
+    ]
     cell_centre = 0.5 * (stride - 1)
     to_input = np.diag([stride, stride, stride, 1.0])
     to_input[:3, 3] = cell_centre
@@ -118,3 +148,51 @@ def latent_map(net: Pnet, image: Tensor, body: Tensor, grid: Grid) -> LatentMap:
         Grid((outputs[0], outputs[1], outputs[2]), grid.ras_from_ijk @ to_input),
         inside,
     )
+
+
+def _latents(net: Pnet, image: Tensor, wanted: list[_Range]) -> Tensor:
+    """The latents (C, i, j, k) of a range of cells of an input (I, J, K) that lies in air without end.
+
+    Where a feature sees air alone it is known: it is the same everywhere. So each layer is evaluated only where its
+    features are needed and see some of the image; around that they are filled in. It is exact, and spares the coarse
+    net two thirds of its work.
+    """
+    needed = [wanted]  # of each layer's outputs, counted from that whose patch begins half a receptive field outside
+    for _, kernel, stride, dilation in reversed(net.layers):
+        needed.insert(0, [(a * stride, (b - 1) * stride + dilation * (kernel - 1) + 1) for a, b in needed[0]])
+    before = (net.receptive_field - net.stride) // 2
+    patch, step = 1, 1
+    kept = [[(max(a, before), min(b, n + before)) for (a, b), n in zip(needed[0], image.shape, strict=True)]]
+    features = image[tuple(slice(a - before, b - before) for a, b in kept[0])][None, None]
+    features = features.contiguous(memory_format=torch.channels_last_3d)
+    air = torch.zeros(1, 1, 1, 1, 1).to(features)
+    blocks = list(net.trunk)
+    for level, (_, kernel, stride, dilation) in enumerate(net.layers):
+        patch, step = patch + dilation * (kernel - 1) * step, step * stride
+        sees_image = [(-((patch - 1 - before) // step), (n - 1 + before) // step + 1) for n in image.shape]
+        here = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(needed[level + 1], sees_image, strict=True)]
+        source = [(a * stride, (b - 1) * stride + dilation * (kernel - 1) + 1) for a, b in here]
+        features = _with_surroundings(features, kept[-1], source, air)
+        for block in blocks[3 * level : 3 * level + 3]:
+            features = block(features)
+        air = air.expand(-1, -1, *[dilation * (kernel - 1) + 1] * 3)
+        for block in blocks[3 * level : 3 * level + 3]:
+            air = block(air)
+        kept.append(here)
+    return net.heads(features)[0]
+
+
+def _with_surroundings(features: Tensor, have: list[_Range], want: list[_Range], air: Tensor) -> Tensor:
+    """Features (1, C, i, j, k) that cover the ranges ``have``, cut to or filled with ``air`` to the ranges ``want``."""
+    both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(have, want, strict=True)]
+    inner = features[_slices(both, have)]
+    if both == want:
+        return inner
+    filled = air.expand(-1, -1, *(b - a for a, b in want)).contiguous(memory_format=torch.channels_last_3d)
+    filled[_slices(both, want)] = inner
+    return filled
+
+
+def _slices(part: list[_Range], whole: list[_Range]) -> tuple[slice, ...]:
+    """Where the ranges ``part`` lie in an array (1, C, i, j, k) that covers the ranges ``whole``."""
+    return slice(None), slice(None), *(slice(a - c, b - c) for (a, b), (c, _) in zip(part, whole, strict=True))

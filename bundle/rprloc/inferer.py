@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from rprloc.console import result_names, write_results
-from rprloc.dataset import pack, read_dataset, training_cases
+from rprloc.dataset import pack, read_dataset, training_files
 from rprloc.detection import Detections
 from rprloc.device import Engine
 from rprloc.errors import InputError
@@ -28,7 +28,7 @@ from rprloc.network import RPRNet
 from rprloc.reading import IMAGE_EXTENSIONS, read_volume
 from rprloc.sampling import TrainingScan
 from rprloc.support import SupportSet, load_support_set
-from rprloc.training import TrainingConfig, train
+from rprloc.training import TrainingConfig, one_process_first, train
 from rprloc.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -134,15 +134,17 @@ class AccuracyEvaluator:
 
 
 class TrainingData(Dataset[TrainingScan]):
-    """The training cases of the ``datasets.json`` in folder ``data``; packed copies are kept in ``cache_dir``."""
+    """The cases of a split of the ``datasets.json`` in folder ``data``; packed copies are kept in ``cache_dir``."""
 
-    def __init__(self, data: str, cache_dir: str) -> None:
+    def __init__(self, data: str, cache_dir: str, split: str = "train") -> None:
         self.data = Path(data)
         self.cache_dir = Path(cache_dir)
+        self.split = split
 
     @cached_property
     def scans(self) -> list[TrainingScan]:
-        return pack(training_cases(self.data / "datasets.json"), self.cache_dir)
+        with one_process_first():
+            return pack(training_files(self.data / "datasets.json", self.split), self.cache_dir)
 
     def __len__(self) -> int:
         return len(self.scans)
@@ -157,6 +159,7 @@ class Trainer:
     def __init__(
         self,
         dataset: TrainingData,
+        validation: TrainingData,
         config: TrainingConfig,
         output_dir: str,
         device: torch.device | str,
@@ -164,6 +167,7 @@ class Trainer:
         resume: bool = False,
     ) -> None:
         self.dataset = dataset
+        self.validation = validation
         self.config = config
         self.output_dir = Path(output_dir)
         self.device = torch.device(device)
@@ -177,4 +181,11 @@ class Trainer:
             coarse_steps=self.config.coarse_steps * self.max_epochs,
             fine_steps=self.config.fine_steps * self.max_epochs,
         )
-        train(self.dataset.scans, self.output_dir, longer, device=self.device, resume=self.resume)
+        train(
+            self.dataset.scans,
+            self.output_dir,
+            longer,
+            device=self.device,
+            validation=self.validation.scans,
+            resume=self.resume,
+        )

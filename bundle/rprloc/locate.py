@@ -1,4 +1,4 @@
-"""From support latents to the organ in the query scan: multi-step localization over all starts, coarse, then fine."""
+"""From support latents to the organ in the query scan: multi-step localization of many agents, coarse, then fine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from rprloc.detection import Detections, OrganDetection
@@ -17,34 +16,27 @@ from rprloc.errors import InputError
 from rprloc.field import LatentMap, PositionField, position_field
 from rprloc.geometry import Points
 from rprloc.network import RPRNet
+from rprloc.registration import BodyMap, robust_affine
 from rprloc.support import Support, SupportOrgan, SupportSet
 from rprloc.volume import Volume
 
-_STARTS = 128  # starts whose votes count: those nearest to the target in the body frame
-_VOTE_MM = 16.0  # standard deviation of a vote's Gaussian weight over that distance
-_OUTLIER_MM = 10.0 * 3.0**0.5  # distance of a vote from the mean one beyond which it counts little: 10 mm an axis
-
-_WINDOW_PLACES = 4  # the fine search window: places of the fine lattice to either side, 32 mm
-_FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 24.0, 30.0, 0.05
+_WINDOW_PLACES = 3  # the fine search window: places of the fine lattice to either side, 24 mm
+_FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 12.0, 30.0, 0.05
 _FINE_STEPS = ((80.0, 15.0), (40.0, 12.0), (25.0, 8.0))
 """For each fine step: how far anchors support each other, and the residual in mm beyond which a match counts little."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Query:
-    """What all organs share: the starts (all places of the body), and the fine lattice, ready for look-ups."""
+    """What all organs share: the map to the body frame, and the fine lattice, ready for look-ups."""
 
-    starts_ras: Tensor  # (N, 3)
-    starts_latent: Tensor  # (N, 3)
-    by_latent: cKDTree
+    body: BodyMap
     fine: LatentMap
     fine_rows: Tensor  # (I * J * K, C)
 
     @classmethod
     def of(cls, field: PositionField) -> _Query:
-        places_ras, latents = field.coarse.places()
-        rows = field.fine.latents.flatten(1).T.contiguous().cpu()
-        return cls(torch.from_numpy(places_ras).float(), torch.from_numpy(latents), cKDTree(latents), field.fine, rows)
+        return cls(field.body, field.fine, field.fine.latents.flatten(1).T.contiguous().cpu())
 
 
 def detect(model: RPRNet, volume: Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
@@ -89,7 +81,8 @@ def locate(
         points_ras = np.median([points for points, _ in located], axis=0)
         spread_mm = np.median([spread for _, spread in located], axis=0)
         scans = tuple(support.scan for support in supports)
-        found.append(OrganDetection(name, points_ras, spread_mm, len(query.starts_ras), scans))
+        starts = sum(len(support.organs[name].anchors_ras) for support in supports)
+        found.append(OrganDetection(name, points_ras, spread_mm, starts, scans))
     return tuple(found)
 
 
@@ -107,28 +100,18 @@ def calibrated(support: Support, field: PositionField) -> Support:
 
 
 def _locate_by_one(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
-    """The six points (6, 3) by one support, and the spread (6,) in mm of the votes of the last coarse step."""
-    coarse, fine = torch.from_numpy(organ.latents[:, :3]), torch.from_numpy(organ.latents[:, 3:])
-    anchors_ras, spread_mm = coarse_vote(coarse, query)
+    """The six points (6, 3) by one support, and the spread (6,) in mm of the agents' votes in the last step.
+
+    Every anchor is an agent. The coarse step sends all to where the query has their body coordinates; then each looks
+    around for its fine latent, and all vote on where each of them goes.
+    """
+    body, fine = organ.latents[:, :3].astype(float), torch.from_numpy(organ.latents[:, 3:])
+    anchors_ras = torch.from_numpy(query.body.ras(body)).float()
     support_ras = torch.from_numpy(organ.anchors_ras).float()
     for reach_mm, outlier_mm in _FINE_STEPS:
         matched_ras, confidence = fine_match(fine, anchors_ras, query)
-        anchors_ras = regularized(support_ras, matched_ras, confidence, reach_mm, outlier_mm)
+        anchors_ras, spread_mm = regularized(support_ras, matched_ras, confidence, reach_mm, outlier_mm)
     return anchors_ras[:6].double().numpy() - organ.self_error_mm, spread_mm[:6].double().numpy()
-
-
-def coarse_vote(targets: Tensor, query: _Query) -> tuple[Tensor, Tensor]:
-    """Where the query's field takes the target latents (M, 3): places (M, 3) RAS mm, and the votes' spread (M,) in mm.
-
-    A start at x with latent p votes x + G (target - p), where G turns offsets of the body frame into the scan's. The
-    starts nearest to the target vote with Gaussian weights; G is fitted to them, so that the mean vote is the local
-    linear regression of place on latent at the target. Then votes that lie far from the mean lose weight, and the rest
-    vote again: another part of the body with the same latent by mistake does not pull the point away.
-    """
-    distance_mm, nearest = query.by_latent.query(targets.numpy(), k=min(_STARTS, len(query.starts_ras)))
-    near = torch.exp(-0.5 * torch.from_numpy(distance_mm / _VOTE_MM).square()).float() + 1e-6
-    latents, places_ras = query.starts_latent[nearest], query.starts_ras[nearest]  # (M, K, 3)
-    return _robust_local_affine(targets, latents, places_ras, near, ridge_mm2=25.0, outlier_mm=_OUTLIER_MM, rounds=3)
 
 
 def fine_match(targets: Tensor, near_ras: Tensor, query: _Query) -> tuple[Tensor, Tensor]:
@@ -157,44 +140,17 @@ def fine_match(targets: Tensor, near_ras: Tensor, query: _Query) -> tuple[Tensor
 
 def regularized(
     support_ras: Tensor, matched_ras: Tensor, confidence: Tensor, reach_mm: float, outlier_mm: float
-) -> Tensor:
-    """The anchors (M, 3) in the query: near each, a robust affine map of the support's anchors (M, 3) to the matches.
+) -> tuple[Tensor, Tensor]:
+    """The anchors (M, 3) in the query, and the spread (M,) in mm of the votes for each.
 
-    Matches weigh by their confidence (M,), and less with their distance in the support (Gaussian of ``reach_mm``); the
-    residual beyond which they lose more is ``outlier_mm``.
+    Near each anchor, the support's anchors (M, 3) and their matches are fitted by a robust affine map. Matches weigh by
+    their confidence (M,), and less with their distance in the support (Gaussian of ``reach_mm``); the residual beyond
+    which they lose more is ``outlier_mm``.
     """
     distance_mm = torch.cdist(support_ras, support_ras)
     near = torch.exp(-0.5 * (distance_mm / reach_mm).square()) * (confidence + 0.05)  # (M, M)
     sources, matches = (points.expand(len(points), -1, -1) for points in (support_ras, matched_ras))  # (M, M, 3)
-    return _robust_local_affine(support_ras, sources, matches, near, ridge_mm2=100.0, outlier_mm=outlier_mm, rounds=4)[
-        0
-    ]
-
-
-def _robust_local_affine(
-    targets: Tensor,
-    sources: Tensor,
-    places: Tensor,
-    weights: Tensor,
-    *,
-    ridge_mm2: float,
-    outlier_mm: float,
-    rounds: int,
-) -> tuple[Tensor, Tensor]:
-    """Targets (M, 3) mapped by an affine each, fitted to K pairs of a source and its place, both (M, K, 3).
-
-    Weighted least squares with a ridge towards a pure shift; in every round but the first, pairs whose residual exceeds
-    ``outlier_mm`` have lost weight (Cauchy weights). Also the weighted root mean square (M,) of residuals, per axis.
-    """
-    ridge, weight = ridge_mm2 * torch.eye(3), weights
-    for _ in range(rounds):
-        share = (weight / weight.sum(1, keepdim=True))[..., None]  # (M, K, 1)
-        mean_source, mean_place = (share * sources).sum(1), (share * places).sum(1)
-        s, x = sources - mean_source[:, None], places - mean_place[:, None]
-        moments = (share * s).transpose(1, 2)  # (M, 3, K)
-        turn = torch.linalg.solve(moments @ s + ridge, moments @ x + ridge)  # source row vector @ turn = place
-        mapped = mean_place + ((targets - mean_source)[:, None] @ turn)[:, 0]
-        squared_mm = (x - s @ turn).square().sum(2)  # (M, K)
-        spread_mm = (share[..., 0] * squared_mm / 3.0).sum(1).sqrt()
-        weight = weights / (1.0 + squared_mm / outlier_mm**2)
-    return mapped, spread_mm
+    matrix, shift_mm, spread_mm = robust_affine(
+        sources, matches, near, ridge_mm2=100.0, outlier_mm=outlier_mm, rounds=4
+    )
+    return (matrix @ support_ras[..., None])[..., 0] + shift_mm, spread_mm

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
+from rprloc.registration import BodyAtlas
 
 SPACING_MM = 4.0
 """Voxel edge of the networks' input."""
@@ -83,23 +84,30 @@ class Pnet(nn.Module):
 
 COARSE_LAYERS = (
     (32, 4, 2, 1),
-    (64, 3, 1, 1),
-    (96, 3, 2, 1),
+    (64, 4, 2, 1),
     (96, 3, 1, 1),
+    (128, 3, 1, 1),
     (128, 3, 1, 2),
     (128, 3, 1, 1),
     (128, 3, 1, 1),
 )
-"""(channels, kernel, stride, dilation): a patch of 52 voxels (208 mm), an output every 4 voxels (16 mm)."""
+"""(channels, kernel, stride, dilation): a patch of 58 voxels (232 mm), an output every 4 voxels (16 mm)."""
 
-FINE_LAYERS = ((32, 4, 2, 1), (64, 3, 1, 1), (64, 3, 1, 1), (96, 3, 1, 2), (96, 3, 1, 1), (96, 3, 1, 1))
+FINE_LAYERS = ((32, 4, 2, 1), (48, 3, 1, 1), (64, 3, 1, 2), (64, 3, 1, 2), (96, 3, 1, 1))
 """(channels, kernel, stride, dilation): a patch of 28 voxels (112 mm), an output every 2 voxels (8 mm)."""
 
 DESCRIPTOR_CHANNELS = 32
 
 
 class RPRNet(nn.Module):
-    """The coarse and the fine Pnet of one model; the forward pass is the coarse one's."""
+    """The coarse and the fine Pnet of one model, and the body atlas of its frame; the forward pass is the coarse one's.
+
+    The atlas lies in the buffers ``atlas_values`` (2, A, B, C), uint8, 255 for 1.0, and ``atlas_origin_mm`` (3,); a new
+    model has an empty one.
+    """
+
+    atlas_values: Tensor
+    atlas_origin_mm: Tensor
 
     def __init__(
         self,
@@ -110,6 +118,19 @@ class RPRNet(nn.Module):
         super().__init__()
         self.coarse = Pnet(coarse_layers)
         self.fine = Pnet(fine_layers, descriptor_channels)
+        self.register_buffer("atlas_values", torch.zeros(2, 1, 1, 1, dtype=torch.uint8))
+        self.register_buffer("atlas_origin_mm", torch.zeros(3))
+        self.register_load_state_dict_pre_hook(_take_the_shape_of_the_atlas)
+
+    @property
+    def atlas(self) -> BodyAtlas:
+        """The body atlas on the device of the weights."""
+        return BodyAtlas(self.atlas_values.float() / 255.0, self.atlas_origin_mm)
+
+    @atlas.setter
+    def atlas(self, atlas: BodyAtlas) -> None:
+        self.atlas_values = (atlas.values * 255.0).round().to(self.atlas_values)
+        self.atlas_origin_mm = atlas.origin_mm.to(self.atlas_origin_mm)
 
     def forward(self, image: Tensor) -> Tensor:
         """Coarse latent positions (N, 3, i, j, k) in mm of an image (N, 1, I, J, K) in [0, 1]."""
@@ -124,9 +145,18 @@ class RPRNet(nn.Module):
         return digest.hexdigest()[:16]
 
 
+def _take_the_shape_of_the_atlas(model: RPRNet, state: Mapping[str, Tensor], *_: object) -> None:
+    """Before a state is loaded: an atlas is as large as the body that it was made of."""
+    values = state.get("atlas_values")
+    if values is not None and values.ndim == 4 and len(values) == 2:
+        model.atlas_values = torch.zeros_like(values, device=model.atlas_values.device)
+
+
 def placed(model: RPRNet, device: torch.device | str) -> RPRNet:
     """The model on a device, in the memory layout in which its convolutions and channel norms are fastest."""
-    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    for net in (model.coarse, model.fine):  # not the atlas, which has four axes
+        net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return model.to(device)
 
 
 def shipped_weights() -> Path:

@@ -166,16 +166,23 @@ def image_warnings(volume: Volume) -> list[str]:
         found.append(
             f"The voxels measure {spacing} mm; slices thicker than 10 mm hide small organs; use thinner slices."
         )
+    doubt = _intensity_doubt(volume)
+    return [*found, doubt[0]] if doubt else found
+
+
+def reason_not_to_train_on(volume: Volume) -> str | None:
+    """Why the volume is hardly CT in Hounsfield units; None for CT, be it kept through a display window."""
+    doubt = _intensity_doubt(volume)
+    return doubt[0] if doubt and not doubt[1] else None
+
+
+def _intensity_doubt(volume: Volume) -> tuple[str, bool] | None:
+    """The reason (or None) to doubt that the values are full-range Hounsfield units, and whether they are usable CT."""
     step = max(1, int(np.ceil((volume.hu.size / 2e6) ** (1 / 3))))
     hu = np.asarray(volume.hu[::step, ::step, ::step], np.float32).ravel()
-    doubt = (
-        _intensity_doubt(hu[hu >= -1100.0]) if (hu >= -1100.0).any() else "No voxel is above -1100 HU; CT was expected."
-    )
-    return [*found, doubt] if doubt else found
-
-
-def _intensity_doubt(hu: NDArray[np.float32]) -> str | None:
-    """The reason (or None) to doubt that values (N,), N > 0, padding left out, are full-range Hounsfield units."""
+    hu = hu[hu >= -1100.0]  # without padding
+    if len(hu) == 0:
+        return "No voxel is above -1100 HU; CT was expected.", False
     low, high = float(hu.min()), float(hu.max())
     span = f"values run from {low:g} to {high:g}"
     if low > -50.0:
@@ -183,26 +190,31 @@ def _intensity_doubt(hu: NDArray[np.float32]) -> str | None:
         if len(dense) > 0.01 * len(hu) and np.mean((dense > 850.0) & (dense < 1250.0)) > 0.6:
             return (
                 f"The image looks like CT stored with an offset of about 1000 or 1024 (its {span}, soft tissue near "
-                f"{np.median(dense):.0f}); Hounsfield units were expected; apply the rescale intercept to it."
+                f"{np.median(dense):.0f}); Hounsfield units were expected; apply the rescale intercept to it.",
+                False,
             )
         return (
             f"The image does not look like CT: its {span}, as in MR or an 8-bit picture, with nothing near "
-            "air's -1000 HU; Hounsfield units were expected; use the original CT."
+            "air's -1000 HU; Hounsfield units were expected; use the original CT.",
+            False,
         )
     if low > -800.0:
         if np.mean(hu <= low + 2.0) > 0.01:
             return (
                 f"The image seems to have been saved through a display window (its {span}), so that lung or bone are "
-                "cut off; it can be used, but the original Hounsfield units may locate better."
+                "cut off; it can be used, but the original Hounsfield units may locate better.",
+                True,
             )
         return (
             f"The image holds no air: its {span}, while CT shows about -1000 HU around the body; "
-            "if it is not CT in Hounsfield units, use the original CT."
+            "if it is not CT in Hounsfield units, use the original CT.",
+            True,
         )
     if np.mean((hu > -200.0) & (hu < 300.0)) < 0.05:
         return (
             f"Few voxels have values of soft tissue (-200 to 300 HU; the {span}): the image may not be in "
-            "Hounsfield units, or its rescale intercept may have been applied twice; use the original CT."
+            "Hounsfield units, or its rescale intercept may have been applied twice; use the original CT.",
+            False,
         )
     return None
 

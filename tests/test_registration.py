@@ -1,0 +1,125 @@
+"""Registration to the body atlas, and the maps between a scan's world and the body frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.test_alignment import person
+
+from rprloc.alignment import _mean_picture, _picture
+from rprloc.field import LatentMap, coarse_pose
+from rprloc.geometry import Grid
+from rprloc.registration import QUERY_STAGES, BodyAtlas, BodyMap, Picture, register, robust_affine, sample
+
+AFFINE = np.array([[1.1, 0, 0.05, 5], [0, 0.9, 0, -3], [0, 0.1, 1, 700], [0, 0, 0, 1.0]])
+
+
+def bent(size_mm: float = 8.0) -> BodyMap:
+    """An affine and a random smooth displacement."""
+    controls = Grid.isotropic((5, 5, 5), 60.0, [-120.0, -120.0, -120.0])
+    return BodyMap(AFFINE, np.random.default_rng(0).normal(0, size_mm, (3, 5, 5, 5)).astype(np.float32), controls)
+
+
+@pytest.fixture
+def points_ras() -> np.ndarray:
+    return np.random.default_rng(1).uniform(-200, 200, (40, 3))
+
+
+def test_a_map_without_displacement_is_its_affine(points_ras: np.ndarray) -> None:
+    flat = BodyMap.affine(AFFINE[:3, :3], AFFINE[:3, 3])
+    np.testing.assert_allclose(flat.body(points_ras), points_ras @ AFFINE[:3, :3].T + AFFINE[:3, 3], atol=1e-4)
+
+
+def test_there_and_back_is_the_same_place(points_ras: np.ndarray) -> None:
+    np.testing.assert_allclose(bent().ras(bent().body(points_ras)), points_ras, atol=0.01)
+
+
+def test_sampling_is_exact_for_a_linear_field_on_any_grid(ras_from_ijk: np.ndarray) -> None:
+    grid = Grid((7, 6, 5), ras_from_ijk)
+    matrix = np.array([[0.5, -1.0, 0.2], [0.1, 0.3, 0.9]])
+    values = torch.from_numpy(np.moveaxis(grid.centres_ras() @ matrix.T, -1, 0)).float()
+    points = grid.ras(np.random.default_rng(0).uniform(0, np.array(grid.shape) - 1, (50, 3)))
+    np.testing.assert_allclose(sample(values, grid, points), points @ matrix.T, rtol=1e-4, atol=2e-3)
+
+
+def test_a_robust_fit_finds_the_map_of_most_pairs() -> None:
+    sources = torch.from_numpy(np.random.default_rng(0).uniform(-80, 80, (2, 100, 3)))
+    matrix, shift = torch.from_numpy(AFFINE[:3, :3]), torch.from_numpy(AFFINE[:3, 3])
+    places = sources @ matrix.T + shift
+    wild = places.clone()
+    wild[:, ::7] += 90.0
+    kept = torch.ones(100, dtype=torch.bool)
+    kept[::7] = False
+    found, moved, residual_mm = robust_affine(
+        sources, wild, torch.ones(2, 100).double(), ridge_mm2=1e-6, outlier_mm=10.0, rounds=12
+    )
+    torch.testing.assert_close(sources @ found.transpose(1, 2) + moved[:, None], places, atol=2.0, rtol=0)
+    exact = robust_affine(
+        sources[:, kept], places[:, kept], torch.ones(2, 86)[:, : int(kept.sum())].double(),
+        ridge_mm2=1e-6, outlier_mm=10.0, rounds=2,
+    )  # fmt: skip
+    assert float(exact[2].max()) < 1e-3 < float(residual_mm.min())
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Picture, BodyAtlas, BodyMap]:
+    """The picture of a drawn person, the atlas of that person alone, and the map that it was made with."""
+    picture = _picture(person(np.zeros(3), 1.0, 0, 480))
+    true = BodyMap.affine(np.eye(3), [-144.0, -112.0, -240.0])
+    return picture, _mean_picture([picture, picture], [true, true]), true
+
+
+@pytest.mark.parametrize("world_mm", [np.zeros(3), np.array([900.0, -1200.0, 2500.0])])
+def test_registration_finds_a_scan_that_was_moved_turned_and_scaled(
+    drawn: tuple[Picture, BodyAtlas, BodyMap], world_mm: np.ndarray
+) -> None:
+    picture, atlas, true = drawn
+    affine = picture.grid.ras_from_ijk.copy()
+    affine[:3, 3] += world_mm
+    picture = Picture(picture.image, picture.near, Grid(picture.grid.shape, affine))
+    places_ras = picture.places_ras[::50]
+    truth = true.body(places_ras - world_mm)
+    turn = np.array([[0.95, 0.05, 0.0], [-0.05, 1.08, 0.03], [0.0, -0.02, 0.9]])
+    middle = places_ras.mean(0)
+    start = BodyMap.affine(turn, true.body(middle - world_mm) - turn @ middle + [12.0, -10.0, 25.0])
+    found = register(picture, atlas, start, QUERY_STAGES)
+    before, after = (np.linalg.norm(one.body(places_ras) - truth, axis=1) for one in (start, found))
+    assert after.mean() < 5.0 < 25.0 < before.mean()
+
+
+def test_registration_is_repeatable_and_works_inside_inference_mode(
+    drawn: tuple[Picture, BodyAtlas, BodyMap],
+) -> None:
+    picture, atlas, true = drawn
+    first = register(picture, atlas, true, ((5, 40.0),))
+    with torch.inference_mode():
+        again = register(picture, BodyAtlas(atlas.values * 1.0, atlas.origin_mm), true, ((5, 40.0),))
+    np.testing.assert_array_equal(first.displacement_mm, again.displacement_mm)
+    np.testing.assert_array_equal(first.body_from_ras, again.body_from_ras)
+
+
+def test_a_place_that_the_atlas_does_not_know_pulls_at_nothing(drawn: tuple[Picture, BodyAtlas, BodyMap]) -> None:
+    picture, atlas, true = drawn
+    unknown = BodyAtlas(torch.zeros_like(atlas.values), atlas.origin_mm)
+    found = register(picture, unknown, true, QUERY_STAGES)
+    np.testing.assert_allclose(found.body(picture.places_ras), true.body(picture.places_ras), atol=0.01)
+
+
+def test_the_pose_ignores_places_that_the_coarse_net_got_wrong() -> None:
+    grid = Grid.isotropic((12, 10, 14), 16.0, [-90.0, -70.0, 400.0])
+    turn = np.array([[1.1, 0.05, 0.0], [-0.04, 0.9, 0.02], [0.01, 0.0, 1.05]])
+    body_mm = grid.centres_ras() @ turn.T + [5.0, 9.0, -480.0]
+    body_mm[:3, :4] += [0.0, 0.0, 300.0]
+    latents = torch.from_numpy(np.moveaxis(body_mm, -1, 0).copy()).float()
+    pose = coarse_pose(LatentMap(latents, grid, torch.ones(grid.shape) > 0))
+    right = grid.centres_ras()[6:].reshape(-1, 3)
+    assert np.abs(pose.body(right) - body_mm[6:].reshape(-1, 3)).mean() < 8.0
+
+
+def test_the_pose_of_a_flat_field_keeps_a_persons_size() -> None:
+    grid = Grid.isotropic((12, 10, 14), 16.0, [-90.0, -70.0, 400.0])
+    pose = coarse_pose(LatentMap(torch.zeros(3, *grid.shape), grid, torch.ones(grid.shape) > 0))
+    assert np.linalg.svd(pose.body_from_ras[:3, :3])[1].min() > 0.59
+    middle = grid.bounds.centre_ras
+    np.testing.assert_allclose(pose.body(middle), 0.0, atol=20.0)
