@@ -24,7 +24,7 @@ STEP = 2
 """Voxels of the networks' input averaged to one of a picture: 8 mm."""
 
 _WINDOW = (0.26, 0.776)  # network inputs of -150 and 275 HU: what scans kept through a display window show, too
-_PLACES = 6000  # random voxels compared in each step of the descent
+_PLACES = 6000  # about as many voxels are compared in each step of the descent
 _ROUGHNESS, _SIZE = 10.0, 1e-5  # weights of the displacement's squared gradient and of its square in mm^2
 
 Stages = Sequence[tuple[int, float | None]]
@@ -150,15 +150,15 @@ def robust_affine(
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages, seed: int = 0) -> BodyMap:
+def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages) -> BodyMap:
     """The map of a scan to the body frame, improved from ``start``; deterministic on one machine.
 
-    Adam on the mean squared difference of grey values between random voxels near the body and the atlas where it is
-    known, plus the displacement's roughness; its steps shrink to nothing over every stage.
+    Adam on the mean squared difference of grey values between voxels near the body and the atlas where it is known,
+    plus the displacement's roughness; its steps shrink to nothing over every stage.
     """
     device, known = atlas.values.device, atlas.values.clone()[None]  # inference tensors have no gradient
     places_ras, values = torch.from_numpy(picture.places_ras).float().to(device), picture.values.to(device)
-    generator = torch.Generator().manual_seed(seed)
+    groups = [torch.from_numpy(group).to(device) for group in _groups(picture.places_ras, picture.grid)]
     extent = torch.tensor(known.shape[2:], device=device)
     voxel_mm = float(picture.grid.spacing_mm[0])
     origin_mm, centre = atlas.origin_mm.to(device), places_ras.mean(0)
@@ -179,8 +179,8 @@ def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages,
         control_ijk = controls.ijk(picture.places_ras)
         lattice = torch.from_numpy(((2.0 * control_ijk + 1.0) / np.array(controls.shape) - 1.0)[:, ::-1].copy())
         lattice = lattice.float().to(device)
-        for _ in range(steps):
-            chosen = torch.randint(len(values), (_PLACES,), generator=generator).to(device)
+        for step in range(steps):
+            chosen = groups[step % len(groups)]
             x, seen_at = places_ras[chosen], lattice[chosen][None, None, None]
             moved = F.grid_sample(displacement[None], seen_at, padding_mode="border", align_corners=False)[0, :, 0, 0].T
             body_mm = x @ (matrix + turn).T + shift + move - turn @ centre + moved
@@ -201,6 +201,19 @@ def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages,
         affine[:3, 3] = (shift + move - turn @ centre).detach().cpu().numpy()
         found = BodyMap(affine, displacement.detach().cpu().numpy(), controls)
     return found
+
+
+def _groups(places_ras: Points, grid: Grid) -> list[NDArray[np.int64]]:
+    """Indices of places (N, 3) at the voxels of a grid, dealt out at random to groups of about _PLACES.
+
+    A place's group depends on where in the world it lies alone: the same scan at another spacing has a slightly other
+    body, and must not get other groups.
+    """
+    count = 2 ** max(0, round(np.log2(max(1, len(places_ras)) / _PLACES)))
+    ijk = np.rint(places_ras / grid.spacing_mm).astype(np.int64) % 4096
+    drawn = np.random.default_rng(0).integers(2**31, size=(3, 4096))
+    group = (drawn[0, ijk[:, 0]] ^ drawn[1, ijk[:, 1]] ^ drawn[2, ijk[:, 2]]) % count
+    return [np.flatnonzero(group == number) for number in range(count) if (group == number).any()]
 
 
 def _control_grid(grid: Grid, control_mm: float) -> Grid:

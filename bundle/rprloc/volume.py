@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from rprloc.geometry import Grid
+from rprloc.geometry import Grid, apply_affine
 
 AIR_HU = -1024.0
 _DARKEST_DISPLAYED_HU, _DISPLAYED_AS_AIR_HU, _PADDING_HU = -300.0, -124.0, -900.0
@@ -60,10 +60,11 @@ def network_grid(grid: Grid, spacing_mm: float, anchor_mm: float) -> Grid:
 def resample(volume: Volume, grid: Grid) -> Volume:
     """The volume, as float32, on another grid: averaged where the source is finer (against aliasing), then linear.
 
-    AIR_HU outside; the outermost voxels reach to the end of the bin in which they are averaged. The bins are anchored
-    in the world, so that the result does not depend on how the scan was stored: flipped or permuted.
+    AIR_HU where the centre of a voxel lies outside of the volume. The bins in which voxels are averaged are anchored in
+    the world, and filled up at the volume's faces by its outermost voxels, so that the result does not depend on how
+    the scan was stored: flipped, permuted or at another spacing.
     """
-    image = to_sitk(volume.hu, volume.grid)
+    image, inside = to_sitk(volume.hu, volume.grid), None
     spacing_mm = float(grid.spacing_mm.min())
     factors = np.maximum(np.floor(spacing_mm / volume.grid.spacing_mm + 0.01), 1).astype(int)
     if (factors > 1).any():
@@ -72,22 +73,22 @@ def resample(volume: Volume, grid: Grid) -> Volume:
         first_face = np.rint(volume.grid.ijk(corner_ras) + 0.5).astype(int)
         before = -first_face % factors
         after = -(before + volume.grid.shape) % factors
-        image = sitk.ZeroFluxNeumannPad(image, before.tolist(), after.tolist())
+        if (before + after > 0).any():  # what is filled up shall not make the volume larger
+            middle_ijk = 0.5 * (np.array(volume.grid.shape) - 1)
+            wider = volume.grid.ras_from_ijk.copy()  # so little that only centres on the very faces come in
+            wider[:3, :3] *= 1.0 + 1e-5
+            wider[:3, 3] += volume.grid.ras(middle_ijk) - apply_affine(wider, middle_ijk)
+            inside = to_sitk(np.ones(volume.grid.shape, np.uint8), Grid(volume.grid.shape, wider))
+            image = sitk.ZeroFluxNeumannPad(image, before.tolist(), after.tolist())
         image = sitk.BinShrink(image, factors.tolist())
     origin_lps, direction_lps, spacing = grid.to_lps()
-    image = sitk.Resample(
-        image,
-        [int(n) for n in grid.shape],
-        sitk.Transform(),
-        sitk.sitkLinear,
-        origin_lps.tolist(),
-        spacing.tolist(),
-        direction_lps.ravel().tolist(),
-        AIR_HU,
-        sitk.sitkFloat32,
-        useNearestNeighborExtrapolator=False,
-    )
-    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), grid, volume.name)
+    shape, unmoved = [int(n) for n in grid.shape], sitk.Transform()
+    lattice = (origin_lps.tolist(), spacing.tolist(), direction_lps.ravel().tolist())
+    found = sitk.Resample(image, shape, unmoved, sitk.sitkLinear, *lattice, AIR_HU, sitk.sitkFloat32)
+    if inside is not None:
+        known = sitk.Resample(inside, shape, unmoved, sitk.sitkNearestNeighbor, *lattice, 0, sitk.sitkUInt8)
+        found = sitk.Mask(found, known, AIR_HU)
+    return Volume(sitk.GetArrayFromImage(found).transpose(2, 1, 0), grid, volume.name)
 
 
 def display_window_air(hu: NDArray[np.generic]) -> float | None:
