@@ -21,8 +21,8 @@ from rprloc.support import Support, SupportOrgan, SupportSet
 from rprloc.volume import Volume
 
 _WINDOW_PLACES = 3  # the fine search window: places of the fine lattice to either side, 24 mm
-_FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 12.0, 30.0, 0.05
-_FINE_STEPS = ((80.0, 15.0), (40.0, 12.0))
+_FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 12.0, 30.0, 0.08
+_FINE_STEPS = ((80.0, 15.0), (50.0, 12.0))
 """For each fine step: how far anchors support each other, and the residual in mm beyond which a match counts little."""
 
 
