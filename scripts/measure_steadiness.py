@@ -1,7 +1,8 @@
-"""How far boxes move when a scan is resampled to 2 mm: measure_steadiness.py DATASETS.json.
+"""How far boxes move when a scan is resampled to 2 mm: measure_steadiness.py DATASETS.json [tuned|test].
 
-The first two supports of each region locate all their organs in up to six support and val cases (no test case), as
-stored and at 2 mm. Compared are boxes that lie wholly inside the scan, by the wall that moves furthest.
+The first two supports of each region locate all their organs in up to six test cases, or, with "tuned", in the support
+and val cases on which the fine match was tuned; as stored and at 2 mm. Compared are boxes that lie wholly inside the
+scan, by the wall that moves furthest.
 """
 
 import sys
@@ -18,10 +19,10 @@ from rprloc.support import points_from_labels
 from rprloc.volume import resample
 
 
-def main(data: Path) -> None:
+def main(data: Path, splits: tuple[str, ...]) -> None:
     cases, engine = read_dataset(data), Engine.load(None, "cpu")
     for region in dict.fromkeys(case.region for case in cases):
-        known = [case for case in cases if case.region == region and case.split in ("support", "val")]
+        known = [case for case in cases if case.region == region]
         moved_mm = []
         for support in [case for case in known if case.split == "support"][:2]:
             volume = read_volume(support.image_path)
@@ -29,7 +30,7 @@ def main(data: Path) -> None:
             shown = {number: name for number, name in support.label_names.items() if (labels == number).any()}
             points = points_from_labels(labels, volume.grid, shown)
             organs = engine.support_set(volume, points, scan=support.name, source="label map")
-            for query in [case for case in known if case.name != support.name][:6]:
+            for query in [case for case in known if case.split in splits and case.name != support.name][:6]:
                 scan = read_volume(query.image_path)
                 bounds = scan.grid.bounds
                 shape = np.floor(bounds.size_mm / 2.0).astype(int).tolist()
@@ -46,4 +47,4 @@ def main(data: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), ("support", "val") if sys.argv[2:] == ["tuned"] else ("test",))

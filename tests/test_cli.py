@@ -340,7 +340,17 @@ def test_train_makes_weights_that_locate_and_goes_on_where_it_stopped(
     assert "Training on 2 scans: about" in done.stdout
     for stage in ("coarse", "fine"):
         rows = [line.split(",") for line in (out / f"{stage}.csv").read_text().splitlines()]
-        assert [row[:2] for row in rows] == [["step", "crops"], ["2", "training"], ["2", "validation"]]
+        assert [row[1] for row in rows] == ["crops", "training", "validation", "offsets", "views"]
+        assert {row[0] for row in rows[1:]} == {"2"}
+    # The same configuration, scans and seed give the same weights again.
+    again = rprloc(
+        "train", "--data", dataset, "--out", tmp_path / "again", "--device", "cpu", "--config", out / "config.json"
+    )
+    assert again.exit_code == 0, again.stderr
+    for ours, theirs in zip(
+        Engine.load(tmp_path / "again" / "model.pt", "cpu").model.parameters(), engine.model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
     done = rprloc(*command)
     assert done.exit_code == 2 and "holds a training run already" in done.stderr

@@ -36,7 +36,7 @@ def field(matrix: np.ndarray = TURN, shift: np.ndarray = SHIFT, off_mm: float = 
     latents = np.moveaxis(np.concatenate([body, texture(body)], axis=-1), -1, 0)
     fine = LatentMap(torch.from_numpy(latents.copy()).float(), FINE, torch.ones(FINE.shape) > 0)
     seen = BodyMap.affine(matrix, -matrix @ shift + [off_mm, -off_mm, 0.5 * off_mm])
-    return PositionField(seen, seen, fine)
+    return PositionField(seen, fine)
 
 
 @pytest.fixture

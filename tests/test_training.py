@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tests.test_alignment import person
 
+from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.network import Pnet
 from rprloc.registration import BodyMap
@@ -21,7 +23,9 @@ from rprloc.training import (
     _descriptor_loss,
     _fine_draw,
     _fine_loss,
+    _held_out,
     _standardize,
+    _write_config,
     fit,
 )
 
@@ -88,6 +92,57 @@ def test_the_coarse_net_learns_where_places_are(tmp_path: Path, scans: list[Trai
     fit("coarse", learner, draw, _coarse_loss, 300, tmp_path, config, resume=False)
     rows = np.loadtxt(tmp_path / "coarse.csv", delimiter=",", skiprows=1, usecols=(2, 3))
     assert (rows[-1] < 0.7 * rows[0]).all()  # across the body; its length takes more context and time
+
+
+def test_measures_on_held_out_scans_are_the_same_each_time_and_know_the_truth(
+    scans: list[TrainingScan], maps: list[BodyMap]
+) -> None:
+    config, learner = TrainingConfig(coarse_outputs=4), net()
+    measure = _held_out(scans, maps, 4, _coarse_draw(scans, maps, learner, config), _coarse_loss, config)
+    first = measure(learner)
+    assert list(first) == ["validation", "offsets", "views"]
+    assert all(mm.shape == (3,) and np.isfinite(mm).all() and (mm > 0.0).all() for mm in first.values())
+    for what, mm in measure(learner).items():
+        np.testing.assert_array_equal(mm, first[what])
+    with torch.no_grad():  # a shift of all latents is an error of places, but not of offsets nor of views
+        learner.position.bias += 5.0
+    shifted = measure(learner)
+    assert (shifted["validation"] > first["validation"] + 50.0).all()
+    for what in ("offsets", "views"):
+        np.testing.assert_allclose(shifted[what], first[what], rtol=0.02, atol=0.02)
+    with torch.no_grad():  # a network that says the same everywhere has offsets of zero, and views that agree
+        learner.position.weight.zero_()
+    flat = measure(learner)
+    np.testing.assert_allclose(flat["views"], 0.0, atol=1e-3)
+    assert (flat["offsets"] > 5.0).all()
+
+
+def test_a_configuration_is_read_as_a_run_wrote_it(tmp_path: Path, scans: list[TrainingScan]) -> None:
+    written = TrainingConfig(seed=3, learning_rate=1e-3, fine_steps=11)
+    _write_config(tmp_path / "config.json", written, scans, [], None, torch.device("cpu"))
+    assert TrainingConfig.read(tmp_path / "config.json") == written
+    made_with = json.loads((tmp_path / "config.json").read_text())["made_with"]
+    assert made_with["scans"] == 2 and made_with["torch"] == torch.__version__
+    (tmp_path / "few.json").write_text('{"training": {"fine_steps": 11}}')
+    assert TrainingConfig.read(tmp_path / "few.json") == TrainingConfig(fine_steps=11)
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "is no training configuration"),
+        ('{"training": {"steps": 5}}', "'steps' was unexpected"),
+        ('{"training": {"seed": 0.5}}', "0.5 is not of type 'integer'"),
+        ('{"training": {"learning_rate": "fast"}}', "'fast' is not of type 'number'"),
+        ('{"training": {"fine_steps": -1}}', "less than the minimum"),
+    ],
+)
+def test_a_bad_configuration_is_refused(tmp_path: Path, text: str, about: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=about) as caught:
+        TrainingConfig.read(tmp_path / "config.json")
+    assert "coarse_steps" in str(caught.value)
 
 
 def test_a_step_changes_every_weight(tmp_path: Path, scans: list[TrainingScan], maps: list[BodyMap]) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rprloc.network import SPACING_MM
-from rprloc.registration import STEP, BodyAtlas, BodyMap, Picture, Stages, register
+from rprloc.registration import STEP, BodyAtlas, BodyMap, Picture, Stages, grey, register
 from rprloc.sampling import TrainingScan, foreground
 
 _SLICE_SHAPE, _SLICE_STEP = (30, 22), 2  # cells of a slice's picture, and voxels of 8 mm between them
@@ -31,11 +31,11 @@ _MIN_OVERLAP = 15  # slices of 8 mm
 _STACK = 600  # slices of 8 mm: more than any dataset spans
 
 _ROUNDS: Sequence[Stages] = (
-    ((40, None),),
-    ((40, None),),
-    ((20, None), (40, 64.0)),
-    ((20, 64.0), (40, 40.0)),
-    ((40, 40.0),),
+    ((40, None, grey),),
+    ((40, None, grey),),
+    ((20, None, grey), (40, 64.0, grey)),
+    ((20, 64.0, grey), (40, 40.0, grey)),
+    ((40, 40.0, grey),),
 )
 """The atlas is made anew before each round."""
 
@@ -116,7 +116,7 @@ def _stack_along_body(scans: Sequence[Picture], makers: int) -> list[BodyMap]:
     seed = int(np.argmax([visible.sum() for visible in shown[:makers]]))
     heights[seed] = (_STACK - len(shown[seed])) // 2
     place(seed, heights[seed], 1)
-    with tqdm(total=len(scans), initial=1, desc="stacking scans along the body", unit="scan") as bar:
+    with tqdm(total=makers, initial=1, desc="stacking scans along the body", unit="scan") as bar:
         while len(heights) < makers:
             offers = sorted((*best(index), index) for index in range(makers) if index not in heights)
             for _, height, index in offers[: max(1, len(heights) // 3)]:

@@ -6,6 +6,7 @@ Whatever takes long to import (PyTorch, SimpleITK) is imported inside of the com
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -268,7 +269,11 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     init: Annotated[Path | None, typer.Option(metavar="model.pt", help="Weights to go on from.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="config.json", help="The recipe; a run keeps its own in its folder."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all randomness.")] = None,
     coarse_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the coarse net.")] = None,
     fine_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the fine net.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1.0, help="Its peak in the schedule.")] = None,
@@ -300,19 +305,23 @@ def train(
         files, held_out = scans_below(images), []
     target = choose_device(device.value)
     given = {
+        "seed": seed,
         "coarse_steps": coarse_steps,
         "fine_steps": fine_steps,
         "learning_rate": learning_rate,
         "group_power": group_power,
     }
     chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    config = TrainingConfig(seed=seed, **chosen)
+    recipe = TrainingConfig() if config_file is None else TrainingConfig.read(config_file)
+    config = replace(recipe, **chosen)
     out.mkdir(parents=True, exist_ok=True)
     start = None if init is None else load_model(init)
     scans = pack(files, out / "packed", None if images is None else out / "skipped.csv")
-    validation = pack(held_out, out / "packed") if images is None else scans[19::20]
-    if images is not None:
-        scans = [scan for number, scan in enumerate(scans) if number % 20 != 19]
+    if images is None:
+        validation = pack(held_out, out / "packed")
+    else:
+        validation = scans[19::20]
+        del scans[19::20]
     minutes, gigabytes = estimate(scans, config, target)
     typer.echo(f"Training on {len(scans)} scans: about {minutes:.0f} minutes and {gigabytes:.0f} GB of memory.")
     net = train_model(scans, out, config, device=target, validation=validation, resume=resume, init=start)

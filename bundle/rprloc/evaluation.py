@@ -210,7 +210,7 @@ def evaluate(
     scores: list[PairScore] = []
     seconds: list[float] = []
     for case in tqdm(queries, desc="queries", unit="scan", disable=None):
-        volume, truth = _annotated(case)
+        volume, truth = annotated(case)
         others = [support for support in known if support.scan != case.name]
         sets = [(support.scan, SupportSet(model_id, (support,))) for support in others]
         if shots == "all":
@@ -319,8 +319,11 @@ def _chosen(cases: Sequence[Case], region: str, split: str) -> tuple[list[Case],
     return supports, queries
 
 
-def _annotated(case: Case) -> tuple[Volume, dict[str, Points]]:
-    """A case's scan and the extreme points (6, 3), RAS mm, of the targets that lie wholly inside it."""
+def annotated(case: Case) -> tuple[Volume, dict[str, Points]]:
+    """A case's scan and the extreme points (6, 3), RAS mm, of the targets that lie wholly inside it.
+
+    Raises InputError if a file cannot be used.
+    """
     volume = read_volume(case.image_path)
     names = {number: name for number, name in case.label_names.items() if name in case.targets}
     if not names:
@@ -330,7 +333,7 @@ def _annotated(case: Case) -> tuple[Volume, dict[str, Points]]:
 
 
 def _support(engine: Engine, case: Case) -> Support:
-    volume, points = _annotated(case)
+    volume, points = annotated(case)
     return engine.support_set(volume, points, scan=case.name, source="label map").supports[0]
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid, Points
-from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, Pnet, RPRNet
-from rprloc.registration import QUERY_STAGES, BodyMap, Picture, register, robust_affine, sample
+from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, Pnet, RPRNet, mixed_precision
+from rprloc.registration import BodyMap, Picture, registered, robust_affine, sample
 from rprloc.sampling import foreground
 from rprloc.volume import Volume, display_window_air, network_grid, network_input, resample
 
@@ -46,12 +46,8 @@ class LatentMap:
 
 @dataclass(frozen=True, eq=False)
 class PositionField:
-    """What localization needs of a scan: its map to the body frame, coarse, and the fine Pnet's latents.
+    """What localization needs of a scan: its map to the body frame, coarse, and the fine Pnet's latents."""
 
-    ``pose`` is the body map as the coarse Pnet sees it, before registration.
-    """
-
-    pose: BodyMap
     body: BodyMap
     fine: LatentMap
 
@@ -66,8 +62,10 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
     Raises InputError if nothing in the scan looks like a body.
     """
     image, body, grid = body_input(volume, next(model.parameters()).device)
-    pose, found = body_map_of(model, image, body, grid, volume.name)
-    return PositionField(pose, found, latent_map(model.fine, image, body, grid))
+    found = body_map_of(model, image, body, grid, volume.name)
+    with mixed_precision(image.device):
+        fine = latent_map(model.fine, image, body, grid)
+    return PositionField(found, fine)
 
 
 def body_input(volume: Volume, device: torch.device) -> tuple[Tensor, Tensor, Grid]:
@@ -90,17 +88,17 @@ def body_input(volume: Volume, device: torch.device) -> tuple[Tensor, Tensor, Gr
     return image[box], body[box], at_network_spacing.grid.cropped((i, j, k), shape)
 
 
-def body_map_of(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str) -> tuple[BodyMap, BodyMap]:
-    """The pose of a network input (I, J, K) as the coarse Pnet sees it, and its map to the body frame of the model.
+def body_map_of(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str) -> BodyMap:
+    """The map of a network input (I, J, K) to the body frame: registered from the pose that the coarse Pnet sees.
 
     Raises InputError if no place of the coarse lattice lies in the ``body`` (I, J, K).
     """
-    coarse = latent_map(model.coarse, image, body, grid)
+    with mixed_precision(image.device):
+        coarse = latent_map(model.coarse, image, body, grid)
     picture = Picture.of(image, body, grid)
     if not coarse.inside.any() or not picture.near.any():
         raise _no_body(name)
-    pose = coarse_pose(coarse)
-    return pose, register(picture, model.atlas, pose, QUERY_STAGES)
+    return registered(picture, model.atlas, coarse_pose(coarse))
 
 
 def coarse_pose(coarse: LatentMap) -> BodyMap:
@@ -154,8 +152,7 @@ def _latents(net: Pnet, image: Tensor, wanted: list[_Range]) -> Tensor:
     """The latents (C, i, j, k) of a range of cells of an input (I, J, K) that lies in air without end.
 
     Where a feature sees air alone it is known: it is the same everywhere. So each layer is evaluated only where its
-    features are needed and see some of the image; around that they are filled in. It is exact, and spares the coarse
-    net two thirds of its work.
+    features are needed and see some of the image; around that they are filled in, which is exact.
     """
     needed = [wanted]  # of each layer's outputs, counted from that whose patch begins half a receptive field outside
     for _, kernel, stride, dilation in reversed(net.layers):
@@ -179,7 +176,8 @@ def _latents(net: Pnet, image: Tensor, wanted: list[_Range]) -> Tensor:
         for block in blocks[3 * level : 3 * level + 3]:
             air = block(air)
         kept.append(here)
-    return net.heads(features)[0]
+    with torch.autocast(features.device.type, enabled=False):
+        return net.heads(features.float())[0]
 
 
 def _with_surroundings(features: Tensor, have: list[_Range], want: list[_Range], air: Tensor) -> Tensor:

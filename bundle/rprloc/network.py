@@ -121,11 +121,14 @@ class RPRNet(nn.Module):
         self.register_buffer("atlas_values", torch.zeros(2, 1, 1, 1, dtype=torch.uint8))
         self.register_buffer("atlas_origin_mm", torch.zeros(3))
         self.register_load_state_dict_pre_hook(_take_the_shape_of_the_atlas)
+        self._atlas: tuple[Tensor, BodyAtlas] | None = None  # and of which buffer it is
 
     @property
     def atlas(self) -> BodyAtlas:
         """The body atlas on the device of the weights."""
-        return BodyAtlas(self.atlas_values.float() / 255.0, self.atlas_origin_mm)
+        if self._atlas is None or self._atlas[0] is not self.atlas_values:  # it has been loaded, moved or set
+            self._atlas = self.atlas_values, BodyAtlas(self.atlas_values.float() / 255.0, self.atlas_origin_mm)
+        return self._atlas[1]
 
     @atlas.setter
     def atlas(self, atlas: BodyAtlas) -> None:
@@ -157,6 +160,19 @@ def placed(model: RPRNet, device: torch.device | str) -> RPRNet:
     for net in (model.coarse, model.fine):  # not the atlas, which has four axes
         net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return model.to(device)
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """A context in which convolutions run in bfloat16 on devices with instructions for it; on others it does nothing.
+
+    Heads must stay out of it: millimetres need more than its 8 bits.
+    """
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # older versions of torch do not tell
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        able = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
 def shipped_weights() -> Path:

@@ -2,13 +2,14 @@
 
 The atlas is the mean of all training scans in their common body frame (``alignment.py``); no label had part in it. A
 scan's map to the frame starts from the pose that the coarse Pnet sees and is improved by gradient descent on the
-squared difference of grey values, first as an affine map, then with a smooth displacement on top. Training aligns its
-scans by the same descent.
+squared difference of what both look like, first as an affine map, then with a smooth displacement on top. That is done
+twice, by grey values and by local contrast, and the mean is taken. Training aligns its scans by grey values alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,12 +26,58 @@ STEP = 2
 
 _WINDOW = (0.26, 0.776)  # network inputs of -150 and 275 HU: what scans kept through a display window show, too
 _PLACES = 6000  # about as many voxels are compared in each step of the descent
-_ROUGHNESS, _SIZE = 10.0, 1e-5  # weights of the displacement's squared gradient and of its square in mm^2
+_LIKENESS, _SIZE = 100.0, 1e-5  # weights of the squared difference, and of the displacement's square in mm^2
+_NOISE = 0.05  # the deviation of grey values that is no contrast yet
 
-Stages = Sequence[tuple[int, float | None]]
-"""For each stage of a registration: steps, and mm between the controls of the displacement (None: affine alone)."""
+Look = Callable[[Tensor, Tensor], Tensor]
+"""What is compared of a picture (I, J, K) in [0, 1] that is known at some voxels (I, J, K, bool): again (I, J, K)."""
 
-QUERY_STAGES: Stages = ((30, None), (30, 64.0), (40, 40.0))
+Stages = Sequence[tuple[int, float | None, Look]]
+"""For each stage: steps, mm between the controls of the displacement (None: affine alone), and what is compared."""
+
+
+def grey(image: Tensor, known: Tensor) -> Tensor:
+    """The grey values themselves."""
+    return image
+
+
+def smooth_grey(image: Tensor, known: Tensor) -> Tensor:
+    """The mean of the known 3x3x3 voxels around each."""
+    weight = known.float()
+    total, share = box_mean(torch.stack([image * weight, weight])[:, None], 3)[:, 0]
+    return total / (share + 1e-4)
+
+
+def local_contrast(image: Tensor, known: Tensor) -> Tensor:
+    """Each voxel less the mean of the known 5x5x5 around it, over four deviations; 0 where not known.
+
+    It shows borders alike, whatever the contrast agent did to the organs on either side.
+    """
+    weight = known.float()
+    share, total, squares = box_mean(torch.stack([weight, weight * image, weight * image.square()])[:, None], 5)[:, 0]
+    mean = total / (share + 1e-4)
+    deviation = (squares / (share + 1e-4) - mean.square()).clamp(min=0.0).sqrt()
+    return (image - mean) / (4.0 * (deviation + _NOISE)) * weight
+
+
+def smooth_contrast(image: Tensor, known: Tensor) -> Tensor:
+    """Local contrast, smoothed: its valleys are wider."""
+    return smooth_grey(local_contrast(image, known), known)
+
+
+def box_mean(values: Tensor, edge: int) -> Tensor:
+    """The mean of the edge^3 voxels around each of (N, C, I, J, K), one axis after the other; 0 lies around them."""
+    padded = F.pad(values, [edge // 2] * 6)
+    for kernel in ((edge, 1, 1), (1, edge, 1), (1, 1, edge)):
+        padded = F.avg_pool3d(padded, kernel, stride=1)
+    return padded
+
+
+_ROUGHNESS: dict[Look, float] = {grey: 10.0, smooth_grey: 10.0, local_contrast: 5.0, smooth_contrast: 5.0}
+"""Weights of the displacement's squared gradient."""
+
+BY_GREY: Stages = ((30, None, grey), (30, 64.0, grey), (40, 40.0, grey))
+BY_CONTRAST: Stages = ((30, None, smooth_grey), (30, 64.0, smooth_contrast), (40, 40.0, local_contrast))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +111,10 @@ class BodyMap:
         ras_from_body = np.linalg.inv(self.body_from_ras)
         points_ras = apply_affine(ras_from_body, points_body)
         for _ in range(30):
-            points_ras = points_ras + 0.7 * (points_body - self.body(points_ras)) @ ras_from_body[:3, :3].T
+            missing_mm = points_body - self.body(points_ras)
+            points_ras = points_ras + 0.7 * missing_mm @ ras_from_body[:3, :3].T
+            if np.abs(missing_mm).max(initial=0.0) < 0.005:
+                break
         return points_ras
 
 
@@ -76,6 +126,17 @@ class BodyAtlas:
 
     values: Tensor
     origin_mm: Tensor
+
+    def compared(self, look: Look) -> Tensor:
+        """What is compared of the mean picture, and whether the place is known, (1, 2, A, B, C)."""
+        if look not in self._compared:
+            mean, known = self.values
+            self._compared[look] = torch.stack([look(mean, known > 0.5), known])[None]
+        return self._compared[look]
+
+    @cached_property
+    def _compared(self) -> dict[Look, Tensor]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +179,15 @@ class Picture:
 
 def sample(values: Tensor, grid: Grid, points_ras: Points) -> NDArray[np.float32]:
     """Values (C, I, J, K) on a grid, at world points (..., 3): (..., C), linear, clamped at the outermost centres."""
-    ijk = grid.ijk(points_ras).reshape(-1, 3)
-    normalized = (2.0 * ijk + 1.0) / np.array(grid.shape) - 1.0
-    lattice = torch.from_numpy(normalized[None, None, None, :, ::-1].copy()).to(values)
+    lattice = _normalized(grid, points_ras).to(values)[None, None, None]
     found = F.grid_sample(values[None], lattice, padding_mode="border", align_corners=False)[0, :, 0, 0]  # (C, N)
     return found.T.cpu().numpy().reshape(*np.shape(points_ras)[:-1], values.shape[0])
+
+
+def _normalized(grid: Grid, points_ras: Points) -> Tensor:
+    """What grid_sample (align_corners=False) calls world points (..., 3) on a grid: (N, 3), k first."""
+    ijk = grid.ijk(points_ras).reshape(-1, 3)
+    return torch.from_numpy(((2.0 * ijk + 1.0) / np.array(grid.shape) - 1.0)[:, ::-1].copy())
 
 
 def robust_affine(
@@ -148,22 +213,47 @@ def robust_affine(
     return matrix, mean_place - (matrix @ mean_source[..., None])[..., 0], residual_mm
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+def registered(picture: Picture, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
+    """The map of a query scan to the body frame: the mean of two registrations, whose errors are not the same ones."""
+    maps = [register(picture, atlas, pose, stages) for stages in (BY_GREY, BY_CONTRAST)]
+    return BodyMap(
+        np.mean([found.body_from_ras for found in maps], axis=0),
+        np.mean([found.displacement_mm for found in maps], axis=0),
+        maps[0].control_grid,
+    )
+
+
+@contextmanager
+def _descent() -> Iterator[None]:
+    """For gradient descent on a few thousand places: gradients on, and one thread, which is twice as fast as two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_descent()
 def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages) -> BodyMap:
     """The map of a scan to the body frame, improved from ``start``; deterministic on one machine.
 
-    Adam on the mean squared difference of grey values between voxels near the body and the atlas where it is known,
-    plus the displacement's roughness; its steps shrink to nothing over every stage.
+    Adam on the mean squared difference of looks between voxels near the body and the atlas where it is known, plus the
+    displacement's roughness; its steps shrink to nothing over every stage.
     """
-    device, known = atlas.values.device, atlas.values.clone()[None]  # inference tensors have no gradient
-    places_ras, values = torch.from_numpy(picture.places_ras).float().to(device), picture.values.to(device)
+    device = atlas.values.device
+    places_ras = torch.from_numpy(picture.places_ras).float().to(device)
     groups = [torch.from_numpy(group).to(device) for group in _groups(picture.places_ras, picture.grid)]
-    extent = torch.tensor(known.shape[2:], device=device)
+    dealt = [places_ras[group] for group in groups]
+    extent = torch.tensor(atlas.values.shape[1:], device=device)
     voxel_mm = float(picture.grid.spacing_mm[0])
     origin_mm, centre = atlas.origin_mm.to(device), places_ras.mean(0)
     found = start
-    for steps, control_mm in stages:
+    for steps, control_mm, look in stages:
+        known = atlas.compared(look)
+        values = look(picture.image, picture.near)[picture.near].to(device)
+        looks_like = [values[group] for group in groups]
         matrix = torch.from_numpy(found.body_from_ras[:3, :3]).float().to(device)
         shift = torch.from_numpy(found.body_from_ras[:3, 3]).float().to(device)
         controls = found.control_grid if control_mm is None else _control_grid(picture.grid, control_mm)
@@ -176,22 +266,23 @@ def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages)
             parameters.append({"params": [displacement], "lr": 1.0})
         optimizer = torch.optim.Adam(parameters)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1.0 / steps, steps)
-        control_ijk = controls.ijk(picture.places_ras)
-        lattice = torch.from_numpy(((2.0 * control_ijk + 1.0) / np.array(controls.shape) - 1.0)[:, ::-1].copy())
-        lattice = lattice.float().to(device)
+        lattice = _normalized(controls, picture.places_ras).float().to(device)
+        seen_at = [lattice[group][None, None, None] for group in groups]
         for step in range(steps):
-            chosen = groups[step % len(groups)]
-            x, seen_at = places_ras[chosen], lattice[chosen][None, None, None]
-            moved = F.grid_sample(displacement[None], seen_at, padding_mode="border", align_corners=False)[0, :, 0, 0].T
+            number = step % len(groups)
+            x = dealt[number]
+            moved = F.grid_sample(displacement[None], seen_at[number], padding_mode="border", align_corners=False)[
+                0, :, 0, 0
+            ].T
             body_mm = x @ (matrix + turn).T + shift + move - turn @ centre + moved
-            normalized = (2.0 * (body_mm - origin_mm) / voxel_mm + 1.0) / extent - 1.0
-            there = normalized.flip(-1)[None, None, None]
-            grey, seen = F.grid_sample(known, there, padding_mode="border", align_corners=False)[0, :, 0, 0]
-            loss = 100.0 * (seen * (grey - values[chosen]).square()).sum() / (seen.sum() + 1.0)
+            there = ((2.0 * (body_mm - origin_mm) / voxel_mm + 1.0) / extent - 1.0).flip(-1)[None, None, None]
+            found_there, seen = F.grid_sample(known, there, padding_mode="border", align_corners=False)[0, :, 0, 0]
+            squared = (seen * (found_there - looks_like[number]).square()).sum() / (seen.sum() + 1.0)
+            loss = _LIKENESS * squared
             loss = loss + 0.5 * turn.square().sum()
             if control_mm is not None:
                 gradients = [(displacement.diff(dim=axis) / control_mm).square().mean() for axis in (1, 2, 3)]
-                loss = loss + _ROUGHNESS * sum(gradients) + _SIZE * displacement.square().mean()
+                loss = loss + _ROUGHNESS[look] * sum(gradients) + _SIZE * displacement.square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rprloc.geometry import Grid, Points
 from rprloc.network import Pnet
+from rprloc.registration import box_mean
 
 FOREGROUND_INPUT = 0.03
 """Mean network input (about -880 HU) above which the 5x5x5 voxels around a place count as body, lung included."""
@@ -51,7 +52,7 @@ class Crop:
 
 def foreground(image: Tensor) -> Tensor:
     """Whether each voxel of (N, 1, I, J, K) network input in [0, 1] is body, by the mean of 5x5x5 voxels."""
-    return F.avg_pool3d(F.pad(image, [2] * 6), 5, stride=1) > FOREGROUND_INPUT
+    return box_mean(image, 5) > FOREGROUND_INPUT
 
 
 def random_matrix(generator: np.random.Generator, rotation_deg: float, scale: float) -> NDArray[np.float64]:

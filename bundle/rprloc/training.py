@@ -11,14 +11,16 @@ neighbours, in the same scan and in other people's.
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,11 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
+from rprloc import __version__
 from rprloc.alignment import align
+from rprloc.errors import InputError
 from rprloc.field import body_map_of
-from rprloc.files import atomic_path
+from rprloc.files import atomic_path, write_text_atomically
 from rprloc.geometry import Grid, Points
-from rprloc.network import MM_PER_UNIT, ChannelNorm, Pnet, RPRNet, placed, save_model
+from rprloc.network import MM_PER_UNIT, ChannelNorm, Pnet, RPRNet, mixed_precision, placed, save_model
 from rprloc.registration import BodyAtlas, BodyMap
 from rprloc.sampling import Crop, TrainingScan, choose_scan, foreground, random_crop, random_place
 
@@ -40,7 +44,7 @@ _FINE_POSITION_WEIGHT = 100.0
 
 _VALIDATION_BATCHES = 8
 
-_ALIGNMENT_SECONDS = 2.0  # a scan, measured on two cores with 200 scans
+_ALIGNMENT_SECONDS = 1.0  # a scan; 179 scans took 170 s on two cores
 _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each byte of its packed image
 
 _MATCH_MM = 6.0
@@ -62,6 +66,33 @@ class TrainingConfig:
     group_power: float = 0.0  # how a region of n scans weighs: n ** group_power; 0: all regions alike
     checkpoint_steps: int = 200
 
+    @classmethod
+    def read(cls, path: Path) -> TrainingConfig:
+        """The configuration in a JSON file: its object ``training``, with any of the fields; the others are as usual.
+
+        Raises InputError for anything else.
+        """
+        wanted = (
+            f"an object 'training' with any of {', '.join(field.name for field in fields(cls))} was expected, as in "
+            "the config.json of a run; correct it."
+        )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as JSON ({error}); {wanted}") from error
+        kinds = {"int": {"type": "integer", "minimum": 0}, "float": {"type": "number", "minimum": 0.0}}
+        known = {field.name: kinds[str(field.type)] for field in fields(cls)}
+        schema = {
+            "type": "object",
+            "required": ["training"],
+            "properties": {"training": {"type": "object", "properties": known, "additionalProperties": False}},
+        }
+        try:
+            jsonschema.validate(content, schema)
+        except jsonschema.ValidationError as error:
+            raise InputError(f"{path} is no training configuration: {error.message}; {wanted}") from error
+        return cls(**content["training"])
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -79,6 +110,9 @@ Draw = Callable[[np.random.Generator], Batch]
 Loss = Callable[[Pnet, Batch], tuple[Tensor, Tensor]]
 """From a batch to the loss, and to the mean absolute errors (3,) in body mm: right, front, head."""
 
+Measure = Callable[[Pnet], dict[str, NDArray[np.float64]]]
+"""From a network to errors (3,) in mm by name."""
+
 
 def fit(
     name: str,
@@ -90,13 +124,13 @@ def fit(
     config: TrainingConfig,
     *,
     resume: bool,
-    draw_validation: Draw | None = None,
+    held_out: Measure | None = None,
 ) -> None:
     """Run one stage of ``steps`` optimizer steps on ``net``, with checkpoints and logs in ``folder``.
 
     The randomness of a step depends on the seed and the step's number alone, so a resumed run takes the same crops.
-    With every checkpoint the error on fixed crops of the validation scans is logged, too. In a process group every
-    process draws crops of its own, and the gradients are averaged; the first one writes.
+    What ``held_out`` measures is logged with every checkpoint, too. In a process group every process draws crops of its
+    own, and the gradients are averaged; the first one writes.
     """
     if steps == 0:
         return
@@ -134,19 +168,51 @@ def fit(
                 log.add("training", step + 1, mean_mm)
                 errors = []
             if (step + 1) % config.checkpoint_steps == 0 or step + 1 == steps:
-                if draw_validation is not None:
-                    log.add("validation", step + 1, _validated(net, draw_validation, loss_of, config))
+                for what, mean_mm in held_out(net).items() if held_out else ():
+                    log.add(what, step + 1, mean_mm)
                 state = {"net": net.state_dict(), "optimizer": optimizer.state(), "step": step + 1}
                 with atomic_path(checkpoint) as temporary:
                     torch.save(state, temporary)
     net.eval()
 
 
-@torch.no_grad()
-def _validated(net: Pnet, draw: Draw, loss_of: Loss, config: TrainingConfig) -> NDArray[np.float64]:
-    """The mean absolute errors (3,) in body mm on crops that are the same each time."""
-    batches = [draw(np.random.default_rng((config.seed, 0, 0, n))) for n in range(_VALIDATION_BATCHES)]
-    return np.mean([loss_of(net, batch)[1].cpu().numpy() for batch in batches], axis=0)
+def _held_out(
+    scans: Sequence[TrainingScan],
+    maps: Sequence[BodyMap],
+    outputs: int,
+    draw: Draw,
+    loss_of: Loss,
+    config: TrainingConfig,
+) -> Measure:
+    """Three measures that need no label, mean absolute mm (3,), on crops of unlabelled scans that are always the same.
+
+    ``validation``: the errors of training. ``offsets``: of the offset between two random places of a crop. ``views``:
+    how far the latents of a place lie apart in two views that differ in grey values and field of view.
+    """
+
+    @torch.no_grad()
+    def measure(net: Pnet) -> dict[str, NDArray[np.float64]]:
+        found: dict[str, list[Tensor]] = {"validation": [], "offsets": [], "views": []}
+        for n in range(_VALIDATION_BATCHES):
+            batch = draw(np.random.default_rng((config.seed, 0, 0, n)))
+            found["validation"].append(loss_of(net, batch)[1][None])
+            generator = np.random.default_rng((config.seed, 0, 1, n))
+            for _ in range(config.crops_a_step // 2):
+                index = choose_scan(scans, generator, config.group_power)
+                centre_ras = random_place(scans[index], generator)
+                views = tuple(
+                    random_crop(scans[index], centre_ras, outputs, net, generator, rotation_deg=0.0, scale=0.0)
+                    for _ in range(2)
+                )
+                body_mm = maps[index].body(views[0].source_ras)
+                latents, errors_mm = _forward(net, Batch(views, (index, index), (body_mm, body_mm)))
+                other = torch.from_numpy(generator.permutation(len(errors_mm[0]))).to(latents.device)
+                found["offsets"].append(errors_mm[0] - errors_mm[0][other])
+                both = (views[0].inside & views[1].inside).to(latents.device)
+                found["views"].append((latents[0] - latents[1])[both][:, :3])
+        return {what: torch.cat(mm).abs().mean(0).cpu().double().numpy() for what, mm in found.items()}
+
+    return measure
 
 
 class _Log:
@@ -264,9 +330,8 @@ def _forward(net: Pnet, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     """Latents (N, i, j, k, C) of a batch, float32, and for every crop the errors (M, 3) in mm of its body places."""
     device = next(net.parameters()).device
     images = torch.stack([crop.image for crop in batch.crops]).to(device, memory_format=torch.channels_last_3d)
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):
         features = net.trunk(images)
-    # Millimetres need more than the 8 bits of bfloat16.
     latents = net.heads(features.float()).permute(0, 2, 3, 4, 1)
     errors_mm = latents[..., :3] - torch.from_numpy(np.stack(batch.body_mm)).to(latents)
     return latents, [errors_mm[n][crop.inside.to(device)] for n, crop in enumerate(batch.crops)]
@@ -397,6 +462,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with one_process_first():
         rank = _rank_and_processes()[0]
+        if rank == 0:
+            _write_config(folder / "config.json", config, scans, validation, init, device)
         maps, atlas = _body_frame(scans, validation, folder / "body_frame.npz", init, resume=resume or rank > 0)
     torch.manual_seed(config.seed)
     model = RPRNet()
@@ -404,19 +471,43 @@ def train(
         model.load_state_dict(init.state_dict())
     model.atlas = atlas
     model = placed(model, device)
-    for name, steps, net, draw_of, loss_of in (
-        ("coarse", config.coarse_steps, model.coarse, _coarse_draw, _coarse_loss),
-        ("fine", config.fine_steps, model.fine, _fine_draw, _fine_loss),
+    for name, steps, net, draw_of, loss_of, outputs in (
+        ("coarse", config.coarse_steps, model.coarse, _coarse_draw, _coarse_loss, config.coarse_outputs),
+        ("fine", config.fine_steps, model.fine, _fine_draw, _fine_loss, config.fine_outputs),
     ):
-        draw = draw_of(scans, maps[: len(scans)], net, config)
-        held_out = draw_of(validation, maps[len(scans) :], net, config) if validation else None
+        draw, held_out = draw_of(scans, maps[: len(scans)], net, config), None
+        if validation:
+            theirs = maps[len(scans) :]
+            draw_theirs = draw_of(validation, theirs, net, config)
+            held_out = _held_out(validation, theirs, outputs, draw_theirs, loss_of, config)
         if init is None:
             batches = [draw(np.random.default_rng((config.seed, 0, n))) for n in range(4)]
             _standardize(net, [crop for batch in batches for crop in batch.crops])
-        fit(name, net, draw, loss_of, steps, folder, config, resume=resume, draw_validation=held_out)
+        fit(name, net, draw, loss_of, steps, folder, config, resume=resume, held_out=held_out)
     if _rank_and_processes()[0] == 0:
         save_model(model.eval(), folder / "model.pt")
     return model.eval()
+
+
+def _write_config(
+    path: Path,
+    config: TrainingConfig,
+    scans: Sequence[TrainingScan],
+    validation: Sequence[TrainingScan],
+    init: RPRNet | None,
+    device: torch.device,
+) -> None:
+    """What the run is made of: with the same scans, :meth:`TrainingConfig.read` of this file repeats it."""
+    made_with = {
+        "rprloc": __version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": _rank_and_processes()[1],
+        "scans": len(scans),
+        "validation_scans": len(validation),
+        "init": None if init is None else init.identity(),
+    }
+    write_text_atomically(path, json.dumps({"training": asdict(config), "made_with": made_with}, indent=4) + "\n")
 
 
 def estimate(scans: Sequence[TrainingScan], config: TrainingConfig, device: torch.device) -> tuple[float, float]:
@@ -484,4 +575,4 @@ def _body_frame(
 def _registered(model: RPRNet, scan: TrainingScan) -> BodyMap:
     """The map of a scan to the frame of a trained model, found as in a query scan."""
     image = torch.from_numpy(scan.image).float() / 255.0
-    return body_map_of(model, image, foreground(image[None, None])[0, 0], scan.grid, scan.name)[1]
+    return body_map_of(model, image, foreground(image[None, None])[0, 0], scan.grid, scan.name)

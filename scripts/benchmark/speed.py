@@ -26,12 +26,12 @@ import torch
 
 from rprloc.demo import fetch_demo_scans
 from rprloc.device import choose_device
-from rprloc.field import PositionField, body_input, coarse_pose, latent_map
+from rprloc.field import LatentMap, PositionField, body_input, coarse_pose, latent_map
 from rprloc.geometry import Grid
 from rprloc.locate import locate
-from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, load_model
+from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, Pnet, load_model, mixed_precision
 from rprloc.reading import read_volume
-from rprloc.registration import QUERY_STAGES, Picture, register
+from rprloc.registration import BodyMap, Picture, registered
 from rprloc.support import SupportSet, build_support
 from rprloc.volume import Volume, network_grid, resample, to_sitk
 
@@ -82,14 +82,19 @@ def measured(volume: Volume, device: torch.device) -> dict[str, float]:
 
     rows["resample"], (image, body, grid) = timed(lambda: body_input(volume, device), device)
     rows["voxels at 4 mm"] = image.numel() / 1e6
-    rows["coarse pass"], coarse = timed(lambda: latent_map(model.coarse, image, body, grid), device)
 
-    def registered() -> Any:
-        return register(Picture.of(image, body, grid), model.atlas, coarse_pose(coarse), QUERY_STAGES)
+    def latents(net: Pnet) -> LatentMap:
+        with mixed_precision(device):
+            return latent_map(net, image, body, grid)
 
-    rows["registration"], found = timed(registered, device)
-    rows["fine pass"], fine = timed(lambda: latent_map(model.fine, image, body, grid), device)
-    field = PositionField(found, found, fine)
+    rows["coarse pass"], coarse = timed(lambda: latents(model.coarse), device)
+
+    def body_map() -> BodyMap:
+        return registered(Picture.of(image, body, grid), model.atlas, coarse_pose(coarse))
+
+    rows["registration"], found = timed(body_map, device)
+    rows["fine pass"], fine = timed(lambda: latents(model.fine), device)
+    field = PositionField(found, fine)
     for count in ORGANS:
         organs = random_organs(field, volume.grid, count, model.identity())
         rows[f"{count} organs"], _ = timed(lambda organs=organs: locate(organs, field), device)

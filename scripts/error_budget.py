@@ -1,0 +1,97 @@
+"""What each step gains and what is left: error_budget.py DATASETS.json [MODEL.pt].
+
+Pairs of a support and a query of split ``val``, or, in regions without one, of two supports; one shot, no test case.
+For every step: the mean over targets of the mean over pairs, IoU / mean wall distance in mm. Then what is left, which
+needs the truth: the result without the shift that the pair's organs have in common (its median), and with the centre of
+every organ put right, so that only sizes are wrong.
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from rprloc.dataset import Case, read_dataset
+from rprloc.device import Engine
+from rprloc.evaluation import MEAN_TARGETS, annotated
+from rprloc.field import PositionField, body_input, coarse_pose, latent_map, position_field
+from rprloc.geometry import Box, Points
+from rprloc.locate import calibrated, locate
+from rprloc.network import RPRNet
+from rprloc.registration import BodyMap
+from rprloc.support import Support, SupportSet, build_support
+from rprloc.volume import Volume
+
+Found = dict[str, dict[str, Points]]  # of every step and organ the six points (6, 3)
+STEPS = ("coarse pose", "registered", "fine steps")
+REST = ("no common shift", "centres right")
+
+
+def steps_of(support: Support, model_id: str, poses: list[BodyMap], field: PositionField) -> Found:
+    """The points of every organ after each step. ``poses``: of the support and of the query."""
+    found: Found = defaultdict(dict)
+    for name, organ in support.organs.items():
+        found["coarse pose"][name] = poses[1].ras(poses[0].body(organ.points_ras))
+        found["registered"][name] = field.body.ras(organ.latents[:6, :3].astype(float))
+    for one in locate(SupportSet(model_id, (support,)), field):
+        found["fine steps"][one.organ] = one.points_ras
+    return found
+
+
+def box_of(points_ras: Points) -> Box:
+    """The box of points, 1 mm wide at least: early steps may cross walls."""
+    low, high = (points_ras[[side, 2 + side, 4 + side], range(3)] for side in (0, 1))
+    return Box(np.minimum(low, high - 1.0), np.maximum(high, np.minimum(low, high - 1.0) + 1.0))
+
+
+def moved(box: Box, by_mm: np.ndarray) -> Box:
+    return Box(box.min_ras + by_mm, box.max_ras + by_mm)
+
+
+def main(data: Path, weights: Path | None) -> None:
+    model = Engine.load(weights, "cpu").model
+    cases = read_dataset(data)
+    for region in dict.fromkeys(case.region for case in cases):
+        known = [case for case in cases if case.region == region]
+        supports = [case for case in known if case.split == "support"]
+        queries = [case for case in known if case.split == "val"] or supports
+        fields, poses, truths, marked = {}, {}, {}, {}
+        for case in tqdm({one.name: one for one in (*supports, *queries)}.values(), region, unit="scan"):
+            fields[case.name], poses[case.name], volume, truths[case.name] = seen(model, case)
+            if case in supports:
+                built = build_support(
+                    fields[case.name], volume.grid, truths[case.name], scan=case.name, source="label map"
+                )
+                marked[case.name] = calibrated(built, fields[case.name])
+        scores: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+        for support, query in tqdm([(s.name, q.name) for s in supports for q in queries if s is not q], unit="pair"):
+            found = steps_of(marked[support], model.identity(), [poses[support], poses[query]], fields[query])
+            shared = [
+                n for n in MEAN_TARGETS.get(region, truths[support]) if n in truths[query] and n in truths[support]
+            ]
+            truth = {name: box_of(truths[query][name]) for name in shared}
+            boxes = {step: {name: box_of(found[step][name]) for name in shared} for step in STEPS}
+            last = boxes[STEPS[-1]]
+            off = {name: last[name].centre_ras - truth[name].centre_ras for name in shared}
+            common = np.median(list(off.values()), axis=0)
+            boxes["no common shift"] = {name: moved(last[name], -common) for name in shared}
+            boxes["centres right"] = {name: moved(last[name], -off[name]) for name in shared}
+            for step, by_name in boxes.items():
+                for name, box in by_name.items():
+                    scores[step][name].append((box.iou(truth[name]), box.wall_distances_mm(truth[name]).mean()))
+        for step in (*STEPS, *REST):
+            iou, awd = np.mean([np.mean(pairs, axis=0) for pairs in scores[step].values()], axis=0)
+            print(f"{region:8} {step:16} {iou:.3f} / {awd:.1f}")
+
+
+def seen(model: RPRNet, case: Case) -> tuple[PositionField, BodyMap, Volume, dict[str, Points]]:
+    """A case's position field, the pose that the coarse Pnet sees, its scan and its organs' points."""
+    volume, points = annotated(case)
+    image, body, grid = body_input(volume, next(model.parameters()).device)
+    return position_field(model, volume), coarse_pose(latent_map(model.coarse, image, body, grid)), volume, points
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
