@@ -34,12 +34,13 @@ def person(shift_mm: np.ndarray, scale: float, first_mm: float, last_mm: float) 
 
 
 @pytest.mark.slow
-def test_scans_of_other_sizes_places_and_lengths_come_to_one_frame() -> None:
+@pytest.mark.parametrize("makers", [None, [0, 1, 2, 4]])
+def test_scans_of_other_sizes_places_and_lengths_come_to_one_frame(makers: list[int] | None) -> None:
     shifts = [np.array(v, float) for v in ([0, 0, 0], [50, -30, 700], [-80, 20, -300], [10, 0, 90], [0, 40, 5])]
     scales = [1.0, 1.0, 0.92, 1.08, 1.0]
     ranges = [(0, 480), (0, 300), (120, 480), (0, 400), (60, 480)]
     scans = [person(v, s, *r) for v, s, r in zip(shifts, scales, ranges, strict=True)]
-    maps, atlas = align(scans)
+    maps, atlas = align(scans, makers)
     landmarks = np.array([[0.0, -25, 200], [45, 0, 110], [-45, 0, 230], [0, 0, 290]])  # spine, organ, lung, shoulders
     seen = []
     for shift, scale, (first, _), body_map in zip(shifts, scales, ranges, maps, strict=True):

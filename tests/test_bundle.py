@@ -35,6 +35,7 @@ from rprloc.geometry import Grid
 from rprloc.network import RPRNet, load_model, save_model
 from rprloc.reading import read_volume
 from rprloc.support import SupportSet, build_support, load_support_set, save_support_set
+from rprloc.training import TrainingConfig
 from rprloc.volume import to_sitk
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("monai") is None, reason="monai is not installed")
@@ -224,7 +225,8 @@ def test_two_processes_train_one_model(scene: Scene, tmp_path: Path) -> None:
     trained = load_model(tmp_path / "run" / "model.pt")
     assert all(torch.isfinite(parameter).all() for parameter in trained.parameters())
     rows = (tmp_path / "run" / "fine.csv").read_text(encoding="utf-8").splitlines()
-    assert [row.split(",")[:2] for row in rows[1:]] == [["3", "training"], ["3", "validation"]]  # written by one
+    assert [row.split(",")[1] for row in rows[1:]] == ["training", "validation", "offsets", "views"]  # written by one
+    assert TrainingConfig.read(tmp_path / "run" / "config.json") == TrainingConfig(**small)
 
 
 @pytest.mark.slow

@@ -40,21 +40,23 @@ _ROUNDS: Sequence[Stages] = (
 """The atlas is made anew before each round."""
 
 
-def align(scans: Sequence[TrainingScan], makers: int | None = None) -> tuple[list[BodyMap], BodyAtlas]:
+def align(scans: Sequence[TrainingScan], makers: Sequence[int] | None = None) -> tuple[list[BodyMap], BodyAtlas]:
     """The maps of all scans to their common body frame, in the order of ``scans``, and the atlas; deterministic.
 
-    Only the first ``makers`` scans (by default all) make the frame; the others are brought into it.
+    Only the scans with the indices ``makers`` (by default all) make the frame; the others are brought into it. The time
+    grows with the square of the number of makers.
     """
     pictures = [_picture(scan) for scan in scans]
-    making = pictures[:makers]
-    maps = _stack_along_body(pictures, len(making))
+    makers = range(len(scans)) if makers is None else makers
+    making = [pictures[n] for n in makers]
+    maps = _stack_along_body(pictures, makers)
     for number, stages in enumerate(_ROUNDS, 1):
-        atlas = _mean_picture(making, maps[: len(making)])
+        atlas = _mean_picture(making, [maps[n] for n in makers])
         progress = tqdm(zip(pictures, maps, strict=True), f"registering scans, round {number}", len(scans), unit="scan")
         maps = [register(picture, atlas, start, stages) for picture, start in progress]
-    middle_mm = np.mean([maps[n].body(picture.places_ras).mean(0) for n, picture in enumerate(making)], 0)
+    middle_mm = np.mean([maps[n].body(pictures[n].places_ras).mean(0) for n in makers], 0)
     maps = [_shifted(found, -middle_mm) for found in maps]
-    return maps, _mean_picture(making, maps[: len(making)])
+    return maps, _mean_picture(making, [maps[n] for n in makers])
 
 
 def _shifted(found: BodyMap, by_mm: NDArray[np.float64]) -> BodyMap:
@@ -85,7 +87,7 @@ def _slice_pictures(scan: Picture) -> tuple[NDArray[np.float32], NDArray[np.bool
     return pictures.flatten(1).numpy(), body.sum(axis=(0, 1)) > 30, middle
 
 
-def _stack_along_body(scans: Sequence[Picture], makers: int) -> list[BodyMap]:
+def _stack_along_body(scans: Sequence[Picture], makers: Sequence[int]) -> list[BodyMap]:
     """A shift for every scan: the same anatomy comes to the same height, the body's middle to 0 across it."""
     prepared = [_slice_pictures(scan) for scan in scans]
     pictures, shown = [p[0] for p in prepared], [p[1] for p in prepared]
@@ -113,12 +115,12 @@ def _stack_along_body(scans: Sequence[Picture], makers: int) -> list[BodyMap]:
             found = min(found, (float(cost), height))
         return found
 
-    seed = int(np.argmax([visible.sum() for visible in shown[:makers]]))
+    seed = max(makers, key=lambda index: shown[index].sum())
     heights[seed] = (_STACK - len(shown[seed])) // 2
     place(seed, heights[seed], 1)
-    with tqdm(total=makers, initial=1, desc="stacking scans along the body", unit="scan") as bar:
-        while len(heights) < makers:
-            offers = sorted((*best(index), index) for index in range(makers) if index not in heights)
+    with tqdm(total=len(makers), initial=1, desc="stacking scans along the body", unit="scan") as bar:
+        while len(heights) < len(makers):
+            offers = sorted((*best(index), index) for index in makers if index not in heights)
             for _, height, index in offers[: max(1, len(heights) // 3)]:
                 heights[index] = height
                 place(index, height, 1)
@@ -129,7 +131,7 @@ def _stack_along_body(scans: Sequence[Picture], makers: int) -> list[BodyMap]:
             if (weight > 0).any():
                 heights[index] = best(index)[1]
             place(index, heights[index], 1)
-    heights |= {index: best(index)[1] for index in range(makers, len(scans))}
+    heights |= {index: best(index)[1] for index in range(len(scans)) if index not in heights}
     maps = []
     for index, scan in enumerate(scans):
         middle_ras = scan.grid.ras([*prepared[index][2], 0.0])

@@ -45,6 +45,9 @@ _FINE_POSITION_WEIGHT = 100.0
 _VALIDATION_BATCHES = 8
 
 _ALIGNMENT_SECONDS = 1.0  # a scan; 179 scans took 170 s on two cores
+_MAX_MAKERS = 300
+"""Scans that make the body frame, chosen at random; thousands are no better, and take long."""
+
 _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each byte of its packed image
 
 _MATCH_MM = 6.0
@@ -555,7 +558,10 @@ def _body_frame(
                 ]
                 return maps, BodyAtlas(*(torch.from_numpy(arrays[key]) for key in ("atlas/values", "atlas/origin")))
     if init is None:
-        maps, atlas = align(everyone, makers=len(scans))
+        makers = np.arange(len(scans))
+        if len(scans) > _MAX_MAKERS:
+            makers = np.sort(np.random.default_rng(0).choice(len(scans), _MAX_MAKERS, replace=False))
+        maps, atlas = align(everyone, makers.tolist())
     else:
         maps, atlas = [_registered(init, scan) for scan in tqdm(everyone, "registering scans", unit="scan")], init.atlas
     content: dict[str, NDArray[np.generic]] = {
