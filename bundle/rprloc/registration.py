@@ -245,7 +245,7 @@ def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages)
     device = atlas.values.device
     places_ras = torch.from_numpy(picture.places_ras).float().to(device)
     groups = [torch.from_numpy(group).to(device) for group in _groups(picture.places_ras, picture.grid)]
-    dealt = [places_ras[group] for group in groups]
+    places = [places_ras[group] for group in groups]
     extent = torch.tensor(atlas.values.shape[1:], device=device)
     voxel_mm = float(picture.grid.spacing_mm[0])
     origin_mm, centre = atlas.origin_mm.to(device), places_ras.mean(0)
@@ -270,11 +270,9 @@ def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages)
         seen_at = [lattice[group][None, None, None] for group in groups]
         for step in range(steps):
             number = step % len(groups)
-            x = dealt[number]
-            moved = F.grid_sample(displacement[None], seen_at[number], padding_mode="border", align_corners=False)[
-                0, :, 0, 0
-            ].T
-            body_mm = x @ (matrix + turn).T + shift + move - turn @ centre + moved
+            moved = F.grid_sample(displacement[None], seen_at[number], padding_mode="border", align_corners=False)
+            affine_mm = places[number] @ (matrix + turn).T + shift + move - turn @ centre
+            body_mm = affine_mm + moved[0, :, 0, 0].T
             there = ((2.0 * (body_mm - origin_mm) / voxel_mm + 1.0) / extent - 1.0).flip(-1)[None, None, None]
             found_there, seen = F.grid_sample(known, there, padding_mode="border", align_corners=False)[0, :, 0, 0]
             squared = (seen * (found_there - looks_like[number]).square()).sum() / (seen.sum() + 1.0)

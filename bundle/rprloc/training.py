@@ -46,7 +46,7 @@ _VALIDATION_BATCHES = 8
 
 _ALIGNMENT_SECONDS = 1.0  # a scan; 179 scans took 170 s on two cores
 _MAX_MAKERS = 300
-"""Scans that make the body frame, chosen at random; thousands are no better, and take long."""
+"""Scans that make the body frame, chosen at random: the time of stacking them grows with the square of their number."""
 
 _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each byte of its packed image
 
