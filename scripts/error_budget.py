@@ -17,7 +17,7 @@ from rprloc.dataset import Case, read_dataset
 from rprloc.device import Engine
 from rprloc.evaluation import MEAN_TARGETS, annotated
 from rprloc.field import PositionField, body_input, coarse_pose, latent_map, position_field
-from rprloc.geometry import Box, Points
+from rprloc.geometry import Box, Points, wall_coordinates
 from rprloc.locate import calibrated, locate
 from rprloc.network import RPRNet
 from rprloc.registration import BodyMap
@@ -42,8 +42,8 @@ def steps_of(support: Support, model_id: str, poses: list[BodyMap], field: Posit
 
 def box_of(points_ras: Points) -> Box:
     """The box of points, 1 mm wide at least: early steps may cross walls."""
-    low, high = (points_ras[[side, 2 + side, 4 + side], range(3)] for side in (0, 1))
-    return Box(np.minimum(low, high - 1.0), np.maximum(high, np.minimum(low, high - 1.0) + 1.0))
+    low, high = wall_coordinates(points_ras).reshape(3, 2).T
+    return Box(np.minimum(low, high - 1.0), high)
 
 
 def moved(box: Box, by_mm: np.ndarray) -> Box:

@@ -340,8 +340,8 @@ def test_train_makes_weights_that_locate_and_goes_on_where_it_stopped(
     assert "Training on 2 scans: about" in done.stdout
     for stage in ("coarse", "fine"):
         rows = [line.split(",") for line in (out / f"{stage}.csv").read_text().splitlines()]
-        assert [row[1] for row in rows] == ["crops", "training", "validation", "offsets", "views"]
-        assert {row[0] for row in rows[1:]} == {"2"}
+        measured = [["2", what] for what in ("training", "validation", "offsets", "views")]
+        assert [row[:2] for row in rows] == [["step", "crops"], *measured]
     # The same configuration, scans and seed give the same weights again.
     again = rprloc(
         "train", "--data", dataset, "--out", tmp_path / "again", "--device", "cpu", "--config", out / "config.json"

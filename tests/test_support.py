@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -174,7 +175,8 @@ def test_a_set_holds_no_voxels_and_no_name_of_the_file(example: Example, tmp_pat
     points = points_from_labels(read_label_map(example.labels, volume.grid), volume.grid, {2: "lung"})
     built = Engine.load(example.weights, "cpu").support_set(again, points, scan=name, source="label map")
     text = built.to_json()
-    assert "Doe_John" not in text
+    readable = re.sub(r'"base64": "[^"]*"', "", text)  # encoded numbers may spell anything
+    assert "Doe" not in readable and "1950" not in readable
     content = json.loads(text)
     assert set(content) == {"format", "version", "model_id", "software", "frame", "supports"}
     (entry,) = content["supports"]
