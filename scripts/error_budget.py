@@ -8,11 +8,13 @@ every organ put right, so that only sizes are wrong.
 
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from rprloc.appearance import Appearance, Mask
 from rprloc.dataset import Case, read_dataset
 from rprloc.device import Engine
 from rprloc.evaluation import MEAN_TARGETS, annotated
@@ -25,7 +27,7 @@ from rprloc.support import Support, SupportSet, build_support
 from rprloc.volume import Volume
 
 Found = dict[str, dict[str, Points]]  # of every step and organ the six points (6, 3)
-STEPS = ("coarse pose", "registered", "fine steps")
+STEPS = ("coarse pose", "registered", "fine steps", "own voxels")
 REST = ("no common shift", "centres right")
 
 
@@ -35,9 +37,15 @@ def steps_of(support: Support, model_id: str, poses: list[BodyMap], field: Posit
     for name, organ in support.organs.items():
         found["coarse pose"][name] = poses[1].ras(poses[0].body(organ.points_ras))
         found["registered"][name] = field.body.ras(organ.latents[:6, :3].astype(float))
-    for one in locate(SupportSet(model_id, (support,)), field):
-        found["fine steps"][one.organ] = one.points_ras
+    organs = {name: replace(organ, appearance=untrusted(organ.appearance)) for name, organ in support.organs.items()}
+    for step, used in (("fine steps", replace(support, organs=organs)), ("own voxels", support)):
+        for one in locate(SupportSet(model_id, (used,)), field):
+            found[step][one.organ] = one.points_ras
     return found
+
+
+def untrusted(appearance: Appearance) -> Appearance:
+    return replace(appearance, trust=np.zeros(6))
 
 
 def box_of(points_ras: Points) -> Box:
@@ -59,10 +67,15 @@ def main(data: Path, weights: Path | None) -> None:
         queries = [case for case in known if case.split == "val"] or supports
         fields, poses, truths, marked = {}, {}, {}, {}
         for case in tqdm({one.name: one for one in (*supports, *queries)}.values(), region, unit="scan"):
-            fields[case.name], poses[case.name], volume, truths[case.name] = seen(model, case)
+            fields[case.name], poses[case.name], volume, truths[case.name], masks = seen(model, case)
             if case in supports:
                 built = build_support(
-                    fields[case.name], volume.grid, truths[case.name], scan=case.name, source="label map"
+                    fields[case.name],
+                    volume.grid,
+                    truths[case.name],
+                    scan=case.name,
+                    source="label map",
+                    masks=masks,
                 )
                 marked[case.name] = calibrated(built, fields[case.name])
         scores: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
@@ -86,11 +99,12 @@ def main(data: Path, weights: Path | None) -> None:
             print(f"{region:8} {step:16} {iou:.3f} / {awd:.1f}")
 
 
-def seen(model: RPRNet, case: Case) -> tuple[PositionField, BodyMap, Volume, dict[str, Points]]:
-    """A case's position field, the pose that the coarse Pnet sees, its scan and its organs' points."""
-    volume, points = annotated(case)
+def seen(model: RPRNet, case: Case) -> tuple[PositionField, BodyMap, Volume, dict[str, Points], dict[str, Mask]]:
+    """A case's position field, the pose that the coarse Pnet sees, its scan, its organs' points and masks."""
+    volume, points, masks = annotated(case)
     image, body, grid = body_input(volume, next(model.parameters()).device)
-    return position_field(model, volume), coarse_pose(latent_map(model.coarse, image, body, grid)), volume, points
+    pose = coarse_pose(latent_map(model.coarse, image, body, grid))
+    return position_field(model, volume), pose, volume, points, masks
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rprloc.device import Engine
 from rprloc.evaluation import MEAN_TARGETS
 from rprloc.geometry import Grid
 from rprloc.reading import read_label_map, read_volume
-from rprloc.support import points_from_labels
+from rprloc.support import masks_from_labels, points_from_labels
 from rprloc.volume import resample
 
 
@@ -28,8 +28,9 @@ def main(data: Path, splits: tuple[str, ...]) -> None:
             volume = read_volume(support.image_path)
             labels = read_label_map(support.labels_path, volume.grid)
             shown = {number: name for number, name in support.label_names.items() if (labels == number).any()}
-            points = points_from_labels(labels, volume.grid, shown)
-            organs = engine.support_set(volume, points, scan=support.name, source="label map")
+            marked = labels, volume.grid, shown
+            points, masks = points_from_labels(*marked), masks_from_labels(*marked)
+            organs = engine.support_set(volume, points, scan=support.name, source="label map", masks=masks)
             for query in [case for case in known if case.split in splits and case.name != support.name][:6]:
                 scan = read_volume(query.image_path)
                 bounds = scan.grid.bounds

@@ -354,9 +354,11 @@ def test_train_makes_weights_that_locate_and_goes_on_where_it_stopped(
 
     done = rprloc(*command)
     assert done.exit_code == 2 and "holds a training run already" in done.stderr
-    # Nothing is left to do: the weights stay what they are.
-    done = rprloc(*command, "--resume")
+    # Nothing is left to do: the weights stay what they are, and so does the recipe, which need not be given again.
+    recipe = (out / "config.json").read_text()
+    done = rprloc("train", "--data", dataset, "--out", out, "--device", "cpu", "--resume")
     assert done.exit_code == 0 and engine.model.identity() in done.stdout
+    assert (out / "config.json").read_text() == recipe
 
 
 @pytest.mark.slow

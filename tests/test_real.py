@@ -39,8 +39,8 @@ def cases(shared_data: Path, region: str) -> list[Case]:
 
 @pytest.fixture(scope="module")
 def support_set(engine: Engine, cases: list[Case]) -> SupportSet:
-    volume, points = annotated(cases[0])
-    return engine.support_set(volume, points, scan="support", source="label map")
+    volume, points, masks = annotated(cases[0])
+    return engine.support_set(volume, points, scan="support", source="label map", masks=masks)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def assert_same_boxes(ours: Detections, theirs: Detections, query: Volume, regio
 
 
 def test_a_support_finds_its_own_points(engine: Engine, support_set: SupportSet, cases: list[Case]) -> None:
-    volume, _ = annotated(cases[0])
+    volume, *_ = annotated(cases[0])
     for organ in engine.detect(volume, support_set).organs:
         truth = support_set.supports[0].organs[organ.organ].points_ras
         assert np.linalg.norm(organ.points_ras - truth, axis=1).max() < 2.0, organ.organ
@@ -102,7 +102,7 @@ def test_the_voxel_size_hardly_matters(
 
 def test_boxes_of_another_person_land_near_the_organs(found: Detections, cases: list[Case]) -> None:
     """Not all: a stomach or a gallbladder may lie quite elsewhere in the next person."""
-    _, truth = annotated(cases[1])
+    _, truth, _ = annotated(cases[1])
     distances_mm = {
         name: float(np.linalg.norm(found.boxes[name].centre_ras - truth[name].mean(axis=0)))
         for name in found.boxes.keys() & truth.keys() - {"spinal_cord", "esophagus"}  # their contours stop anywhere

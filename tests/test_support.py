@@ -7,7 +7,7 @@ import copy
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import Example
 
+from rprloc.appearance import GREY_BINS, Appearance
 from rprloc.device import Engine
 from rprloc.errors import InputError
 from rprloc.geometry import Box, extreme_points_of_mask
@@ -39,7 +40,17 @@ def organ(name: str, centre_ras: tuple[float, float, float], context: int = 4, c
     points = np.array(centre_ras) + 10.0 * directions
     around = np.array(centre_ras) + np.arange(3 * context).reshape(context, 3)
     anchors = np.concatenate([points, around])
-    return SupportOrgan(name, anchors, np.arange(len(anchors) * channels, dtype=np.float32).reshape(-1, channels) / 8)
+    latents = np.arange(len(anchors) * channels, dtype=np.float32).reshape(-1, channels) / 8
+    return SupportOrgan(name, anchors, latents, appearance(channels - 3))
+
+
+def appearance(channels: int) -> Appearance:
+    occupancy = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    grey = np.full((2, GREY_BINS), 0.25, np.float32)
+    descriptors, precision = np.ones((2, channels), np.float32), np.eye(channels, dtype=np.float32)
+    outline = np.arange(15, dtype=np.float32).reshape(5, 3)
+    origin, bias, trust = np.array([8.0, -16.0, 4.5]), np.ones(6), np.full(6, 0.5)
+    return Appearance(outline, occupancy, origin, grey, descriptors, precision, bias, trust)
 
 
 def one(scan: str, *organs: SupportOrgan, model: str = "m1", source: str = "label map") -> SupportSet:
@@ -62,6 +73,10 @@ def test_a_written_set_is_read_as_it_was(tmp_path: Path) -> None:
         got = read.supports[0].organs[name]
         np.testing.assert_allclose(got.anchors_ras, expected.anchors_ras, atol=1e-4)
         np.testing.assert_array_equal(got.latents, expected.latents)
+        for field in fields(Appearance):
+            ours, theirs = (getattr(organ.appearance, field.name) for organ in (got, expected))
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(got.box.walls_mm, expected.box.walls_mm, atol=1e-4)
     assert read.identity == written.identity
     assert [path.name for path in tmp_path.iterdir()] == ["set.json"]
@@ -109,7 +124,8 @@ def change(*keys: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
 HEART_KEYS = ("supports", 0, "organs", "heart")
 NAN = base64.b64encode(np.full((10, 5), np.nan, "<f4").tobytes()).decode()
 DAMAGED = {
-    "newer version": (change("version", to=2), "support set of version 2, but this program knows versions up to 1"),
+    "newer version": (change("version", to=3), "support set of version 3, but this program knows version 2"),
+    "older version": (change("version", to=1), "support set of version 1, but this program knows version 2"),
     "other format": (change("format", to="rprloc-detections"), "is not a support set"),
     "other frame": (change("frame", to="LPS"), "is not a support set"),
     "no support": (change("supports", to=[]), "is not a support set"),
@@ -133,6 +149,19 @@ DAMAGED = {
         change(*HEART_KEYS, "extreme_points_ras_mm", 0, to=[999.0, 0.0, 0.0]),
         "organ heart: the extreme points span no volume",
     ),
+    "a trust of more than one": (
+        change(*HEART_KEYS, "appearance", "trust", "base64", to=base64.b64encode(np.full(6, 2.0, "<f4")).decode()),
+        "organ heart: its appearance does not fit together",
+    ),
+    "a shape of numbers": (
+        change(*HEART_KEYS, "appearance", "occupancy", to={"dtype": "<f4", "shape": [1, 1, 1], "base64": "AAAAAA=="}),
+        "organ heart: its appearance does not fit together",
+    ),
+    "a colour too few": (
+        change(*HEART_KEYS, "appearance", "grey", "shape", to=[GREY_BINS, 2]),
+        "organ heart: its appearance does not fit together",
+    ),
+    "no appearance": (change(*HEART_KEYS, "appearance", to={}), "is not a support set"),
     "other numbers": (change(*HEART_KEYS, "latents", "dtype", to="|O"), "is not a support set"),
 }
 
@@ -186,7 +215,11 @@ def test_a_set_holds_no_voxels_and_no_name_of_the_file(example: Example, tmp_pat
         "self_error_ras_mm",
         "context_ras_mm",
         "latents",
+        "appearance",
     }
+    # Of the organ's shape no more than a blur of 8 mm cells.
+    shape = built.supports[0].organs["lung"].appearance.occupancy
+    assert shape.dtype == np.uint8 and np.abs(np.diff(shape.astype(int), axis=0)).max() < 128
     # Places and latents, those of the extreme points and of a lattice, however large the scan.
     anchors = len(built.supports[0].organs["lung"].anchors_ras)
     assert anchors <= 6 + 5**3

@@ -123,20 +123,21 @@ def support_build(
     from rprloc.device import Engine
     from rprloc.markups import read_extreme_points
     from rprloc.reading import image_warnings, read_label_map, read_names, read_volume
-    from rprloc.support import points_from_labels, save_support_set, scan_pseudonym
+    from rprloc.support import masks_from_labels, points_from_labels, save_support_set, scan_pseudonym
 
     console.require_one_way_of_marking(labels, names, markups, name)
     console.require_name(scan_name, "--scan-name")
     console.require_writable(out)
     volume = read_volume(image, series_uid=series)
     if labels is not None and names is not None:
-        points = points_from_labels(read_label_map(labels, volume.grid), volume.grid, read_names(names))
-        source = "label map"
+        marked = read_label_map(labels, volume.grid), volume.grid, read_names(names)
+        points, masks, source = points_from_labels(*marked), masks_from_labels(*marked), "label map"
     else:
         assert markups is not None and name is not None
-        points, source = {name.strip(): read_extreme_points(markups)}, "extreme points"
+        points, masks, source = {name.strip(): read_extreme_points(markups)}, {}, "extreme points"
     scan = scan_pseudonym(volume) if scan_name is None else scan_name.strip()
-    support_set = Engine.load(model, device.value).support_set(volume, points, scan=scan, source=source)
+    engine = Engine.load(model, device.value)
+    support_set = engine.support_set(volume, points, scan=scan, source=source, masks=masks)
     save_support_set(out, support_set)
     console.warn(image_warnings(volume), image.name)
     typer.echo(console.described(support_set, out))
@@ -232,16 +233,16 @@ def demo(
     from rprloc.device import Engine
     from rprloc.geometry import Box, extreme_points_of_mask
     from rprloc.reading import read_label_map, read_volume
-    from rprloc.support import points_from_labels, save_support_set
+    from rprloc.support import masks_from_labels, points_from_labels, save_support_set
 
     console.require_folder(out)
     engine = Engine.load(model, device.value)
     typer.echo("Getting two public CT scans (75 MB the first time) ...")
     scans = fetch_demo_scans(out / "scans")
     example = read_volume(scans.support_image)
-    labels = read_label_map(scans.support_labels, example.grid)
-    points = points_from_labels(labels, example.grid, scans.support_names)
-    support_set = engine.support_set(example, points, scan=example.name, source="label map")
+    marked = read_label_map(scans.support_labels, example.grid), example.grid, scans.support_names
+    points, masks = points_from_labels(*marked), masks_from_labels(*marked)
+    support_set = engine.support_set(example, points, scan=example.name, source="label map", masks=masks)
     save_support_set(out / "heart.support.json", support_set)
     volume = read_volume(scans.query_image)
     found = engine.detect(volume, support_set)
@@ -271,7 +272,11 @@ def train(
     init: Annotated[Path | None, typer.Option(metavar="model.pt", help="Weights to go on from.")] = None,
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", metavar="config.json", help="The recipe; a run keeps its own in its folder."),
+        typer.Option(
+            "--config",
+            metavar="config.json",
+            help="The recipe; a run keeps its own in its folder, and --resume takes that.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all randomness.")] = None,
     coarse_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the coarse net.")] = None,
@@ -312,6 +317,8 @@ def train(
         "group_power": group_power,
     }
     chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if resume and config_file is None and (out / "config.json").is_file():
+        config_file = out / "config.json"
     recipe = TrainingConfig() if config_file is None else TrainingConfig.read(config_file)
     config = replace(recipe, **chosen)
     out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from rprloc.appearance import Mask
 from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.field import PositionField, position_field
@@ -116,10 +117,18 @@ class Engine:
         """The position field of a scan. Raises InputError if the scan shows no body."""
         return run_on_device(self.model, lambda: position_field(self.model, volume), fall_back=self.fall_back)
 
-    def support_set(self, volume: Volume, points: Mapping[str, Points], *, scan: str, source: str) -> SupportSet:
+    def support_set(
+        self,
+        volume: Volume,
+        points: Mapping[str, Points],
+        *,
+        scan: str,
+        source: str,
+        masks: Mapping[str, Mask] | None = None,
+    ) -> SupportSet:
         """A set of one support; see :func:`rprloc.support.build_support`, :func:`rprloc.locate.calibrated`."""
         field = self.position_field(volume)
-        support = build_support(field, volume.grid, points, scan=scan, source=source)
+        support = build_support(field, volume.grid, points, scan=scan, source=source, masks=masks)
         return SupportSet(self.model.identity(), (calibrated(support, field),))
 
     def check(self, support_set: SupportSet, organs: Sequence[str] | None) -> None:

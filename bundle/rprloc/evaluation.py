@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rprloc import __version__
+from rprloc.appearance import Mask
 from rprloc.dataset import Case
 from rprloc.detection import OrganDetection
 from rprloc.device import Engine, run_on_device
@@ -31,7 +32,7 @@ from rprloc.geometry import WALLS, Box, Points
 from rprloc.locate import locate
 from rprloc.network import RPRNet
 from rprloc.reading import read_label_map, read_volume
-from rprloc.support import Support, SupportSet, points_from_labels
+from rprloc.support import Support, SupportSet, masks_from_labels, points_from_labels
 from rprloc.volume import Volume
 
 SHOTS = ("one", "all")
@@ -210,7 +211,7 @@ def evaluate(
     scores: list[PairScore] = []
     seconds: list[float] = []
     for case in tqdm(queries, desc="queries", unit="scan", disable=None):
-        volume, truth = annotated(case)
+        volume, truth, _ = annotated(case)
         others = [support for support in known if support.scan != case.name]
         sets = [(support.scan, SupportSet(model_id, (support,))) for support in others]
         if shots == "all":
@@ -319,22 +320,22 @@ def _chosen(cases: Sequence[Case], region: str, split: str) -> tuple[list[Case],
     return supports, queries
 
 
-def annotated(case: Case) -> tuple[Volume, dict[str, Points]]:
-    """A case's scan and the extreme points (6, 3), RAS mm, of the targets that lie wholly inside it.
+def annotated(case: Case) -> tuple[Volume, dict[str, Points], dict[str, Mask]]:
+    """A case's scan, and the extreme points (6, 3), RAS mm, and masks of the targets that lie wholly inside it.
 
     Raises InputError if a file cannot be used.
     """
     volume = read_volume(case.image_path)
     names = {number: name for number, name in case.label_names.items() if name in case.targets}
     if not names:
-        return volume, {}
+        return volume, {}, {}
     labels = read_label_map(case.labels_path, volume.grid)
-    return volume, points_from_labels(labels, volume.grid, names)
+    return volume, points_from_labels(labels, volume.grid, names), masks_from_labels(labels, volume.grid, names)
 
 
 def _support(engine: Engine, case: Case) -> Support:
-    volume, points = annotated(case)
-    return engine.support_set(volume, points, scan=case.name, source="label map").supports[0]
+    volume, points, masks = annotated(case)
+    return engine.support_set(volume, points, scan=case.name, source="label map", masks=masks).supports[0]
 
 
 def _localization(

@@ -46,10 +46,14 @@ class LatentMap:
 
 @dataclass(frozen=True, eq=False)
 class PositionField:
-    """What localization needs of a scan: its map to the body frame, coarse, and the fine Pnet's latents."""
+    """What localization needs of a scan: its map to the body frame, coarse, the fine Pnet's latents, and the networks'
+    input ``image`` (I, J, K) on its ``grid``.
+    """
 
     body: BodyMap
     fine: LatentMap
+    image: Tensor
+    grid: Grid
 
     def at(self, points_ras: Points) -> NDArray[np.float32]:
         """Body coordinates and fine latents (N, 3 + C) side by side at world points (N, 3)."""
@@ -65,7 +69,7 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
     found = body_map_of(model, image, body, grid, volume.name)
     with mixed_precision(image.device):
         fine = latent_map(model.fine, image, body, grid)
-    return PositionField(found, fine)
+    return PositionField(found, fine, image, grid)
 
 
 def body_input(volume: Volume, device: torch.device) -> tuple[Tensor, Tensor, Grid]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rprloc.appearance import refined
 from rprloc.detection import Detections, OrganDetection
 from rprloc.errors import InputError
 from rprloc.field import LatentMap, PositionField, position_field
@@ -30,13 +31,14 @@ _FINE_STEPS = ((80.0, 15.0), (50.0, 12.0))
 class _Query:
     """What all organs share: the map to the body frame, and the fine lattice, ready for look-ups."""
 
+    field: PositionField
     body: BodyMap
     fine: LatentMap
     fine_rows: Tensor  # (I * J * K, C)
 
     @classmethod
     def of(cls, field: PositionField) -> _Query:
-        return cls(field.body, field.fine, field.fine.latents.flatten(1).T.contiguous().cpu())
+        return cls(field, field.body, field.fine, field.fine.latents.flatten(1).T.contiguous().cpu())
 
 
 def detect(model: RPRNet, volume: Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
@@ -77,7 +79,7 @@ def locate(
     found = []
     for name in organs or support_set.organs:
         supports = [support for support in support_set.supports if name in support.organs]
-        located = [_locate_by_one(support.organs[name], query) for support in supports]
+        located = [_located(support.organs[name], query) for support in supports]
         points_ras = np.median([points for points, _ in located], axis=0)
         spread_mm = np.median([spread for _, spread in located], axis=0)
         scans = tuple(support.scan for support in supports)
@@ -95,12 +97,20 @@ def calibrated(support: Support, field: PositionField) -> Support:
     organs = {}
     for name, organ in support.organs.items():
         plain = replace(organ, self_error_mm=np.zeros((6, 3)))
-        organs[name] = replace(organ, self_error_mm=_locate_by_one(plain, query)[0] - organ.points_ras)
+        organs[name] = replace(organ, self_error_mm=_stepped(plain, query)[0] - organ.points_ras)
     return replace(support, organs=organs)
 
 
-def _locate_by_one(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
-    """The six points (6, 3) by one support, and the spread (6,) in mm of the agents' votes in the last step.
+def _located(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
+    """The six points (6, 3) by one support, refined by the organ's own voxels, and the votes' spread (6,) in mm."""
+    points_ras, spread_mm = _stepped(organ, query)
+    registered_ras = query.body.ras(organ.latents[:6, :3].astype(float))
+    shift_mm = (points_ras - registered_ras).mean(0)
+    return refined(organ.appearance, query.field, points_ras, shift_mm), spread_mm
+
+
+def _stepped(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
+    """The six points (6, 3) by one support's steps, and the spread (6,) in mm of the agents' votes in the last one.
 
     Every anchor is an agent. The coarse step sends all to where the query has their body coordinates; then each looks
     around for its fine latent, and all vote on where each of them goes.

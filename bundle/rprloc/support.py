@@ -1,6 +1,7 @@
 """Annotated examples: what is kept of a support scan so that its organs can be found in others, and its file.
 
-A support set holds points and latents, never the image: it can be shared without the patient's scan.
+A support set holds points, latents and a coarse shape of each organ, never the image: it can be shared without the
+patient's scan.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import Any
 import jsonschema
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from rprloc import __version__
+from rprloc.appearance import GREY_BINS, Appearance, Mask, learned_appearance
 from rprloc.errors import InputError
 from rprloc.field import PositionField
 from rprloc.files import write_text_atomically
@@ -33,8 +36,7 @@ from rprloc.geometry import (
 )
 from rprloc.volume import Volume
 
-FORMAT, VERSION = "rprloc-support", 1
-_DTYPE = "<f4"  # the only one that the schema allows
+FORMAT, VERSION = "rprloc-support", 2
 
 CONTEXT_MARGIN_MM = 15.0
 _CONTEXT_SIDE = 5
@@ -45,12 +47,14 @@ class SupportOrgan:
     """One organ of one support scan.
 
     ``anchors_ras`` (6 + M, 3) mm in the support's world: the six extreme points in the order of WALLS, then places in
-    and around the organ. ``latents`` (6 + M, C): the position field at them, body coordinates first.
+    and around the organ. ``latents`` (6 + M, C): the position field at them, body coordinates first. ``appearance``:
+    what the organ's own voxels look like.
     """
 
     name: str
     anchors_ras: Points
     latents: NDArray[np.float32]
+    appearance: Appearance
     self_error_mm: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((6, 3)))
     """(6, 3): by how much localization misses the extreme points in the support scan itself; what is found in other
     scans is corrected by it."""
@@ -108,6 +112,7 @@ class SupportSet:
                             "self_error_ras_mm": np.round(organ.self_error_mm, 4).tolist(),
                             "context_ras_mm": _encode(organ.anchors_ras[6:]),
                             "latents": _encode(organ.latents),
+                            "appearance": {name: _encode(getattr(organ.appearance, name)) for name in _APPEARANCE},
                         }
                         for name, organ in support.organs.items()
                     },
@@ -127,12 +132,12 @@ class SupportSet:
             raise InputError(f"{source} is not JSON ({error}); {wanted}; build it again.") from error
         if isinstance(content, dict) and content.get("format") == FORMAT:
             version = content.get("version")
-            if isinstance(version, int) and version > VERSION:
+            if isinstance(version, int) and version != VERSION:
                 raise InputError(
-                    f"{source} is a support set of version {version}, but this program knows versions up to {VERSION}; "
-                    "update rprloc or build the set with this version."
+                    f"{source} is a support set of version {version}, but this program knows version {VERSION}; "
+                    "build the set with this program, or use the one that it was built with."
                 )
-        schema = json.loads(files("rprloc").joinpath("schemas/support-v1.schema.json").read_text(encoding="utf-8"))
+        schema = json.loads(files("rprloc").joinpath("schemas/support-v2.schema.json").read_text(encoding="utf-8"))
         try:
             jsonschema.validate(content, schema)
         except jsonschema.ValidationError as error:
@@ -154,20 +159,54 @@ class SupportSet:
                 missed = np.array(organ["self_error_ras_mm"], float)
                 if not np.isfinite(missed).all():
                     raise InputError(f"{where}: an error of the points is not finite; {wanted}; build it again.")
-                organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32), missed)
+                arrays = {key: _decode(organ["appearance"][key], where) for key in _APPEARANCE}
+                appearance = _appearance(arrays, latents.shape[1] - 3, f"{where}: its appearance")
+                organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32), appearance, missed)
             supports.append(Support(entry["scan"], entry["source"], organs))
         return cls(content["model_id"], tuple(supports))
 
 
+_APPEARANCE = [field.name for field in dataclasses.fields(Appearance)]
+
+
+def _appearance(arrays: dict[str, NDArray[Any]], channels: int, where: str) -> Appearance:
+    """The arrays of an appearance, checked against each other."""
+    occupancy, outline = arrays["occupancy"], arrays["outline_body_mm"]
+    shapes = {
+        "origin_body_mm": (3,),
+        "grey": (2, GREY_BINS),
+        "descriptors": (2, channels),
+        "precision": (channels, channels),
+        "bias_mm": (6,),
+        "trust": (6,),
+    }
+    fits = occupancy.dtype == np.uint8 and occupancy.ndim == 3 and occupancy.size > 0
+    fits = fits and outline.ndim == 2 and outline.shape[1] == 3
+    fits = fits and all(arrays[name].shape == shape for name, shape in shapes.items())
+    if not (fits and (arrays["grey"] > 0.0).all() and (np.abs(arrays["trust"] - 0.5) <= 0.5).all()):
+        raise InputError(f"{where} does not fit together; a set that this program wrote was expected; build it again.")
+    return Appearance(
+        outline_body_mm=outline.astype(np.float32),
+        occupancy=occupancy.astype(np.uint8),
+        origin_body_mm=arrays["origin_body_mm"].astype(float),
+        grey=arrays["grey"].astype(np.float32),
+        descriptors=arrays["descriptors"].astype(np.float32),
+        precision=arrays["precision"].astype(np.float32),
+        bias_mm=arrays["bias_mm"].astype(float),
+        trust=arrays["trust"].astype(float),
+    )
+
+
 def _encode(array: NDArray[np.generic]) -> dict[str, Any]:
-    data = np.ascontiguousarray(array, dtype=_DTYPE)
-    return {"dtype": _DTYPE, "shape": list(data.shape), "base64": base64.b64encode(data.tobytes()).decode("ascii")}
+    dtype = "|u1" if array.dtype == np.uint8 else "<f4"
+    data = np.ascontiguousarray(array, dtype=dtype)
+    return {"dtype": dtype, "shape": list(data.shape), "base64": base64.b64encode(data.tobytes()).decode("ascii")}
 
 
-def _decode(entry: Mapping[str, Any], where: str) -> NDArray[np.float32]:
+def _decode(entry: Mapping[str, Any], where: str) -> NDArray[Any]:
     try:
         data = base64.b64decode(entry["base64"], validate=True)
-        array = np.frombuffer(data, dtype=_DTYPE).reshape(entry["shape"])
+        array = np.frombuffer(data, dtype=entry["dtype"]).reshape(entry["shape"])
     except ValueError as error:
         raise InputError(f"{where}: an array is damaged ({error}); build the support set again.") from error
     if not np.isfinite(array).all():
@@ -245,8 +284,27 @@ def points_from_labels(labels: NDArray[np.integer], grid: Grid, names: Mapping[i
     return points
 
 
-def build_support(field: PositionField, grid: Grid, points: Mapping[str, Points], *, scan: str, source: str) -> Support:
-    """A support from the extreme points (6, 3) of organs in a scan with this position field.
+def masks_from_labels(labels: NDArray[np.integer], grid: Grid, names: Mapping[int, str]) -> dict[str, Mask]:
+    """The mask of every named label of a label map (I, J, K), cut to the organ; labels without a voxel are left out."""
+    masks = {}
+    for number, name in names.items():
+        found = find_objects((labels == number).view(np.uint8))
+        if found:
+            first, shape = [part.start for part in found[0]], [part.stop - part.start for part in found[0]]
+            masks[name] = (labels[found[0]] == number, grid.cropped(first, shape))
+    return masks
+
+
+def build_support(
+    field: PositionField,
+    grid: Grid,
+    points: Mapping[str, Points],
+    *,
+    scan: str,
+    source: str,
+    masks: Mapping[str, Mask] | None = None,
+) -> Support:
+    """A support from the extreme points (6, 3) of organs in a scan with this position field, and their masks if known.
 
     Raises InputError for points that lie outside the scan's ``grid`` or span no volume.
     """
@@ -261,7 +319,8 @@ def build_support(field: PositionField, grid: Grid, points: Mapping[str, Points]
                 "lie in it; give the points of this scan."
             )
         anchors_ras = np.concatenate([points_ras, _context(Box.from_extreme_points(points_ras), grid)])
-        organs[name] = SupportOrgan(name, anchors_ras, field.at(anchors_ras))
+        appearance = learned_appearance(field, points_ras, (masks or {}).get(name))
+        organs[name] = SupportOrgan(name, anchors_ras, field.at(anchors_ras), appearance)
     return Support(scan, source, organs)
 
 
