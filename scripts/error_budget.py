@@ -10,11 +10,12 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from rprloc.appearance import Appearance, Mask
+from rprloc.appearance import Mask
 from rprloc.dataset import Case, read_dataset
 from rprloc.device import Engine
 from rprloc.evaluation import MEAN_TARGETS, annotated
@@ -27,7 +28,8 @@ from rprloc.support import Support, SupportSet, build_support
 from rprloc.volume import Volume
 
 Found = dict[str, dict[str, Points]]  # of every step and organ the six points (6, 3)
-STEPS = ("coarse pose", "registered", "fine steps", "own voxels")
+STEPS = ("coarse pose", "registered", "fine steps", "outline", "own voxels")
+NOWHERE = np.zeros((0, 3), np.float32)
 REST = ("no common shift", "centres right")
 
 
@@ -37,15 +39,16 @@ def steps_of(support: Support, model_id: str, poses: list[BodyMap], field: Posit
     for name, organ in support.organs.items():
         found["coarse pose"][name] = poses[1].ras(poses[0].body(organ.points_ras))
         found["registered"][name] = field.body.ras(organ.latents[:6, :3].astype(float))
-    organs = {name: replace(organ, appearance=untrusted(organ.appearance)) for name, organ in support.organs.items()}
-    for step, used in (("fine steps", replace(support, organs=organs)), ("own voxels", support)):
-        for one in locate(SupportSet(model_id, (used,)), field):
+    without: dict[str, dict[str, Any]] = {"fine steps": {"outline_body_mm": NOWHERE, "trust": np.zeros(6)}}
+    without |= {"outline": {"trust": np.zeros(6)}, "own voxels": {}}
+    for step, left_out in without.items():
+        organs = {
+            name: replace(organ, appearance=replace(organ.appearance, **left_out))
+            for name, organ in support.organs.items()
+        }
+        for one in locate(SupportSet(model_id, (replace(support, organs=organs),)), field):
             found[step][one.organ] = one.points_ras
     return found
-
-
-def untrusted(appearance: Appearance) -> Appearance:
-    return replace(appearance, trust=np.zeros(6))
 
 
 def box_of(points_ras: Points) -> Box:

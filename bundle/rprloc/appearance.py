@@ -38,6 +38,7 @@ _DESCRIPTOR_NOISE = 0.006  # the variance of a descriptor's channel between pati
 _LEAST_VOXELS = 10.0
 _TAIL = 0.005  # the share of the organ left outside of each wall
 _DISPLACED_MM = 15.0
+_FAR_MM = 25.0  # a judged wall that lies further from the registered one has found something else
 _DIRECTIONS = 100  # of the outline
 
 
@@ -168,7 +169,7 @@ def _with_trust(appearance: Appearance, field: PositionField, points_ras: Points
 
 def refined(appearance: Appearance, field: PositionField, points_ras: Points, shift_mm: ArrayLike) -> Points:
     """Located extreme points (6, 3), stretched along each axis: walls that the outline passes move out to it, then all
-    move towards the judged ones by trust.
+    move towards the judged ones by trust, and the less the further these are away.
 
     ``shift_mm`` (3,): how far they lie from where the map to the body frame alone would put them; the prior goes along.
     """
@@ -178,7 +179,8 @@ def refined(appearance: Appearance, field: PositionField, points_ras: Points, sh
         walls_mm[wall] = sign * max(sign * walls_mm[wall], (sign * outline_ras[:, wall // 2]).max())
     found_mm = judged_walls(appearance, field, points_ras, -np.asarray(shift_mm))
     if found_mm is not None:
-        walls_mm = walls_mm + appearance.trust * (found_mm - appearance.bias_mm - walls_mm)
+        away_mm = found_mm - appearance.bias_mm - walls_mm
+        walls_mm = walls_mm + appearance.trust * away_mm / (1.0 + np.square(away_mm / _FAR_MM))
     moved = points_ras.copy()
     for axis in range(3):
         low, high = 2 * axis, 2 * axis + 1
