@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import Example, rprloc
+from conftest import Example, rprloc, write_series
 from test_alignment import person
-from test_reading import write_series
 
 from rprloc import __version__
 from rprloc.detection import load_detections

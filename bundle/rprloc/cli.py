@@ -220,6 +220,22 @@ def locate(
         raise typer.Exit(2 if failed == len(queries) else 1)
 
 
+@app.command("series")
+def list_series(
+    path: Annotated[Path, typer.Argument(metavar="DICOM", help="A folder, a zip file or a multi-frame file.")],
+    verbose: Verbose = False,
+) -> None:
+    """List the DICOM series in a folder or file, for --series."""
+    from rprloc.dicom import find_series
+    from rprloc.reading import holds_series
+
+    found = find_series(path) if holds_series(path) else []
+    if not found:
+        raise InputError(f"{path} holds no DICOM images; a folder, zip or DICOM file was expected; check the path.")
+    for one in found:
+        typer.echo(f"{one.uid}  {one.modality or '?'}  {len(one.slices)} slices  {one.description}")
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for scans and results.")] = Path("demo-out"),

@@ -15,6 +15,7 @@ import jsonschema
 import numpy as np
 from tqdm import tqdm
 
+from rprloc.dicom import is_dicom
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid
@@ -120,7 +121,7 @@ def training_files(path: Path, split: str = "train") -> list[ScanFile]:
 
 
 def scans_below(folder: Path) -> list[ScanFile]:
-    """The image files below a folder, at any depth, and the folders in which other files lie, each a DICOM series.
+    """The image files below a folder, at any depth, and the folders in which DICOM files lie, each a series.
 
     Raises InputError if there is no such folder, or nothing in it.
     """
@@ -131,7 +132,9 @@ def scans_below(folder: Path) -> list[ScanFile]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         shown = sorted(name for name in names if not name.startswith("."))
         images = [name for name in shown if name.lower().endswith(IMAGE_EXTENSIONS)]
-        paths += [Path(root, name) for name in images] if images or not shown else [Path(root)]
+        paths += [Path(root, name) for name in images]
+        if not images and any(is_dicom(Path(root, name)) for name in shown):
+            paths.append(Path(root))
     if not paths:
         raise InputError(
             f"{folder} holds no files; scans (NIfTI, NRRD, MetaImage, or folders with DICOM series) were expected; "
