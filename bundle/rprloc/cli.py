@@ -175,6 +175,10 @@ def locate(
         typer.Option(metavar="NAME", help="Only this organ; may be repeated. By default all of the set."),
     ] = None,
     picture: Annotated[bool, typer.Option("--picture", help="Also write a PNG with the boxes.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Also write the boxes as a NIfTI label map.")] = False,
+    rtstruct: Annotated[bool, typer.Option("--rtstruct", help="Also write a DICOM RT structure set.")] = False,
+    sr: Annotated[bool, typer.Option("--sr", help="Also write a DICOM measurement report.")] = False,
+    seg: Annotated[bool, typer.Option("--seg", help="Also write a DICOM segmentation of the boxes.")] = False,
     series: Series = None,
     model: Model = None,
     device: Where = Device.auto,
@@ -184,6 +188,7 @@ def locate(
     from tqdm import tqdm
 
     from rprloc.device import Engine
+    from rprloc.dicom_export import require_dicom_writers
     from rprloc.reading import read_volume
     from rprloc.support import load_support_set
 
@@ -193,6 +198,9 @@ def locate(
             f"--series selects one DICOM series, but {len(queries)} queries were given; one was expected; "
             "run each folder by itself."
         )
+    # The segmentation first: it alone can turn out impossible, and then nothing is written.
+    dicom = [kind for kind, wanted in (("seg", seg), ("sr", sr), ("rtstruct", rtstruct)) if wanted]
+    require_dicom_writers(dicom)
     console.require_folder(out)
     examples = load_support_set(support_set)
     organs = list(dict.fromkeys(organ)) if organ else None
@@ -205,7 +213,7 @@ def locate(
             found = engine.detect(volume, examples, organs)
             console.warn(found.warnings, path.name)
             out.mkdir(parents=True, exist_ok=True)
-            console.write_results(out, name, volume, found, picture=picture)
+            console.write_results(out, name, volume, found, picture=picture, labels=labels, dicom=dicom)
         except InputError as error:
             if len(queries) == 1:
                 raise

@@ -88,12 +88,28 @@ def write_results(
     found: Detections,
     *,
     picture: bool,
+    labels: bool = False,
+    dicom: Sequence[str] = (),
     truth: Mapping[str, Box] | None = None,
 ) -> None:
+    """Write a query's result files; the detections come last, so that with them all is there.
+
+    ``dicom`` names kinds of :data:`rprloc.dicom_export.DICOM_WRITERS`, for a volume that was read from DICOM.
+    """
     from rprloc.detection import save_detections
-    from rprloc.export import save_picture
+    from rprloc.dicom_export import DICOM_WRITERS
+    from rprloc.export import save_label_map, save_picture
     from rprloc.markups import write_rois
 
+    for kind in dicom:
+        if volume.series is None:
+            raise InputError(
+                f"{name} was not read from DICOM, so that no {kind.upper()} can refer to it; a DICOM series was "
+                f"expected; leave --{kind} out."
+            )
+        DICOM_WRITERS[kind](out / f"{name}.{kind}.dcm", found, volume.series)
+    if labels:
+        save_label_map(out / f"{name}.boxes.nii.gz", found, volume.grid)
     if picture:
         points = {organ.organ: organ.points_ras for organ in found.organs}
         save_picture(out / f"{name}.png", volume, found.boxes, truth=truth, points=points)
