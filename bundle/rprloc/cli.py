@@ -228,6 +228,30 @@ def locate(
         raise typer.Exit(2 if failed == len(queries) else 1)
 
 
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that 'rprloc locate --out' wrote.")],
+    table: Annotated[Path | None, typer.Option("--csv", metavar="FILE.csv", help="A row for each organ.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE.html", help="One page, with the pictures of --picture.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Make a table or a page of the results in a folder."""
+    from rprloc.report import read_results, save_csv, save_html
+
+    if table is None and page is None:
+        raise InputError("A report comes as --csv or as --html; at least one was expected; name a file.")
+    for path in (table, page):
+        if path is not None:
+            console.require_writable(path)
+    found = read_results(results)
+    if table is not None:
+        save_csv(table, found)
+    if page is not None:
+        save_html(page, found, results)
+
+
 @app.command("series")
 def list_series(
     path: Annotated[Path, typer.Argument(metavar="DICOM", help="A folder, a zip file or a multi-frame file.")],
