@@ -22,7 +22,7 @@ class Unpacked:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rprloc-"))
         self.files: list[Path] = []
-        self._clean_up = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 def unpacked(path: Path) -> Unpacked:
@@ -31,17 +31,19 @@ def unpacked(path: Path) -> Unpacked:
     Raises InputError for what is no zip file, is damaged or encrypted, or would unpack to an unreasonable size (more
     than MAX_FILES files, MAX_BYTES bytes, or 200 times its own size).
     """
+    result = Unpacked()
     try:
         with zipfile.ZipFile(path) as archive:
             members = [one for one in archive.infolist() if not one.is_dir()]
             _require_reasonable(path, members)
-            result = Unpacked()
             for number, member in enumerate(members):
                 result.files.append(_unpack(archive, member, result.folder / f"{number:05d}_{_safe(member.filename)}"))
             return result
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        result.remove()
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+        result.remove()
         raise InputError(
             f"{path} cannot be unpacked ({error}); a complete zip file without a password was expected; pack or copy "
             "it again."

@@ -26,6 +26,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except MemoryError as error:
+            _log.error("This computer's memory does not suffice for this input; more was expected; use smaller scans.")
+            raise typer.Exit(2) from error
         except (InputError, OSError) as error:
             _log.error("%s", " ".join(str(error).split()))
             _log.info("It happened here:", exc_info=True)

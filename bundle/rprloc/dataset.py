@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from rprloc.dicom import is_dicom
 from rprloc.errors import InputError
-from rprloc.files import atomic_path
+from rprloc.files import atomic_path, parse_json
 from rprloc.geometry import Grid
 from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM
 from rprloc.reading import IMAGE_EXTENSIONS, read_volume, reason_not_to_train_on
@@ -80,7 +79,7 @@ def read_dataset(path: Path) -> list[Case]:
     if not path.is_file():
         raise InputError(f"There is no file {path}; a datasets.json was expected; give its path with --data.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         jsonschema.validate(content, _SCHEMA)
     except (ValueError, jsonschema.ValidationError) as error:
         reason = getattr(error, "message", str(error))

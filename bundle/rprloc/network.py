@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -194,7 +195,10 @@ def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> 
         )
     model = RPRNet()
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on files that it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, KeyError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{path} does not hold the weights of an RPR-Loc model; model.pt of the bundle or of a training run was "

@@ -7,11 +7,11 @@ wrong answer. SimpleITK reads; what it would pass over in silence, or tell only 
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import re
 import struct
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from rprloc.dicom import MIN_SLICES, choose_series, find_series, is_dicom, read_series
 from rprloc.errors import InputError
+from rprloc.files import parse_json
 from rprloc.geometry import Grid
 from rprloc.volume import Volume, from_sitk
 
@@ -143,8 +144,8 @@ def read_names(path: str | Path) -> dict[int, str]:
     wanted = 'a JSON object such as {"1": "liver", "2": "spleen"} was expected'
     _require_content(path, wanted)
     try:
-        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        pairs = parse_json(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); {wanted}; correct the file.") from error
     # An object arrives as a list of pairs, so that a key given twice is noticed; a JSON list would hold no tuples.
     if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
@@ -369,20 +370,27 @@ def _as_nifti1(path: Path) -> Iterator[Path]:
     """A NIfTI-1 copy of a NIfTI-2 file, which SimpleITK does not read, under the same name in a temporary folder."""
     import nibabel
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.imageglobals import LoggingOutputSuppressor
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    broken = (HeaderDataError, ImageFileError, WrapStructError)
 
     with _opened(path) as stream:  # to the end, as that checks a gzip stream's length and CRC
         while stream.read(1 << 20):
             pass
     with tempfile.TemporaryDirectory(prefix="rprloc-") as folder:
         copy = Path(folder) / (path.name.lower().removesuffix(".gz"))
+        # Not what numpy and nibabel tell on the way: the copy's header is checked like any other's.
         try:
-            image = nibabel.Nifti2Image.from_filename(path)
-            header = nibabel.Nifti1Header.from_header(image.header)
-            array = np.asanyarray(image.dataobj)  # with slope and intercept applied
-            header.set_data_dtype(array.dtype)
-            nibabel.save(nibabel.Nifti1Image(array, None, header), copy)
-        except (HeaderDataError, ImageFileError, ValueError, TypeError, OverflowError, EOFError, OSError) as error:
+            with warnings.catch_warnings(), np.errstate(all="ignore"), LoggingOutputSuppressor():
+                warnings.simplefilter("ignore")
+                image = nibabel.Nifti2Image.from_filename(path)
+                header = nibabel.Nifti1Header.from_header(image.header)
+                array = np.asanyarray(image.dataobj)  # with slope and intercept applied
+                header.set_data_dtype(array.dtype)
+                nibabel.save(nibabel.Nifti1Image(array, None, header), copy)
+        except (*broken, ValueError, TypeError, OverflowError, EOFError, OSError, MemoryError) as error:
             raise InputError(
                 f"The NIfTI-2 file {path} cannot be used ({str(error).splitlines()[0].rstrip('.')}); a complete 3D "
                 "image of at most 32767 voxels along an axis was expected; save it as NIfTI-1."
@@ -435,7 +443,8 @@ def _nifti_sform(path: Path, header: bytes, order: str) -> NDArray[np.float64] |
     unit_mm = {1: 1e3, 3: 1e-3}.get(header[123] & 7, 1.0)  # metres, micrometres, else mm
     sform = np.eye(4)
     sform[:3] = np.array(struct.unpack(order + "12f", header[280:328])).reshape(3, 4) * unit_mm
-    axes = sform[:3, :3] / np.maximum(np.linalg.norm(sform[:3, :3], axis=0), 1e-12)
+    with np.errstate(all="ignore"):  # infinite numbers end below
+        axes = sform[:3, :3] / np.maximum(np.linalg.norm(sform[:3, :3], axis=0), 1e-12)
     if not np.abs(axes.T @ axes - np.eye(3)).max() <= _MAX_SHEAR_COSINE:  # so written, NaN counts as well
         raise InputError(
             f"The axes of {path} are sheared, as by a tilted gantry, or flat; perpendicular axes were expected; "
@@ -476,14 +485,17 @@ def _check_metaimage(path: Path) -> None:
         )
     fields = dict(re.findall(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*([^\r\n]*?)[ \t]*\r?$", head[: end.start()], re.MULTILINE))
     local = end[1].strip().lower() == "local"
-    size = path.stat().st_size - end.end() if local else _data_file(path, end[1].strip()).stat().st_size
+    data, start = (path, end.end()) if local else (_data_file(path, end[1].strip()), 0)
+    size = data.stat().st_size - start
     try:
-        if fields.get("CompressedData", "").lower() in ("true", "1"):
-            expected = int(fields.get("CompressedDataSize", 0))
-        elif fields.get("BinaryData", "").lower() in ("true", "1"):
+        dimensions, sizes = int(fields.get("NDims", 0)), fields.get("DimSize", "").split()
+        if not 2 <= dimensions <= 5 or len(sizes) != dimensions:  # MetaIO trusts the number
+            raise ValueError(f"{dimensions} dimensions, {len(sizes)} sizes")
+        compressed = fields.get("CompressedData", "").lower() in ("true", "1")
+        if compressed or fields.get("BinaryData", "").lower() in ("true", "1"):
             kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
             item = _META_BYTES.get(kind, _META_BYTES.get(kind.removeprefix("U"), 0))
-            voxels = int(np.prod([int(n) for n in fields.get("DimSize", "").split()], dtype=object))
+            voxels = int(np.prod([int(n) for n in sizes], dtype=object))
             expected = voxels * item * int(fields.get("ElementNumberOfChannels", 1))
         else:
             expected = 0
@@ -491,7 +503,19 @@ def _check_metaimage(path: Path) -> None:
         raise InputError(
             f"The MetaImage header of {path} is broken ({error}); numbers were expected; export it again."
         ) from error
+    if compressed:
+        size = _inflated_bytes(data, start, expected)
     _require_bytes(path, size, expected)
+
+
+def _inflated_bytes(path: Path, start: int, enough: int) -> int:
+    """How many bytes the zlib stream that begins at ``start`` holds, counted up to ``enough``. May raise zlib.error."""
+    stream, size = zlib.decompressobj(), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while size < enough and (chunk := file.read(1 << 16)):
+            size += len(stream.decompress(chunk))
+    return size
 
 
 def _require_bytes(path: Path, size: int, expected: int) -> None:

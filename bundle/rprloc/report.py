@@ -15,7 +15,7 @@ from pathlib import Path
 from rprloc import __version__
 from rprloc.detection import Detections, OrganDetection, load_detections
 from rprloc.errors import InputError
-from rprloc.files import write_text_atomically
+from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import WALLS
 
 RESULT, FAILURE = ".detections.json", ".failed.json"
@@ -65,7 +65,7 @@ def read_results(folder: Path) -> list[Detections | Failure]:
     found: dict[str, Detections | Failure] = {}
     for path in folder.glob(f"*{FAILURE}") if folder.is_dir() else []:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = parse_json(path.read_text(encoding="utf-8"))
             found[path.name.removesuffix(FAILURE)] = Failure(str(record["query"]), str(record["error"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); it was expected to tell a failure; delete it.") from error
