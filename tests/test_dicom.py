@@ -15,7 +15,14 @@ import pytest
 import SimpleITK as sitk
 from conftest import phantom_hu, rprloc, write_series
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
 from scipy.ndimage import binary_erosion
 from test_reading import SHAPE, refusal
 
@@ -316,6 +323,35 @@ def test_every_frame_has_its_own_rescale_intercept(tmp_path: Path, hu: np.ndarra
         group.PixelValueTransformationSequence = [transformation]
     data.save_as(tmp_path / "enhanced.dcm")
     np.testing.assert_allclose(read_volume(tmp_path / "enhanced.dcm").hu, hu + added)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("frames", ["one in a file", "all in a file"])
+def test_compressed_pixels_are_read(tmp_path: Path, hu: np.ndarray, syntax: UID, frames: str) -> None:
+    pytest.importorskip("highdicom")  # which brings JPEG-LS
+    write_series(tmp_path / "series", hu)
+    if frames == "all in a file":
+        multi_frame(tmp_path / "series", tmp_path / "enhanced.dcm")
+    read = tmp_path / ("series" if frames == "one in a file" else "enhanced.dcm")
+    for path in sorted(read.iterdir()) if read.is_dir() else [read]:
+        data = pydicom.dcmread(path)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            data.file_meta.TransferSyntaxUID = syntax
+        else:
+            data.compress(syntax, generate_instance_uid=False)
+        data.save_as(path)
+    volume = read_volume(read)
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert volume.grid.same_as(Grid(SHAPE, DICOM_RAS), tolerance_mm=1e-6)
+
+
+def test_signed_pixels_of_twelve_bits_are_read_whatever_lies_above_them(tmp_path: Path, hu: np.ndarray) -> None:
+    def change(k: int, data: FileDataset) -> None:
+        data.PixelRepresentation, data.RescaleIntercept = 1, 0
+        data.PixelData = ((hu[:, :, k].T & 0x0FFF) | 0x5000).astype(np.uint16).tobytes()
+
+    write_series(tmp_path, hu, change)
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
 
 
 # Folders, zip files and which series is meant

@@ -1,14 +1,16 @@
 """Reading CT series from DICOM: folders, zip files and multi-frame files, and what results written as DICOM refer to.
 
-SimpleITK (GDCM) or, for multi-frame files, pydicom decodes the pixels. Where each image lies, whether the stack is
-complete, and which series is meant is decided here: these libraries pass over gaps, tilts and mixed series.
+pydicom reads, and SimpleITK (GDCM) decompresses. Where each image lies, whether the stack is complete, and which series
+is meant is decided here: these libraries pass over gaps, tilts and mixed series.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import tempfile
 import warnings
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from rprloc.archive import unpacked
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
-from rprloc.volume import AIR_HU, from_sitk
+from rprloc.volume import AIR_HU
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -56,7 +58,34 @@ _TAGS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
+_PIXEL_TAGS = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelData",
+)
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_CAPTURED_FRAMES = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grayscale word secondary capture
+_BROKEN = (
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom, GDCM and numpy raise for damaged data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +213,7 @@ def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], G
     """
     ordered, along_mm = _stack(series.slices, path)
     series = DicomSeries(series.uid, series.description, series.modality, tuple(ordered), series.kept)
-    array = _pixels(ordered, path)
+    array = _pixels(ordered)
     notes = [f"The series says that it is {series.modality}; CT was expected."] * (series.modality not in ("CT", ""))
     array, origin_lps, span_lps, note = _without_tilt(array, ordered, along_mm)
     notes += note
@@ -206,9 +235,7 @@ def _in_order(folders: list[str], names: list[str]) -> list[str]:
 def _header(path: Path) -> Dataset | None:
     """The header of a DICOM image file; None for DICOM without an image."""
     import pydicom
-    from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    broken = (InvalidDicomError, BytesLengthException)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's, on values that break the standard without harm
@@ -217,15 +244,15 @@ def _header(path: Path) -> Dataset | None:
                 raise EOFError("a CT image without its size")
             for element in header:  # so that values that cannot be read are noticed here
                 _ = element.value
-    except (*broken, EOFError, ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError,
-            struct.error, RecursionError) as error:  # fmt: skip
+    except (*_BROKEN, pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException) as error:
         raise _damaged(path, error) from error
     return header if header.get("Rows") is not None else None
 
 
 def _damaged(path: Path, error: object) -> InputError:
+    reason = " ".join(str(error).split())[:200].rstrip(".")
     return InputError(
-        f"{path} is damaged or cut off ({error}); complete DICOM files were expected; export the series again."
+        f"{path} is damaged or cut off ({reason}); complete DICOM files were expected; export the series again."
     )
 
 
@@ -264,7 +291,7 @@ def _slices(path: Path, header: Dataset) -> list[Slice]:
         ]
     except InputError:
         raise
-    except (EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+    except _BROKEN as error:
         raise _damaged(path, error) from error
 
 
@@ -378,45 +405,74 @@ def _require_no_gaps(ordered: Sequence[Slice], steps_mm: NDArray[np.float64], pa
         )
 
 
-def _pixels(ordered: Sequence[Slice], path: Path) -> NDArray[np.generic]:
-    """The rescaled pixels (I, J, K) of the planes as they are stored."""
-    if any(one.frame is not None for one in ordered):
-        return _frames(ordered)
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(one.path) for one in ordered])
-    if len({one.stored_as for one in ordered}) > 1:  # else the first slice's type would hold the values of all
-        reader.SetOutputPixelType(sitk.sitkFloat32)
-    image = reader.Execute()
-    array, _ = from_sitk(image)
-    if array.shape != (*ordered[0].shape, len(ordered)):
-        raise _damaged(path, f"its pixels are {array.shape}")
+def _pixels(ordered: Sequence[Slice]) -> NDArray[np.generic]:
+    """The rescaled pixels (I, J, K) of the planes, int16 where they fit, else int32, or float32."""
+    stored: dict[Path, NDArray[np.generic]] = {}
+    planes = []
+    for one in ordered:
+        if one.path not in stored:
+            if one.frame is None:
+                stored.clear()  # each such file is needed once
+            stored[one.path] = _stored_pixels(one.path)
+        planes.append(stored[one.path][one.frame or 0].T)  # (rows, columns) -> (I, J)
+    whole = all(number.is_integer() for one in ordered for number in one.stored_as)
+    kind = np.int32 if whole else np.float32
+    slopes, intercepts = np.array([one.stored_as[1:] for one in ordered], kind).T
+    if all(plane.dtype == np.int16 for plane in planes) and (slopes == 1).all() and (intercepts == 0).all():
+        return np.stack(planes, axis=2)
+    array = np.stack(planes, axis=2, dtype=kind, casting="unsafe")
+    array *= slopes
+    array += intercepts
+    if whole and array.min() >= -(1 << 15) and array.max() < 1 << 15:
+        return array.astype(np.int16)
     return array
 
 
-def _frames(ordered: Sequence[Slice]) -> NDArray[np.generic]:
+def _stored_pixels(path: Path) -> NDArray[np.generic]:
+    """The pixels (frames, rows, columns) as they are stored. Raises InputError if they cannot be decoded."""
     import pydicom
 
-    stored: dict[Path, NDArray[np.generic]] = {}
-    for one in ordered:
-        if one.path in stored:
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                frames = pydicom.dcmread(one.path).pixel_array
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            raise InputError(
-                f"The pixels of {one.path} cannot be decoded ({' '.join(str(error).split())[:200]}); complete, or "
-                "uncompressed, data were expected; install rprloc[dicom] for compressed files, or export it again."
-            ) from error
-        stored[one.path] = frames.reshape(-1, *frames.shape[-2:])
-    planes = [stored[one.path][one.frame or 0] for one in ordered]
-    whole = all(number.is_integer() for one in ordered for number in one.stored_as)
-    kind = np.int32 if whole else np.float32
-    array = np.stack([plane.T for plane in planes], axis=2).astype(kind)  # (rows, columns) -> (I, J)
-    slopes, intercepts = np.array([one.stored_as[1:] for one in ordered], kind).T
-    return array * slopes + intercepts
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = pydicom.dcmread(path)
+            plain = data.file_meta.get("TransferSyntaxUID") in (*_UNCOMPRESSED, _DEFLATED)
+            frames = data.pixel_array if plain else _decompressed(data)
+        frames = frames.reshape(-1, int(data.Rows), int(data.Columns))
+        unused: int = 8 * frames.dtype.itemsize - int(data.BitsStored)  # above the others; they may hold anything
+        if not 0 <= unused < 8 * frames.dtype.itemsize:
+            raise ValueError(f"{data.BitsStored} bits are stored")
+        if frames.shape[0] != int(data.get("NumberOfFrames") or 1):
+            raise ValueError(f"{frames.shape[0]} images")
+        return frames if unused == 0 else np.right_shift(np.left_shift(frames, unused), unused)
+    except (*_BROKEN, pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException) as error:
+        raise _damaged(path, error) from error
+
+
+def _decompressed(data: Dataset) -> NDArray[np.generic]:
+    """The pixels of a compressed data set, by GDCM, which gets a file with nothing in it but what it needs.
+
+    It is known to hang on damaged headers, and it would apply one rescale slope to all frames.
+    """
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import UID
+
+    frames = int(data.get("NumberOfFrames") or 1)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(_CT_STORAGE[0] if frames == 1 else _CAPTURED_FRAMES)
+    meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = UID("1.2.3"), data.file_meta.TransferSyntaxUID
+    clean = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    clean.SOPClassUID, clean.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    for name in _PIXEL_TAGS:
+        if name in data:
+            setattr(clean, name, data[name].value)
+    with tempfile.TemporaryDirectory(prefix="rprloc-") as folder:
+        path = Path(folder) / "pixels.dcm"
+        clean.save_as(path, enforce_file_format=True)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(path))
+        return sitk.GetArrayFromImage(reader.Execute())
 
 
 def _without_tilt(
