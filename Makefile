@@ -1,4 +1,5 @@
-# make setup: a virtual environment in .venv with everything; make demo: the demonstration; make test: all checks.
+# make setup: a virtual environment in .venv with everything; make demo: the demonstration; make test: all checks;
+# make audit: known vulnerabilities of the dependencies.
 # Another Python: make PYTHON=python3.12 setup. Another build of PyTorch: make TORCH=... setup.
 
 PYTHON ?= python3
@@ -8,10 +9,10 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test audit clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,3s/^# //p' Makefile
 
 setup: $(READY)
 
@@ -29,6 +30,9 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+audit: setup
+	$(BIN)/python scripts/audit_dependencies.py
 
 clean:
 	rm -rf .venv demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis bundle/*.egg-info
