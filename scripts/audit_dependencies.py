@@ -1,8 +1,8 @@
-"""Are there known vulnerabilities in the installed dependencies? By pip-audit and the Python Packaging Advisory Database.
+"""Are there known vulnerabilities in the installed dependencies? By pip-audit and the Python advisory database.
 
     python scripts/audit_dependencies.py
 
-Exit code 0: none; 1: some, which are listed; 3: the database did not answer, so that nothing is known. That is found out
+Exit code 0: none; 1: some, which are listed; 3: the database did not answer, so that nothing is known, which is found out
 by asking for a release with well-known vulnerabilities first, as pip-audit passes over what it cannot look up.
 """
 
