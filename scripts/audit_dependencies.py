@@ -2,7 +2,7 @@
 
     python scripts/audit_dependencies.py
 
-Exit code 0: none; 1: some, which are listed; 3: the database did not answer, so that nothing is known, which is found out
+Exit code 0: none; 1: some, which are listed; 3: the database did not answer, so nothing is known. This is found out
 by asking for a release with well-known vulnerabilities first, as pip-audit passes over what it cannot look up.
 """
 

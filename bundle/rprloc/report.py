@@ -63,18 +63,22 @@ def save_failure(path: Path, query: str, error: str) -> None:
 def read_results(folder: Path) -> list[Detections | Failure]:
     """The results and failures in a folder, by their names. Raises InputError if there are none, or one is damaged."""
     found: dict[str, Detections | Failure] = {}
-    for path in folder.glob(f"*{FAILURE}") if folder.is_dir() else []:
+    for path in folder.rglob(f"*{FAILURE}") if folder.is_dir() else []:
         try:
             record = parse_json(path.read_text(encoding="utf-8"))
-            found[path.name.removesuffix(FAILURE)] = Failure(str(record["query"]), str(record["error"]))
+            found[_name(path, folder, FAILURE)] = Failure(str(record["query"]), str(record["error"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); it was expected to tell a failure; delete it.") from error
-    found |= {path.name.removesuffix(RESULT): load_detections(path) for path in folder.glob(f"*{RESULT}")}
+    found |= {_name(path, folder, RESULT): load_detections(path) for path in folder.rglob(f"*{RESULT}")}
     if not found:
         raise InputError(
             f"{folder} holds no results (*{RESULT}); the folder that 'rprloc locate --out' wrote was expected; give it."
         )
     return [found[name] for name in sorted(found)]
+
+
+def _name(path: Path, folder: Path, suffix: str) -> str:
+    return path.relative_to(folder).as_posix().removesuffix(suffix)
 
 
 def save_csv(path: Path, results: list[Detections | Failure]) -> None:
