@@ -6,7 +6,7 @@ depends on the patch around it alone, so one dense pass equals patch-by-patch ev
 border of a crop.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations": TorchScript needs the types of the attributes, not their names.
 
 import hashlib
 import pickle
@@ -104,9 +104,10 @@ class RPRNet(nn.Module):
     """The coarse and the fine Pnet of one model, and the body atlas of its frame; the forward pass is the coarse one's.
 
     The atlas lies in the buffers ``atlas_values`` (2, A, B, C), uint8, 255 for 1.0, and ``atlas_origin_mm`` (3,); a new
-    model has an empty one.
+    model has an empty one, of ``atlas_shape`` (A, B, C) for loaders that want the shapes of the weights to be there.
     """
 
+    __jit_unused_properties__ = ["atlas"]  # noqa: RUF012 (as TorchScript reads it)
     atlas_values: Tensor
     atlas_origin_mm: Tensor
 
@@ -115,11 +116,12 @@ class RPRNet(nn.Module):
         coarse_layers: Sequence[Sequence[int]] = COARSE_LAYERS,
         fine_layers: Sequence[Sequence[int]] = FINE_LAYERS,
         descriptor_channels: int = DESCRIPTOR_CHANNELS,
+        atlas_shape: Sequence[int] = (1, 1, 1),
     ) -> None:
         super().__init__()
         self.coarse = Pnet(coarse_layers)
         self.fine = Pnet(fine_layers, descriptor_channels)
-        self.register_buffer("atlas_values", torch.zeros(2, 1, 1, 1, dtype=torch.uint8))
+        self.register_buffer("atlas_values", torch.zeros(2, *atlas_shape, dtype=torch.uint8))
         self.register_buffer("atlas_origin_mm", torch.zeros(3))
         self.register_load_state_dict_pre_hook(_take_the_shape_of_the_atlas)
         self._atlas: tuple[Tensor, BodyAtlas] | None = None  # and of which buffer it is
