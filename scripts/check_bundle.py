@@ -2,8 +2,8 @@
 
     python scripts/check_bundle.py [bundle folder or archive] [--work DIR] [--alone DIR]
 
-Checked are: files, sizes, licence, metadata (schema, version, changelog, scores against docs/accuracy), README, logging,
-the properties of every workflow, MONAI's verify_metadata and verify_net_in_out, monai.bundle.load, and the exports to
+Checked are: files, sizes, licence, metadata (schema, version, changelog, scores against docs/accuracy), README,
+logging, the properties of every workflow, MONAI's verify_metadata and verify_net_in_out, monai.bundle.load, and the exports to
 TorchScript and ONNX against the network on inputs of several sizes.
 
 ``--alone DIR`` needs a package index: a virtual environment with nothing but the declared packages is made in DIR, the
