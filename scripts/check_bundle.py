@@ -3,8 +3,8 @@
     python scripts/check_bundle.py [bundle folder or archive] [--work DIR] [--alone DIR]
 
 Checked are: files, sizes, licence, metadata (schema, version, changelog, scores against docs/accuracy), README,
-logging, the properties of every workflow, MONAI's verify_metadata and verify_net_in_out, monai.bundle.load, and the exports to
-TorchScript and ONNX against the network on inputs of several sizes.
+logging, the properties of every workflow, MONAI's verify_metadata and verify_net_in_out, monai.bundle.load, and the
+exports to TorchScript and ONNX against the network on inputs of several sizes.
 
 ``--alone DIR`` needs a package index: a virtual environment with nothing but the declared packages is made in DIR, the
 bundle is copied beside it, and the inference, evaluation and training configs are run there on a phantom.
@@ -209,15 +209,18 @@ def check_exports(bundle: Path, work: Path) -> str:
 
 def check_alone(bundle: Path, folder: Path) -> str:
     """Run the configs in an environment of their own; returns what was run."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     declared = {name: metadata[f"{name}_version"] for name in ("monai", "pytorch", "numpy")}
     declared = {"torch" if name == "pytorch" else name: version for name, version in declared.items()}
     packages = [f"{name}=={version}" for name, version in (declared | metadata["required_packages_version"]).items()]
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    if not (folder / "venv").is_dir():
+        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     python = folder / "venv" / "bin" / "python"
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
     subprocess.run(install, check=True)
+    for left in ("bundle", "data", "inference", "evaluation", "training"):
+        shutil.rmtree(folder / left, ignore_errors=True)
     home = folder / "bundle"
     shutil.copytree(bundle, home, ignore=shutil.ignore_patterns("__pycache__"))
     make = [sys.executable, __file__, "--phantom", str(folder / "data"), str(home)]
@@ -262,7 +265,7 @@ def make_phantom(folder: Path) -> None:
     for number, split in enumerate(("train", "train", "val", "support", "test")):
         noise = np.random.default_rng(number).normal(0, 10, grid.shape)
         labels = (np.square(u - [0.3, 0.1, 0.02 * number]).sum(-1) < 0.04).astype(np.uint8)
-        hu = np.where(np.square(u).sum(-1) < 1, 30 + noise, -1000) + 500 * labels
+        hu = np.where(np.square(u).sum(-1) < 1, 30 + noise, -1000) + 500.0 * labels
         image = to_sitk(hu.astype(np.int16), grid)
         sitk.WriteImage(image, str(folder / "chest" / "images" / f"case{number}.nii.gz"))
         sitk.WriteImage(to_sitk(labels, grid), str(folder / "chest" / "labels" / f"case{number}.nii.gz"))
@@ -315,7 +318,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, nargs="?", default=ROOT / "bundle", help="a folder or a zip archive")
     parser.add_argument("--work", type=Path, help="where exports are written; a temporary folder by default")
-    parser.add_argument("--alone", type=Path, metavar="DIR", help="also run it alone; a new folder, needs an index")
+    parser.add_argument("--alone", type=Path, metavar="DIR", help="also run it alone in this folder; needs an index")
     parser.add_argument("--phantom", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.phantom is not None:

@@ -18,7 +18,7 @@ from test_export import points_of
 
 from rprloc.detection import Detections, OrganDetection, load_detections
 from rprloc.dicom import DicomSeries
-from rprloc.dicom_export import save_rtstruct, save_seg, save_sr, slice_contours
+from rprloc.dicom_export import DICOM_WRITERS, save_rtstruct, save_seg, save_sr, slice_contours
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid
 from rprloc.reading import read_volume
@@ -309,3 +309,18 @@ def test_a_series_without_a_frame_of_reference_is_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="FrameOfReferenceUID"):
         save_rtstruct(tmp_path / "q.dcm", detections_of(series), series)
     assert not (tmp_path / "q.dcm").exists()
+
+
+def test_a_series_with_the_barest_headers_will_do(tmp_path: Path) -> None:
+    def change(k: int, data: FileDataset) -> None:
+        for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"):
+            delattr(data, name)
+        for name in ("AccessionNumber", "ReferringPhysicianName", "SliceThickness", "Manufacturer", "ImageType"):
+            delattr(data, name)
+
+    write_series(tmp_path / "series", phantom_hu(Grid(SHAPE, np.diag([4.0, 5, 6, 1]))), change)
+    series = read_volume(tmp_path / "series").series
+    assert series is not None
+    for kind, write in DICOM_WRITERS.items():
+        write(tmp_path / f"{kind}.dcm", detections_of(series), series)
+        assert pydicom.dcmread(tmp_path / f"{kind}.dcm").StudyInstanceUID == series.headers[0].StudyInstanceUID

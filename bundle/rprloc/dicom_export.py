@@ -7,7 +7,8 @@ measurements; SEG as a mask. All are of the patient and study of the series, and
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,18 +136,19 @@ def save_sr(path: str | Path, detections: Detections, series: DicomSeries) -> No
         imaging_measurements=[*volumes, *planes],
         title=codes.DCM.ImagingMeasurementReport,
     )
-    document = hd.sr.Comprehensive3DSR(
-        evidence=headers,
-        content=report,
-        series_instance_uid=generate_uid(),
-        series_number=9002,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer=_MAKER,
-        is_complete=True,
-        series_description=_PRODUCT,
-        software_versions=__version__,
-    )
+    with _asking_for_a_complete_series(series):
+        document = hd.sr.Comprehensive3DSR(
+            evidence=headers,
+            content=report,
+            series_instance_uid=generate_uid(),
+            series_number=9002,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer=_MAKER,
+            is_complete=True,
+            series_description=_PRODUCT,
+            software_versions=__version__,
+        )
     with atomic_path(path) as temporary:
         document.save_as(temporary)
 
@@ -192,23 +194,24 @@ def save_seg(path: str | Path, detections: Detections, series: DicomSeries) -> N
         )
         for number, organ in enumerate(detections.boxes, 1)
     ]
-    segmentation = hd.seg.Segmentation(
-        source_images=headers,
-        pixel_array=np.stack([masks[one] for one in used]),  # (frames, rows, columns, segments)
-        segmentation_type="BINARY",
-        segment_descriptions=segments,
-        series_instance_uid=generate_uid(),
-        series_number=9003,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer=_MAKER,
-        manufacturer_model_name=_PRODUCT,
-        software_versions=__version__,
-        device_serial_number=detections.model_id,
-        content_label="BOXES",
-        content_description="Boxes; research only",
-        series_description=_PRODUCT,
-    )
+    with _asking_for_a_complete_series(series):
+        segmentation = hd.seg.Segmentation(
+            source_images=headers,
+            pixel_array=np.stack([masks[one] for one in used]),  # (frames, rows, columns, segments)
+            segmentation_type="BINARY",
+            segment_descriptions=segments,
+            series_instance_uid=generate_uid(),
+            series_number=9003,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer=_MAKER,
+            manufacturer_model_name=_PRODUCT,
+            software_versions=__version__,
+            device_serial_number=detections.model_id,
+            content_label="BOXES",
+            content_description="Boxes; research only",
+            series_description=_PRODUCT,
+        )
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
 
@@ -272,6 +275,8 @@ def _mask(one: Slice, boxes: Sequence[Box]) -> NDArray[np.bool_]:
 def _headers(series: DicomSeries) -> list[Dataset]:
     """The series' headers, as text in UTF-8, with empty values for what DICOM wants to be there; one for each file."""
     headers = []
+    away_mm = np.array([one.position_lps for one in series.slices[:2]], float)
+    one_plane_mm = round(float(np.linalg.norm(np.diff(away_mm, axis=0))), 4) if series.slices[0].frame is None else 0
     for header in series.headers:
         missing = [name for name in _REQUIRED if not header.get(name)]
         if missing:
@@ -283,8 +288,23 @@ def _headers(series: DicomSeries) -> list[Dataset]:
         for name in (*_OF_THE_PATIENT, *_OF_THE_STUDY):
             setattr(header, name, str(header.get(name) or ""))
         header.SpecificCharacterSet = "ISO_IR 192"
+        if one_plane_mm and header.get("SliceThickness") is None:
+            header.SliceThickness = one_plane_mm
         headers.append(header)
     return headers
+
+
+@contextmanager
+def _asking_for_a_complete_series(series: DicomSeries) -> Iterator[None]:
+    """What highdicom cannot find in the headers, or does not accept, as InputError."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"The headers of the series {series.uid} do not allow this DICOM result ({reason}); complete headers were "
+            "expected; export the series again, or leave --sr and --seg out."
+        ) from error
 
 
 def _referenced_frame(first: Dataset, series: DicomSeries) -> Dataset:
