@@ -406,26 +406,29 @@ def _require_no_gaps(ordered: Sequence[Slice], steps_mm: NDArray[np.float64], pa
 
 
 def _pixels(ordered: Sequence[Slice]) -> NDArray[np.generic]:
-    """The rescaled pixels (I, J, K) of the planes, int16 where they fit, else int32, or float32."""
-    stored: dict[Path, NDArray[np.generic]] = {}
-    planes = []
-    for one in ordered:
+    """The rescaled pixels (I, J, K) of the planes: int16 where they fit, else int32; float32 for fractions.
+
+    Slice by slice in memory, as images of ITK are, so that none of them is copied once more.
+    """
+    whole = all(number.is_integer() for one in ordered for number in one.stored_as)
+    columns, rows = ordered[0].shape
+    values: NDArray[Any] = np.empty((len(ordered), rows, columns), np.int16 if whole else np.float32)
+    stored: dict[Path, NDArray[Any]] = {}
+    for k, one in enumerate(ordered):
         if one.path not in stored:
             if one.frame is None:
                 stored.clear()  # each such file is needed once
             stored[one.path] = _stored_pixels(one.path)
-        planes.append(stored[one.path][one.frame or 0].T)  # (rows, columns) -> (I, J)
-    whole = all(number.is_integer() for one in ordered for number in one.stored_as)
-    kind = np.int32 if whole else np.float32
-    slopes, intercepts = np.array([one.stored_as[1:] for one in ordered], kind).T
-    if all(plane.dtype == np.int16 for plane in planes) and (slopes == 1).all() and (intercepts == 0).all():
-        return np.stack(planes, axis=2)
-    array = np.stack(planes, axis=2, dtype=kind, casting="unsafe")
-    array *= slopes
-    array += intercepts
-    if whole and array.min() >= -(1 << 15) and array.max() < 1 << 15:
-        return array.astype(np.int16)
-    return array
+        _, slope, intercept = one.stored_as
+        plane = stored[one.path][one.frame or 0]
+        if whole:
+            plane = plane.astype(np.int32) * int(slope) + int(intercept)
+            if values.dtype == np.int16 and (plane.min() < -(1 << 15) or plane.max() >= 1 << 15):
+                values = values.astype(np.int32)
+            values[k] = plane
+        else:
+            values[k] = plane * np.float32(slope) + np.float32(intercept)
+    return values.transpose(2, 1, 0)
 
 
 def _stored_pixels(path: Path) -> NDArray[np.generic]:
