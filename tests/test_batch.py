@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -151,31 +152,42 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-@pytest.fixture
-def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A Dask scheduler and two workers on the loopback interface, each a process of its own."""
+Cluster = tuple[str, list["subprocess.Popen[bytes]"]]
+
+
+@contextmanager
+def started_cluster(workers: int, *preload: str, **configuration: str) -> Iterator[Cluster]:
+    """A Dask scheduler and workers on the loopback interface, each a process of its own."""
     pytest.importorskip("distributed")
     address = f"tcp://127.0.0.1:{free_port()}"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | configuration
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]
+        command = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:], "--no-dashboard"]
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    options = ("--no-dashboard",)
-    scheduler = start("dask_scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], *options)
-    workers = [start("dask_worker", address, "--no-nanny", "--nthreads", "1", *options) for _ in range(2)]
-    yield address, workers
-    for process in (*workers, scheduler):
-        process.kill()
-        process.wait()
+    running = [start("dask_scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2])]
+    options = ["--no-nanny", "--nthreads", "1", *(part for path in preload for part in ("--preload", path))]
+    running += [start("dask_worker", address, *options) for _ in range(workers)]
+    try:
+        yield address, running[1:]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow
 def test_a_cluster_loses_nothing_and_does_nothing_twice_when_a_worker_is_killed(
-    example: Example, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+    example: Example, tmp_path: Path
 ) -> None:
-    address, workers = cluster
+    with started_cluster(2) as cluster:
+        kill_a_worker_in_mid_run(example, tmp_path, *cluster)
+
+
+def kill_a_worker_in_mid_run(
+    example: Example, tmp_path: Path, address: str, workers: list[subprocess.Popen[bytes]]
+) -> None:
     scans, out = write_scans(example, tmp_path / "scans", 16), tmp_path / "out"
     scans[4].write_bytes(b"broken")
     manifest = write_manifest(tmp_path / "all.csv", [{"path": str(path)} for path in scans])
@@ -199,6 +211,30 @@ def test_a_cluster_loses_nothing_and_does_nothing_twice_when_a_worker_is_killed(
     # And going on finds all done but the broken one.
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert again.returncode == 1 and "0 located, 15 were done already, 1 failed" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_scan_that_kills_workers_is_a_failure_and_the_others_are_done(example: Example, tmp_path: Path) -> None:
+    """The fault is put into the workers: they end, as if out of memory, when they read one of the scans."""
+    scans, out = write_scans(example, tmp_path / "scans", 5), tmp_path / "out"
+    manifest = write_manifest(tmp_path / "all.csv", [{"path": str(path)} for path in scans])
+    (tmp_path / "deadly.py").write_text(
+        "import os, rprloc.reading\n"
+        "read = getattr(rprloc.reading, 'original', rprloc.reading.read_volume)\n"  # Dask may load this twice
+        "rprloc.reading.original = read\n"
+        "def deadly(path, **options):\n"
+        "    return os._exit(9) if 'scan02' in str(path) else read(path, **options)\n"
+        "rprloc.reading.read_volume = deadly\n",
+        encoding="utf-8",
+    )
+    # Else Dask would try it on four workers each time.
+    once = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    with started_cluster(4, str(tmp_path / "deadly.py"), **once) as (address, _):
+        command = [*MAIN, *located(example, manifest, out, "--scheduler", address)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+    assert done.returncode == 1 and "4 located, 0 were done already, 1 failed" in done.stdout, done.stderr
+    assert "scan02" in (out / "scan02.failed.json").read_text(encoding="utf-8")
+    assert len(list(out.glob("*.detections.json"))) == 4 and not (out / "scan02.detections.json").exists()
 
 
 @pytest.mark.slow

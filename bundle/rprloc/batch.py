@@ -191,7 +191,8 @@ def locate_here(job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
 def locate_on(client: Client, job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
     """Locate in the queries on the workers of a Dask cluster, in whatever order they end.
 
-    What a worker that dies was at is done by another one; a scan with which workers die again and again is a failure.
+    What a worker that dies was at is done by another one. A scan with which workers die again and again, at last while
+    nothing else is run, is a failure.
     """
     from distributed import KilledWorker, as_completed
 
@@ -206,20 +207,27 @@ def locate_on(client: Client, job: Job, queries: Sequence[Query]) -> Iterator[Ou
         return future
 
     running = as_completed([submit(batch) for batch in islice(batches, _BATCHES_A_WORKER * workers)])
+    suspects: list[Query] = []
     for future in running:
         batch = given.pop(future.key)
+        running.update([submit(following) for following in islice(batches, 1)])
         try:
             outcomes = future.result()
-        except KilledWorker:
-            if len(batch) > 1:  # which of them it is shows when each is tried alone
+        except KilledWorker:  # by one of them, or by what ran beside them
+            if len(batch) > 1:
                 running.update([submit([query]) for query in batch])
-                continue
-            error = "The workers that tried this scan died; more memory may be needed; locate in it by itself."
-            _record_failure(job, batch[0], error)
-            outcomes = [Outcome(batch[0], error)]
+            else:
+                suspects += batch
+            continue
         future.release()
         yield from outcomes
-        running.update([submit(batch) for batch in islice(batches, 1)])
+    for query in suspects:
+        try:
+            yield from submit([query]).result()
+        except KilledWorker:
+            error = f"The workers died that read {query.path}; more memory was expected; locate in it by itself."
+            _record_failure(job, query, error)
+            yield Outcome(query, error)
 
 
 def _locate_batch(job: Job, queries: Sequence[Query]) -> list[Outcome]:
