@@ -1,4 +1,5 @@
-# make setup: a virtual environment in .venv with everything; make demo: the demonstration; make test: all checks.
+# make setup: a virtual environment in .venv with everything; make demo: the demonstration; make test: all checks;
+# make audit: known vulnerabilities of the dependencies; make bundle: the release archive of the bundle, checked.
 # Another Python: make PYTHON=python3.12 setup. Another build of PyTorch: make TORCH=... setup.
 
 PYTHON ?= python3
@@ -8,10 +9,10 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test audit bundle clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,3s/^# //p' Makefile
 
 setup: $(READY)
 
@@ -29,6 +30,17 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The release archive: what is committed of the bundle. VERSION is the package's.
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bundle/rprloc/__init__.py)
+
+bundle: setup
+	mkdir -p dist
+	git archive --format=zip --prefix=rprloc/ --output=dist/rprloc_bundle_v$(VERSION).zip HEAD:bundle
+	$(BIN)/python scripts/check_bundle.py dist/rprloc_bundle_v$(VERSION).zip
+
+audit: setup
+	$(BIN)/python scripts/audit_dependencies.py
 
 clean:
 	rm -rf .venv demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis bundle/*.egg-info

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from rprloc.geometry import Grid
 from rprloc.volume import Volume
@@ -108,6 +110,45 @@ def phantom() -> Volume:
     """A small chest-like CT, 30 x 24 x 20 voxels of 4 x 5 x 6 mm, stored from left to right and from front to back."""
     grid = Grid((30, 24, 20), np.array([[4.0, 0, 0, -60], [0, -5, 0, 40], [0, 0, 6, -300], [0, 0, 0, 1]]))
     return Volume(phantom_hu(grid), grid, "phantom")
+
+
+def write_series(folder: Path, hu: np.ndarray, change: Callable[[int, FileDataset], None] | None = None) -> str:
+    """A CT series of slices hu[:, :, k], 4 x 5 mm, 6 mm apart; file names and instance numbers run from head to feet.
+
+    ``change`` alters the data set of slice k before it is written. Returns the series' UID.
+    """
+    folder.mkdir(exist_ok=True)
+    series_uid, frame_uid = generate_uid(), generate_uid()
+    for k in range(hu.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.PatientName, data.PatientID, data.PatientBirthDate, data.PatientSex = "Doe^Dora", "7", "19700102", "F"
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.Modality = "1.2.3", series_uid, "CT"
+        data.StudyID, data.StudyDate, data.StudyTime, data.AccessionNumber = "1", "20200304", "101112", ""
+        data.ReferringPhysicianName, data.Manufacturer, data.SeriesNumber = "", "Maker", 1
+        data.FrameOfReferenceUID, data.PositionReferenceIndicator = frame_uid, ""
+        data.ImageType, data.AcquisitionNumber, data.KVP, data.SliceThickness = (
+            ["ORIGINAL", "PRIMARY", "AXIAL"],
+            1,
+            120,
+            6,
+        )
+        data.ContentDate, data.ContentTime, data.PatientPosition = "20200304", "101113", "HFS"
+        data.SeriesDescription, data.InstanceNumber = "Thorax", hu.shape[2] - k
+        data.Columns, data.Rows = hu.shape[:2]
+        data.PixelSpacing, data.ImageOrientationPatient = [5, 4], [1, 0, 0, 0, 1, 0]
+        data.ImagePositionPatient = [-60, -50, 300 + 6 * k]
+        data.RescaleSlope, data.RescaleIntercept = 1, -1024
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+        data.PixelData = (hu[:, :, k].T + 1024).astype(np.uint16).tobytes()
+        if change:
+            change(k, data)
+        data.save_as(folder / f"{data.SeriesInstanceUID[-4:]}_{99 - k:02d}.dcm", enforce_file_format=True)
+    return series_uid
 
 
 @dataclass(frozen=True)

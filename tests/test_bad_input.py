@@ -10,8 +10,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import Example, Run, rprloc
-from test_reading import edited, mr, write_series
+from conftest import Example, Run, rprloc, write_series
+from test_dicom import edited
+from test_reading import mr
 
 from rprloc.markups import write_extreme_points
 from rprloc.reading import read_volume

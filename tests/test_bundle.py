@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import jsonschema
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -23,7 +22,6 @@ import torch
 from conftest import phantom_hu
 from typer.testing import CliRunner
 
-import rprloc
 from rprloc.cli import app
 from rprloc.dataset import read_dataset
 from rprloc.detection import Detections
@@ -41,7 +39,6 @@ from rprloc.volume import to_sitk
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("monai") is None, reason="monai is not installed")
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
-SCHEMA = Path(__file__).parent / "data" / "meta_schema_20240725.json"
 METADATA = BUNDLE / "configs" / "metadata.json"
 
 
@@ -245,33 +242,6 @@ def test_evaluation_config_gives_the_librarys_results(scene: Scene, tmp_path: Pa
     assert expected.to_table().splitlines()[2] in done.stdout
 
 
-_CHECKS = """
-import json, sys
-from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
-missing = {}
-for kind, configs in (("infer", ["inference"]), ("eval", ["inference", "evaluate"]), ("train", ["train"])):
-    files = [f"configs/{config}.json" for config in configs]
-    workflow = create_workflow(config_file=files, workflow_type=kind)
-    missing[kind] = workflow.check_properties()
-    workflow.finalize()
-metadata, inference = "configs/metadata.json", "configs/inference.json"
-verify_metadata(meta_file=metadata, filepath=sys.argv[1])
-verify_net_in_out("network_def", meta_file=metadata, config_file=inference, device="cpu", n=2)
-print(json.dumps(missing))
-"""
-
-
-@pytest.mark.slow
-def test_monais_own_checks_pass_without_scans_and_support_set(scene: Scene, tmp_path: Path) -> None:
-    schema = shutil.copy(SCHEMA, tmp_path)  # where MONAI would download it to
-    done = python("-c", _CHECKS, schema, cwd=scene.bundle, path=scene.bundle)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"infer": [], "eval": [], "train": []}
-    log = done.stdout + done.stderr
-    assert "metadata is verified with no error" in log
-    assert "data shape of network is verified with no error" in log
-
-
 @pytest.mark.parametrize("n", [1, 2])
 def test_spatial_shapes_in_the_metadata_are_the_networks(n: int) -> None:
     formats = json.loads(METADATA.read_text(encoding="utf-8"))["network_data_format"]
@@ -280,24 +250,6 @@ def test_spatial_shapes_in_the_metadata_are_the_networks(n: int) -> None:
     edge = 54 + 4 * n
     with torch.inference_mode():
         assert RPRNet().eval()(torch.zeros(1, 1, edge, edge, edge)).shape == (1, 3, n, n, n)
-
-
-def test_metadata_has_the_version_of_the_library_and_keeps_to_the_schema() -> None:
-    metadata = json.loads(METADATA.read_text(encoding="utf-8"))
-    jsonschema.Draft201909Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(metadata)
-    assert metadata["version"] == rprloc.__version__
-    assert metadata["version"] in metadata["changelog"]
-
-
-def test_configs_are_indented_by_four_spaces_and_hold_no_lambdas() -> None:
-    configs = sorted((BUNDLE / "configs").glob("*.json"))
-    assert {"evaluate.json", "inference.json", "metadata.json", "multi_gpu_train.json", "train.json"} <= {
-        path.name for path in configs
-    }
-    for path in configs:
-        text = path.read_text(encoding="utf-8")
-        assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n", path
-        assert "lambda" not in text
 
 
 def test_a_missing_support_set_stops_everything_before_anything_is_written(

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import Example, rprloc
+from conftest import Example, rprloc, write_series
 from test_alignment import person
-from test_reading import write_series
 
 from rprloc import __version__
 from rprloc.detection import load_detections
@@ -65,6 +64,8 @@ def test_help_and_version_come_without_the_heavy_libraries() -> None:
         (["support", "merge"], ["--out"]),
         (["support", "show"], []),
         (["locate"], ["--out", "--device", "--organ", "--picture", "--series", "--model", "-v"]),
+        (["report"], ["--csv", "--html"]),
+        (["series"], []),
         (["demo"], ["--out"]),
         (["train"], ["--data", "--images", "--out", "--resume", "--init", "--seed", "--coarse-steps", "--fine-steps"]),
         (["evaluate"], ["--data", "--region", "--split", "--shots", "--out", "--per-case"]),

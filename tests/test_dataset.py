@@ -17,12 +17,13 @@ def test_images_at_any_depth_and_folders_of_other_files_are_scans(tmp_path: Path
         "ward/b.NRRD",
         "ward/c.mha",
         "ward/notes.txt",
+        "pacs/read me",
         "pacs/7/IM0001",
         "pacs/7/IM0002",
         ".trash/d.nii",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM" if "IM" in name else b"")
     found = scans_below(tmp_path)
     assert sorted(file.name for file in found) == ["a.nii.gz", "pacs/7", "ward/b.NRRD", "ward/c.mha"]
     assert {file.path for file in found} == {tmp_path / file.name for file in found}

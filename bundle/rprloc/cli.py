@@ -26,6 +26,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except MemoryError as error:
+            _log.error("This computer's memory does not suffice for this input; more was expected; use smaller scans.")
+            raise typer.Exit(2) from error
         except (InputError, OSError) as error:
             _log.error("%s", " ".join(str(error).split()))
             _log.info("It happened here:", exc_info=True)
@@ -169,13 +172,27 @@ def support_show(path: SetFile, verbose: Verbose = False) -> None:
 @app.command()
 def locate(
     support_set: SetFile,
-    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Scans: files or DICOM folders.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if missing.")],
+    queries: Annotated[
+        list[Path] | None, typer.Argument(metavar="[QUERY]...", help="Scans: files, DICOM folders or zip files.")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Or a list of scans; what is done already is passed over."),
+    ] = None,
     organ: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this organ; may be repeated. By default all of the set."),
     ] = None,
     picture: Annotated[bool, typer.Option("--picture", help="Also write a PNG with the boxes.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Also write the boxes as a NIfTI label map.")] = False,
+    rtstruct: Annotated[bool, typer.Option("--rtstruct", help="Also write a DICOM RT structure set.")] = False,
+    sr: Annotated[bool, typer.Option("--sr", help="Also write a DICOM measurement report.")] = False,
+    seg: Annotated[bool, typer.Option("--seg", help="Also write a DICOM segmentation of the boxes.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes on this computer that share a manifest.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="The Dask scheduler whose workers share a manifest.")
+    ] = None,
     series: Series = None,
     model: Model = None,
     device: Where = Device.auto,
@@ -184,41 +201,100 @@ def locate(
     """Find the organs of a support set in other scans."""
     from tqdm import tqdm
 
-    from rprloc.device import Engine
-    from rprloc.reading import read_volume
+    from rprloc import batch
+    from rprloc.dicom_export import require_dicom_writers
     from rprloc.support import load_support_set
 
-    names = console.result_names(queries)
-    if series is not None and len(queries) > 1:
+    if bool(queries) == (manifest is not None):
+        raise InputError("Scans to locate in are named as QUERY..., or listed in --manifest; give one of these.")
+    if manifest is None and (jobs > 1 or scheduler is not None):
+        raise InputError("--jobs and --scheduler share out a manifest; one was expected; list the scans in --manifest.")
+    if jobs > 1 and scheduler is not None:
+        raise InputError("--jobs is for this computer and --scheduler for others; give one of them.")
+    if series is not None and len(queries or ()) != 1:
         raise InputError(
-            f"--series selects one DICOM series, but {len(queries)} queries were given; one was expected; "
-            "run each folder by itself."
+            f"--series selects one DICOM series, but {len(queries or ())} queries were given; one was expected; "
+            "run each folder by itself, or name the series in a manifest."
         )
+    wanted = batch.read_manifest(manifest) if manifest is not None else console.named_queries(queries or (), series)
+    # The segmentation first: it alone can turn out impossible, and then nothing is written.
+    dicom = tuple(kind for kind, asked in (("seg", seg), ("sr", sr), ("rtstruct", rtstruct)) if asked)
+    require_dicom_writers(dicom)
     console.require_folder(out)
     examples = load_support_set(support_set)
-    organs = list(dict.fromkeys(organ)) if organ else None
-    engine = Engine.load(model, device.value)
-    engine.check(examples, organs)
-    failed = 0
-    for path, name in zip(tqdm(queries, unit="scan", disable=None if len(queries) > 1 else True), names, strict=True):
-        try:
-            volume = read_volume(path, series_uid=series)
-            found = engine.detect(volume, examples, organs)
-            console.warn(found.warnings, path.name)
-            out.mkdir(parents=True, exist_ok=True)
-            console.write_results(out, name, volume, found, picture=picture)
-        except InputError as error:
-            if len(queries) == 1:
-                raise
-            failed += 1
-            _log.error("%s", " ".join(str(error).split()))
-            _log.info("It happened here:", exc_info=True)
-        else:
-            tqdm.write(console.summary(found, out / f"{name}.detections.json"))
-            _log.info("%s took %.2f s from the array in memory.", name, found.seconds)
+    job = batch.Job(
+        examples.to_json(),
+        out.absolute(),
+        tuple(dict.fromkeys(organ)) if organ else None,
+        None if model is None else model.absolute(),
+        device.value,
+        picture,
+        labels,
+        dicom,
+        keep_record=manifest is not None,
+    )
+    failed = skipped = 0
+    with (
+        console.engine_for(job, jobs, scheduler) as outcomes_of,
+        tqdm(total=len(wanted), unit="scan", disable=None if len(wanted) > 1 else True) as bar,
+    ):
+        for outcome in outcomes_of(wanted):
+            bar.update()
+            skipped += outcome.skipped
+            if outcome.error is not None:
+                if len(queries or ()) == 1:
+                    raise InputError(outcome.error)
+                failed += 1
+                _log.error("%s", outcome.error)
+            elif outcome.found is not None:
+                console.warn(outcome.found.warnings, outcome.query.path.name)
+                tqdm.write(console.summary(outcome.found, out / f"{outcome.query.name}.detections.json"))
+                _log.info("%s took %.2f s from the array in memory.", outcome.query.name, outcome.found.seconds)
+    if manifest is not None:
+        typer.echo(f"{len(wanted) - failed - skipped} located, {skipped} were done already, {failed} failed: {out}")
     if failed:
-        _log.error("%d of %d queries failed; the others are done.", failed, len(queries))
-        raise typer.Exit(2 if failed == len(queries) else 1)
+        _log.error("%d of %d queries failed; the others are done.", failed, len(wanted))
+        raise typer.Exit(2 if failed == len(wanted) else 1)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that 'rprloc locate --out' wrote.")],
+    table: Annotated[Path | None, typer.Option("--csv", metavar="FILE.csv", help="A row for each organ.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE.html", help="One page, with the pictures of --picture.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Make a table or a page of the results in a folder."""
+    from rprloc.report import read_results, save_csv, save_html
+
+    if table is None and page is None:
+        raise InputError("A report comes as --csv or as --html; at least one was expected; name a file.")
+    for path in (table, page):
+        if path is not None:
+            console.require_writable(path)
+    found = read_results(results)
+    if table is not None:
+        save_csv(table, found)
+    if page is not None:
+        save_html(page, found, results)
+
+
+@app.command("series")
+def list_series(
+    path: Annotated[Path, typer.Argument(metavar="DICOM", help="A folder, a zip file or a multi-frame file.")],
+    verbose: Verbose = False,
+) -> None:
+    """List the DICOM series in a folder or file, for --series."""
+    from rprloc.dicom import find_series
+    from rprloc.reading import holds_series
+
+    found = find_series(path) if holds_series(path) else []
+    if not found:
+        raise InputError(f"{path} holds no DICOM images; a folder, zip or DICOM file was expected; check the path.")
+    for one in found:
+        typer.echo(f"{one.uid}  {one.modality or '?'}  {len(one.slices)} slices  {one.description}")
 
 
 @app.command()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rprloc.errors import InputError
 
 if TYPE_CHECKING:
+    from rprloc.batch import Job, Outcome, Query
     from rprloc.detection import Detections
     from rprloc.geometry import Box
     from rprloc.support import SupportSet
@@ -64,21 +66,49 @@ def require_folder(path: Path) -> None:
         )
 
 
-def result_names(queries: Sequence[Path]) -> list[str]:
-    """What the queries' result files are called. Raises InputError if two would be called the same."""
+def named_queries(paths: Sequence[Path], series: str | None = None) -> list[Query]:
+    """The scans at ``paths``, their results named like them. Raises InputError if two would be called the same."""
+    from rprloc.batch import Query, require_distinct_names
     from rprloc.reading import scan_name
 
-    names = [scan_name(path) for path in queries]
-    first: dict[str, Path] = {}
-    for path, name in zip(queries, names, strict=True):
-        # Some file systems do not tell capitals from small letters.
-        other = first.setdefault(name.casefold(), path)
-        if other is not path:
-            raise InputError(
-                f"The results of {other} and {path} would both be called {name}; different names were expected, so "
-                "that none overwrites the other; run them into different folders."
-            )
-    return names
+    queries = [Query(path, scan_name(path), series) for path in paths]
+    require_distinct_names(queries)
+    return queries
+
+
+@contextmanager
+def engine_for(job: Job, jobs: int, scheduler: str | None) -> Iterator[Callable[[Sequence[Query]], Iterator[Outcome]]]:
+    """What locates in queries: this process, ``jobs`` of them, or the workers of the Dask scheduler at an address.
+
+    Raises InputError if Dask is not installed or its scheduler does not answer.
+    """
+    from rprloc import batch
+
+    if jobs == 1 and scheduler is None:
+        yield lambda queries: batch.locate_here(job, queries)
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise InputError(
+            "Dask, which shares out the work, is not installed; it was expected; run: pip install 'rprloc[cluster]'."
+        ) from error
+    if scheduler is None:
+        with (
+            LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            yield lambda queries: batch.locate_on(client, job, queries)
+        return
+    try:
+        client = Client(scheduler, timeout=20)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at {scheduler} ({error}); one was expected, as in tcp://host:8786; start it "
+            "with 'dask scheduler', and its workers with 'dask worker ADDRESS --nthreads 1'."
+        ) from error
+    with client:
+        yield lambda queries: batch.locate_on(client, job, queries)
 
 
 def write_results(
@@ -88,12 +118,28 @@ def write_results(
     found: Detections,
     *,
     picture: bool,
+    labels: bool = False,
+    dicom: Sequence[str] = (),
     truth: Mapping[str, Box] | None = None,
 ) -> None:
+    """Write a query's result files; the detections come last, so that with them all is there.
+
+    ``dicom`` names kinds of :data:`rprloc.dicom_export.DICOM_WRITERS`, for a volume that was read from DICOM.
+    """
     from rprloc.detection import save_detections
-    from rprloc.export import save_picture
+    from rprloc.dicom_export import DICOM_WRITERS
+    from rprloc.export import save_label_map, save_picture
     from rprloc.markups import write_rois
 
+    for kind in dicom:
+        if volume.series is None:
+            raise InputError(
+                f"{name} was not read from DICOM, so that no {kind.upper()} can refer to it; a DICOM series was "
+                f"expected; leave --{kind} out."
+            )
+        DICOM_WRITERS[kind](out / f"{name}.{kind}.dcm", found, volume.series)
+    if labels:
+        save_label_map(out / f"{name}.boxes.nii.gz", found, volume.grid)
     if picture:
         points = {organ.organ: organ.points_ras for organ in found.organs}
         save_picture(out / f"{name}.png", volume, found.boxes, truth=truth, points=points)

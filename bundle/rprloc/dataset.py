@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ import jsonschema
 import numpy as np
 from tqdm import tqdm
 
+from rprloc.dicom import is_dicom
 from rprloc.errors import InputError
-from rprloc.files import atomic_path
+from rprloc.files import atomic_path, parse_json
 from rprloc.geometry import Grid
 from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM
 from rprloc.reading import IMAGE_EXTENSIONS, read_volume, reason_not_to_train_on
@@ -79,7 +79,7 @@ def read_dataset(path: Path) -> list[Case]:
     if not path.is_file():
         raise InputError(f"There is no file {path}; a datasets.json was expected; give its path with --data.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         jsonschema.validate(content, _SCHEMA)
     except (ValueError, jsonschema.ValidationError) as error:
         reason = getattr(error, "message", str(error))
@@ -120,7 +120,7 @@ def training_files(path: Path, split: str = "train") -> list[ScanFile]:
 
 
 def scans_below(folder: Path) -> list[ScanFile]:
-    """The image files below a folder, at any depth, and the folders in which other files lie, each a DICOM series.
+    """The image files below a folder, at any depth, and the folders in which DICOM files lie, each a series.
 
     Raises InputError if there is no such folder, or nothing in it.
     """
@@ -131,7 +131,9 @@ def scans_below(folder: Path) -> list[ScanFile]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         shown = sorted(name for name in names if not name.startswith("."))
         images = [name for name in shown if name.lower().endswith(IMAGE_EXTENSIONS)]
-        paths += [Path(root, name) for name in images] if images or not shown else [Path(root)]
+        paths += [Path(root, name) for name in images]
+        if not images and any(is_dicom(Path(root, name)) for name in shown):
+            paths.append(Path(root))
     if not paths:
         raise InputError(
             f"{folder} holds no files; scans (NIfTI, NRRD, MetaImage, or folders with DICOM series) were expected; "

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rprloc.errors import InputError
-from rprloc.files import write_text_atomically
+from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import WALLS, Box, Points
 
 FORMAT, VERSION = "rprloc-detections", 1
@@ -190,8 +190,8 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
         raise ValueError(f"{constant} is not a number of JSON")
 
     try:
-        record = json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(text, parse_constant=refuse)
+    except ValueError as error:
         raise InputError(f"{source} is not JSON ({error}); a detections file was expected; check the path.") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(

@@ -1,12 +1,15 @@
-"""Writing files so that nobody ever finds half of one."""
+"""Writing files so that nobody ever finds half of one, and parsing JSON that anybody may have written."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rprloc.errors import InputError
 
@@ -36,6 +39,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def parse_json(text: str, **hooks: Any) -> Any:
+    """The value of a JSON text; ``hooks`` as for :func:`json.loads`. Integers beyond the range of floats are infinite.
+
+    Raises ValueError for whatever cannot be parsed, nesting that is too deep among it.
+    """
+
+    def integer(digits: str) -> int | float:
+        return int(digits) if len(digits) < 300 else math.copysign(math.inf, -1 if digits.startswith("-") else 1)
+
+    try:
+        return json.loads(text, parse_int=integer, **hooks)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:

@@ -170,6 +170,17 @@ class Box:
         return np.stack([self.min_ras, self.max_ras], axis=1).reshape(6)
 
     @property
+    def faces_ras(self) -> NDArray[np.float64]:
+        """The corners (6, 4, 3) of the six faces in the order of WALLS, each face's in order around it."""
+        faces = np.empty((6, 4, 3))
+        for wall in range(6):
+            across, along = (axis for axis in range(3) if axis != wall // 2)
+            faces[wall, :, wall // 2] = self.walls_mm[wall]
+            faces[wall, :, across] = self.walls_mm[2 * across + np.array([0, 1, 1, 0])]
+            faces[wall, :, along] = self.walls_mm[2 * along + np.array([0, 0, 1, 1])]
+        return faces
+
+    @property
     def centre_ras(self) -> NDArray[np.float64]:
         return 0.5 * (self.min_ras + self.max_ras)
 
@@ -187,6 +198,23 @@ class Box:
         intersection = float(np.prod(np.maximum(overlap_mm, 0.0)))
         union = self.volume_mm3 + other.volume_mm3 - intersection
         return intersection / union if union > 0 else 0.0
+
+    def cross_section(self, point_ras: ArrayLike, normal_ras: ArrayLike) -> Points:
+        """The polygon (N, 3), 3 to 6 corners in order, in which a plane cuts the box; (0, 3) if it does not."""
+        corners_ras = np.stack([self.min_ras, self.max_ras])[np.indices((2, 2, 2)).reshape(3, 8).T, np.arange(3)]
+        above_mm = (corners_ras - np.asarray(point_ras, float)) @ np.asarray(normal_ras, float)
+        edges = [(one, one | bit) for one in range(8) for bit in (1, 2, 4) if not one & bit]
+        cut = [(one, other) for one, other in edges if (above_mm[one] < 0) != (above_mm[other] < 0)]
+        if not cut:
+            return np.empty((0, 3))
+        one, other = np.array(cut).T
+        part = above_mm[one] / (above_mm[one] - above_mm[other])
+        points = corners_ras[one] + part[:, None] * (corners_ras[other] - corners_ras[one])
+        off = points - points.mean(axis=0)
+        across = off[np.argmax(np.linalg.norm(off, axis=1))]
+        normal = np.asarray(normal_ras, float)
+        angles = np.arctan2(off @ np.cross(normal, across), off @ across * np.linalg.norm(normal))
+        return points[np.argsort(angles)]
 
     def wall_distances_mm(self, other: Box) -> NDArray[np.float64]:
         """Absolute distance (6,) between the same walls; their mean is the absolute wall distance (AWD)."""

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from rprloc.console import result_names, write_results
+from rprloc.console import named_queries, write_results
 from rprloc.dataset import pack, read_dataset, training_files
 from rprloc.detection import Detections
 from rprloc.device import Engine
@@ -93,7 +93,7 @@ class LocalizationEvaluator:
         Raises InputError at once, and writes nothing, if the support set cannot be used or two scans have one name.
         """
         paths, failed = self.dataset.paths, 0
-        names = result_names(paths)
+        names = [query.name for query in named_queries(paths)]
         Engine(self.network).check(self.inferer.support_set, self.inferer.organs)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with logging_redirect_tqdm():

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rprloc.detection import Detections, OrganDetection, organ_colour
 from rprloc.errors import InputError
-from rprloc.files import write_text_atomically
+from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import WALLS, Box, Points, assign_extreme_points, lps_from_ras, ras_from_lps
 
 # Slicer itself writes this identifier; it compares it with a pattern and does not open it.
@@ -73,12 +73,12 @@ def write_extreme_points(path: str | Path, points_ras: ArrayLike, name: str) -> 
 
 def _only_markup_with_points(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); a Slicer Markups file was expected; check the path."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(
             f"{path} is not JSON ({error}); a Slicer Markups file (.mrk.json) was expected; "
             "save the points from Slicer again."

@@ -6,10 +6,11 @@ depends on the patch around it alone, so one dense pass equals patch-by-patch ev
 border of a crop.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations": TorchScript needs the types of the attributes, not their names.
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -103,9 +104,10 @@ class RPRNet(nn.Module):
     """The coarse and the fine Pnet of one model, and the body atlas of its frame; the forward pass is the coarse one's.
 
     The atlas lies in the buffers ``atlas_values`` (2, A, B, C), uint8, 255 for 1.0, and ``atlas_origin_mm`` (3,); a new
-    model has an empty one.
+    model has an empty one, of ``atlas_shape`` (A, B, C) for loaders that want the shapes of the weights to be there.
     """
 
+    __jit_unused_properties__ = ["atlas"]  # noqa: RUF012 (as TorchScript reads it)
     atlas_values: Tensor
     atlas_origin_mm: Tensor
 
@@ -114,11 +116,12 @@ class RPRNet(nn.Module):
         coarse_layers: Sequence[Sequence[int]] = COARSE_LAYERS,
         fine_layers: Sequence[Sequence[int]] = FINE_LAYERS,
         descriptor_channels: int = DESCRIPTOR_CHANNELS,
+        atlas_shape: Sequence[int] = (1, 1, 1),
     ) -> None:
         super().__init__()
         self.coarse = Pnet(coarse_layers)
         self.fine = Pnet(fine_layers, descriptor_channels)
-        self.register_buffer("atlas_values", torch.zeros(2, 1, 1, 1, dtype=torch.uint8))
+        self.register_buffer("atlas_values", torch.zeros(2, *atlas_shape, dtype=torch.uint8))
         self.register_buffer("atlas_origin_mm", torch.zeros(3))
         self.register_load_state_dict_pre_hook(_take_the_shape_of_the_atlas)
         self._atlas: tuple[Tensor, BodyAtlas] | None = None  # and of which buffer it is
@@ -194,7 +197,10 @@ def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> 
         )
     model = RPRNet()
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on files that it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, KeyError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{path} does not hold the weights of an RPR-Loc model; model.pt of the bundle or of a training run was "

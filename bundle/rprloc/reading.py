@@ -7,28 +7,28 @@ wrong answer. SimpleITK reads; what it would pass over in silence, or tell only 
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import re
 import struct
+import tempfile
 import warnings
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from rprloc.dicom import MIN_SLICES, choose_series, find_series, is_dicom, read_series
 from rprloc.errors import InputError
+from rprloc.files import parse_json
 from rprloc.geometry import Grid
 from rprloc.volume import Volume, from_sitk
 
-MIN_VOXELS, MIN_EXTENT_MM = 16, 40.0
+MIN_VOXELS, MIN_EXTENT_MM = MIN_SLICES, 40.0
 _IMAGE_IOS = {
     ".nii.gz": "NiftiImageIO",
     ".nii": "NiftiImageIO",
@@ -37,44 +37,55 @@ _IMAGE_IOS = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
-IMAGE_EXTENSIONS = tuple(_IMAGE_IOS)
-_WANTED = "a 3D image as .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, or a folder with one DICOM series, was expected"
+IMAGE_EXTENSIONS = (*_IMAGE_IOS, ".zip")
+_WANTED = (
+    "a 3D image as .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, or a DICOM series as a folder, a .zip or a multi-frame "
+    "file, was expected"
+)
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 _HEADER_BYTES = 1 << 16
 _MAX_SHEAR_COSINE = 0.005
-_MAX_SIDEWAYS_MM = 0.5
-_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
 def read_volume(path: str | Path, *, series_uid: str | None = None) -> Volume:
-    """The CT scan in a file (NIfTI, NRRD, MetaImage) or in a folder with a DICOM series.
+    """The CT scan in a file (NIfTI, NRRD, MetaImage) or in DICOM: a folder, a zip file or a multi-frame file.
 
     Voxels come as (I, J, K) in the file's own order and type, with the file's rescale slope and intercept applied; the
-    grid says where they lie, whatever the orientation. ``series_uid`` selects one of several series in a DICOM folder.
-    The volume's name is the file's name without its extension, or the folder's name.
+    grid says where they lie, whatever the orientation. ``series_uid`` selects one of several DICOM series. The
+    volume's name is the file's name without its extension, or the folder's name.
 
     Raises InputError for what is missing, damaged, not a 3D scalar image, sheared, constant, not finite, too small to
     locate anything in, or, with DICOM, incomplete or ambiguous. Doubts about readable data: :func:`image_warnings`.
     """
     path = Path(path)
     with _reading(path):
-        if path.is_dir():
-            array, grid = _read_dicom_folder(path, series_uid)
+        if holds_series(path):
+            series = choose_series(find_series(path), path, series_uid)
+            array, grid, series, notes = read_series(series, path)
+            volume = Volume(array, grid, scan_name(path), notes, series)
         else:
             if series_uid is not None:
                 raise InputError(
-                    f"A series was selected, but {path} is a file; a DICOM folder was expected, only it has series; "
-                    "give the folder, or leave the series out."
+                    f"A series was selected, but {path} is an image file; DICOM was expected, only it has series; "
+                    "give the DICOM folder, or leave the series out."
                 )
-            array, grid = _read_file(path)
-    _refuse_unusable(array, grid, path)
-    return Volume(array, grid, scan_name(path))
+            volume = Volume(*_read_file(path), scan_name(path))
+    _refuse_unusable(volume.hu, volume.grid, path)
+    return volume
+
+
+def holds_series(path: Path) -> bool:
+    """Whether ``path`` is a folder, a zip file or a DICOM file, and so may hold DICOM series."""
+    return path.is_dir() or (path.is_file() and (path.name.lower().endswith(".zip") or is_dicom(path)))
 
 
 def scan_name(path: str | Path) -> str:
     """What the scan at ``path`` is called: its file's name without the extension, or its folder's name."""
     path = Path(path)
-    return path.resolve().name if path.is_dir() else path.name[: len(path.name) - len(_extension(path))]
+    if path.is_dir():
+        return path.resolve().name
+    end = next((end for end in (*IMAGE_EXTENSIONS, ".dcm") if path.name.lower().endswith(end)), "")
+    return path.name[: len(path.name) - len(end)]
 
 
 def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
@@ -85,9 +96,10 @@ def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
     """
     path = Path(path)
     with _reading(path):
-        if path.is_dir():
+        if holds_series(path):
             raise InputError(
-                f"{path} is a folder; a label map as .nii.gz, .nrrd or .mha was expected; export the segmentation so."
+                f"{path} is a folder or DICOM; a label map as .nii.gz, .nrrd or .mha was expected; export the "
+                "segmentation so."
             )
         stored, own_grid = _read_file(path)
     labels = _in_the_order_of(grid, stored, own_grid)
@@ -132,8 +144,8 @@ def read_names(path: str | Path) -> dict[int, str]:
     wanted = 'a JSON object such as {"1": "liver", "2": "spleen"} was expected'
     _require_content(path, wanted)
     try:
-        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        pairs = parse_json(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); {wanted}; correct the file.") from error
     # An object arrives as a list of pairs, so that a key given twice is noticed; a JSON list would hold no tuples.
     if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
@@ -153,9 +165,10 @@ def read_names(path: str | Path) -> dict[int, str]:
 def image_warnings(volume: Volume) -> list[str]:
     """One sentence for each reason to doubt that the volume is ordinary CT in Hounsfield units; [] for ordinary CT.
 
-    Padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most.
+    Padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most. What was done to the
+    volume when it was read comes first.
     """
-    found = []
+    found = list(volume.notes)
     spacing_mm = volume.grid.spacing_mm
     spacing = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
     if spacing_mm.min() < 0.1 or spacing_mm.max() > 20.0:
@@ -295,14 +308,12 @@ def _extension(path: Path) -> str:
 def _read_file(path: Path) -> tuple[NDArray[np.generic], Grid]:
     """Array (I, J, K) and grid of a 3D scalar image file."""
     _require_content(path, _WANTED)
-    if _is_dicom(path):
-        raise InputError(
-            f"{path} is a single DICOM file; the whole series was expected; give the folder that holds all its slices, "
-            "or, if this file holds all of them, convert it to .nii.gz."
-        )
     extension = _extension(path)
     if not extension:
         raise InputError(f"{path} has an extension that is not known; {_WANTED}; convert it to one of these.")
+    if extension in (".nii", ".nii.gz") and _is_nifti2(path):
+        with _as_nifti1(path) as converted:
+            return _read_file(converted)
     sform_ras = None
     if extension in (".nii", ".nii.gz"):
         sform_ras = _check_nifti(path)
@@ -342,22 +353,66 @@ def _require_scalar(components: int, path: Path) -> None:
         )
 
 
+def _opened(path: Path) -> IO[bytes]:
+    """The file's bytes, unzipped if they are zipped, whatever its name says."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return cast(IO[bytes], gzip.open(path)) if zipped else path.open("rb")
+
+
+def _is_nifti2(path: Path) -> bool:
+    with _opened(path) as stream:
+        return stream.read(7)[4:] == b"n+2"
+
+
+@contextmanager
+def _as_nifti1(path: Path) -> Iterator[Path]:
+    """A NIfTI-1 copy of a NIfTI-2 file, which SimpleITK does not read, under the same name in a temporary folder."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.imageglobals import LoggingOutputSuppressor
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    broken = (HeaderDataError, ImageFileError, WrapStructError)
+
+    with _opened(path) as stream:  # to the end, as that checks a gzip stream's length and CRC
+        while stream.read(1 << 20):
+            pass
+    with tempfile.TemporaryDirectory(prefix="rprloc-") as folder:
+        copy = Path(folder) / (path.name.lower().removesuffix(".gz"))
+        # Not what numpy and nibabel tell on the way: the copy's header is checked like any other's.
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"), LoggingOutputSuppressor():
+                warnings.simplefilter("ignore")
+                image = nibabel.Nifti2Image.from_filename(path)
+                header = nibabel.Nifti1Header.from_header(image.header)
+                array = np.asanyarray(image.dataobj)  # with slope and intercept applied
+                header.set_data_dtype(array.dtype)
+                nibabel.save(nibabel.Nifti1Image(array, None, header), copy)
+        except (*broken, ValueError, TypeError, OverflowError, EOFError, OSError, MemoryError) as error:
+            raise InputError(
+                f"The NIfTI-2 file {path} cannot be used ({str(error).splitlines()[0].rstrip('.')}); a complete 3D "
+                "image of at most 32767 voxels along an axis was expected; save it as NIfTI-1."
+            ) from error
+        try:
+            yield copy
+        except InputError as error:
+            raise InputError(str(error).replace(str(copy), str(path))) from error
+
+
 def _check_nifti(path: Path) -> NDArray[np.float64] | None:
     """The file's sform (4, 4) in RAS mm, None if it has none.
 
     Raises InputError where SimpleITK would put zeros for missing voxels and for NaN, or make up an orientation. Header
     fields as in nifti1.h.
     """
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if zipped else path.open("rb") as stream:
+    with _opened(path) as stream:
         header = stream.read(352)
         order = "<" if header[:4] == struct.pack("<i", 348) else ">"
         if header[:4] != struct.pack(order + "i", 348) or header[344:347] != b"n+1":
-            is_nifti2 = header[4:7] == b"n+2"
             raise InputError(
-                f"{path} is {'a NIfTI-2 file' if is_nifti2 else 'not a NIfTI file, whatever its name says'}; a NIfTI-1 "
-                f"file was expected; {'save it as NIfTI-1' if is_nifti2 else 'give the scan as it was exported'}."
+                f"{path} is not a NIfTI file, whatever its name says; {_WANTED}; give the scan as it was exported."
             )
         dimensions = struct.unpack(order + "8h", header[40:56])
         data_type, bits_per_voxel = struct.unpack(order + "2h", header[70:74])
@@ -388,7 +443,8 @@ def _nifti_sform(path: Path, header: bytes, order: str) -> NDArray[np.float64] |
     unit_mm = {1: 1e3, 3: 1e-3}.get(header[123] & 7, 1.0)  # metres, micrometres, else mm
     sform = np.eye(4)
     sform[:3] = np.array(struct.unpack(order + "12f", header[280:328])).reshape(3, 4) * unit_mm
-    axes = sform[:3, :3] / np.maximum(np.linalg.norm(sform[:3, :3], axis=0), 1e-12)
+    with np.errstate(all="ignore"):  # infinite numbers end below
+        axes = sform[:3, :3] / np.maximum(np.linalg.norm(sform[:3, :3], axis=0), 1e-12)
     if not np.abs(axes.T @ axes - np.eye(3)).max() <= _MAX_SHEAR_COSINE:  # so written, NaN counts as well
         raise InputError(
             f"The axes of {path} are sheared, as by a tilted gantry, or flat; perpendicular axes were expected; "
@@ -429,14 +485,17 @@ def _check_metaimage(path: Path) -> None:
         )
     fields = dict(re.findall(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*([^\r\n]*?)[ \t]*\r?$", head[: end.start()], re.MULTILINE))
     local = end[1].strip().lower() == "local"
-    size = path.stat().st_size - end.end() if local else _data_file(path, end[1].strip()).stat().st_size
+    data, start = (path, end.end()) if local else (_data_file(path, end[1].strip()), 0)
+    size = data.stat().st_size - start
     try:
-        if fields.get("CompressedData", "").lower() in ("true", "1"):
-            expected = int(fields.get("CompressedDataSize", 0))
-        elif fields.get("BinaryData", "").lower() in ("true", "1"):
+        dimensions, sizes = int(fields.get("NDims", 0)), fields.get("DimSize", "").split()
+        if not 2 <= dimensions <= 5 or len(sizes) != dimensions:  # MetaIO trusts the number
+            raise ValueError(f"{dimensions} dimensions, {len(sizes)} sizes")
+        compressed = fields.get("CompressedData", "").lower() in ("true", "1")
+        if compressed or fields.get("BinaryData", "").lower() in ("true", "1"):
             kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
             item = _META_BYTES.get(kind, _META_BYTES.get(kind.removeprefix("U"), 0))
-            voxels = int(np.prod([int(n) for n in fields.get("DimSize", "").split()], dtype=object))
+            voxels = int(np.prod([int(n) for n in sizes], dtype=object))
             expected = voxels * item * int(fields.get("ElementNumberOfChannels", 1))
         else:
             expected = 0
@@ -444,7 +503,19 @@ def _check_metaimage(path: Path) -> None:
         raise InputError(
             f"The MetaImage header of {path} is broken ({error}); numbers were expected; export it again."
         ) from error
+    if compressed:
+        size = _inflated_bytes(data, start, expected)
     _require_bytes(path, size, expected)
+
+
+def _inflated_bytes(path: Path, start: int, enough: int) -> int:
+    """How many bytes the zlib stream that begins at ``start`` holds, counted up to ``enough``. May raise zlib.error."""
+    stream, size = zlib.decompressobj(), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while size < enough and (chunk := file.read(1 << 16)):
+            size += len(stream.decompress(chunk))
+    return size
 
 
 def _require_bytes(path: Path, size: int, expected: int) -> None:
@@ -471,192 +542,3 @@ def _data_file(header: Path, reference: str) -> Path:
             f"{header} takes its voxels from {data}, which is missing; both files were expected; copy both."
         )
     return data
-
-
-# DICOM
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """What one DICOM image file says of itself; lengths in mm, LPS; None where it says nothing."""
-
-    path: Path
-    series_uid: str
-    description: str
-    frames: int
-    shape: tuple[int, int]
-    stored_as: tuple[float, ...]
-    position_lps: NDArray[np.float64] | None
-    axes_lps: NDArray[np.float64] | None
-    spacing_mm: NDArray[np.float64] | None
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _read_slice(path: Path) -> _Slice | None:
-    """The header of a DICOM image file; None for DICOM without an image (a structure set, a report, a directory)."""
-    import pydicom
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
-    tags = [
-        "SeriesInstanceUID",
-        "SeriesDescription",
-        "NumberOfFrames",
-        "Rows",
-        "Columns",
-        "RescaleSlope",
-        "RescaleIntercept",
-    ]
-    tags += ["PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
-
-    broken = (InvalidDicomError, BytesLengthException)
-
-    def numbers(name: str, count: int) -> NDArray[np.float64] | None:
-        value = header.get(name)
-        return np.array([float(part) for part in value]) if value is not None and len(value) == count else None
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's, on values that break the standard without harm
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
-            if header.get("Rows") is None:
-                if header.file_meta.get("MediaStorageSOPClassUID") == _CT_IMAGE_STORAGE:
-                    raise EOFError("a CT image without its size")
-                return None
-            return _Slice(
-                path,
-                str(header.get("SeriesInstanceUID", "")),
-                str(header.get("SeriesDescription", "")),
-                int(header.get("NumberOfFrames") or 1),
-                (int(header.Columns), int(header.Rows)),
-                tuple(
-                    float(header.get(name) or 0) for name in ("PixelRepresentation", "RescaleSlope", "RescaleIntercept")
-                ),
-                numbers("ImagePositionPatient", 3),
-                numbers("ImageOrientationPatient", 6),
-                numbers("PixelSpacing", 2),
-            )
-    except (*broken, EOFError, ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
-        raise InputError(
-            f"{path} is damaged or cut off ({error}); complete DICOM files were expected; export the series again."
-        ) from error
-
-
-def _read_dicom_folder(folder: Path, series_uid: str | None) -> tuple[NDArray[np.generic], Grid]:
-    """Array (I, J, K), I along the rows and K from slice to slice, and grid of the DICOM series in a folder."""
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    slices = _select_series(
-        [header for file in files if _is_dicom(file) and (header := _read_slice(file))], folder, series_uid
-    )
-    slices, grid = _stack(slices, folder)
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(one.path) for one in slices])
-    if len({one.stored_as for one in slices}) > 1:  # else the first slice's type would hold the values of all
-        reader.SetOutputPixelType(sitk.sitkFloat32)
-    image = reader.Execute()
-    _require_scalar(image.GetNumberOfComponentsPerPixel(), folder)
-    array, _ = from_sitk(image)
-    return array, grid
-
-
-def _select_series(slices: Sequence[_Slice], folder: Path, series_uid: str | None) -> list[_Slice]:
-    series: dict[str, list[_Slice]] = defaultdict(list)
-    for one in slices:
-        series[one.series_uid].append(one)
-    if not series:
-        inside = "no DICOM images" if any(folder.iterdir()) else "nothing"
-        raise InputError(
-            f"The folder {folder} holds {inside}; the slices of one CT series were expected directly "
-            "in it; give their folder."
-        )
-    if series_uid is None and len(series) == 1:
-        return next(iter(series.values()))
-    if series_uid in series:
-        return series[series_uid]
-    listed = ", ".join(
-        f"{uid} ({members[0].description or 'no description'}, {len(members)} slices)"
-        for uid, members in series.items()
-    )
-    found = f"{len(series)} DICOM series" if series_uid is None else f"no series {series_uid}"
-    raise InputError(
-        f"The folder {folder} holds {found}: it has {listed}; one series was expected; "
-        "select it by its UID with series_uid, on the command line with --series."
-    )
-
-
-def _stack(slices: Sequence[_Slice], folder: Path) -> tuple[list[_Slice], Grid]:
-    """The slices from the first to the last along their normal, and the grid that they make up.
-
-    Raises InputError unless they are parallel, of one size, and evenly spaced without gaps or doubles.
-    """
-    for one in slices:
-        if one.frames > 1:
-            raise InputError(
-                f"{one.path} is a multi-frame DICOM file; one slice in each file was expected; convert it to .nii.gz."
-            )
-    first = slices[0]
-    placed = [
-        (one, one.position_lps, one.axes_lps, one.spacing_mm)
-        for one in slices
-        if one.position_lps is not None and one.axes_lps is not None and one.spacing_mm is not None
-    ]
-    if len(placed) < len(slices):
-        raise InputError(
-            f"{len(slices) - len(placed)} of {len(slices)} DICOM images in {folder} do not say where they lie (no "
-            "image position, orientation or pixel spacing); slices of a CT series were expected; take other images out."
-        )
-    if len(slices) < 2:
-        raise InputError(
-            f"The series in {folder} has a single slice; at least {MIN_VOXELS} were expected; give a whole scan."
-        )
-    _, _, axes_lps, spacing_mm = placed[0]
-    for one, _, axes, spacing in placed:
-        same_axes, same_spacing = np.allclose(axes, axes_lps, atol=1e-3), np.allclose(spacing, spacing_mm, rtol=1e-3)
-        if one.shape != first.shape or not same_axes or not same_spacing:
-            what = "size" if one.shape != first.shape else "orientation" if not same_axes else "pixel spacing"
-            raise InputError(
-                f"The slices in {folder} differ in {what} ({first.path.name} and {one.path.name}); one stack of equal, "
-                "parallel slices was expected; take scouts and other images out of the folder."
-            )
-    normal_lps = np.cross(axes_lps[:3], axes_lps[3:])
-    along_mm = np.array([position @ normal_lps for _, position, _, _ in placed])
-    order = np.argsort(along_mm, kind="stable")
-    ordered = [slices[n] for n in order]
-    positions_lps = np.stack([placed[n][1] for n in order])
-    _require_even_steps(ordered, np.diff(along_mm[order]), folder)
-    step_lps = (positions_lps[-1] - positions_lps[0]) / (len(slices) - 1)
-    line_lps = positions_lps[0] + np.arange(len(slices))[:, None] * step_lps
-    off_mm = positions_lps - line_lps
-    sideways_mm = np.linalg.norm(off_mm - (off_mm @ normal_lps)[:, None] * normal_lps, axis=1)
-    if sideways_mm.max() > _MAX_SIDEWAYS_MM:
-        raise InputError(
-            f"The slices in {folder} are shifted sideways by up to {sideways_mm.max():.1f} mm against each other; "
-            "slices straight above each other were expected; export one series, resampled to a regular stack."
-        )
-    step_mm = float(np.linalg.norm(step_lps))
-    directions_lps = np.stack([axes_lps[:3], axes_lps[3:], step_lps / step_mm], axis=1)
-    shape = (*first.shape, len(slices))
-    return ordered, Grid.from_lps(shape, positions_lps[0], directions_lps, [spacing_mm[1], spacing_mm[0], step_mm])
-
-
-def _require_even_steps(ordered: Sequence[_Slice], steps_mm: NDArray[np.float64], folder: Path) -> None:
-    step_mm = float(np.median(steps_mm))
-    tolerance_mm = max(0.01 * step_mm, 0.05)
-    uneven = np.flatnonzero(np.abs(steps_mm - step_mm) > tolerance_mm)
-    doubles = np.flatnonzero(steps_mm <= tolerance_mm)
-    if len(doubles):
-        one, other = (ordered[doubles[0] + n].path.name for n in range(2))
-        raise InputError(
-            f"{len(doubles)} slices in {folder} lie where another one lies ({one} and {other}); "
-            "one slice at each position was expected; export a single phase or reconstruction."
-        )
-    if len(uneven):
-        one, other = (ordered[uneven[0] + n].path.name for n in range(2))
-        raise InputError(
-            f"The slices in {folder} are not evenly spaced: {steps_mm[uneven[0]]:.2f} mm from {one} to {other}, "
-            f"{step_mm:.2f} mm elsewhere; a series without missing slices was expected; export it again."
-        )

@@ -25,7 +25,7 @@ from rprloc import __version__
 from rprloc.appearance import GREY_BINS, Appearance, Mask, learned_appearance
 from rprloc.errors import InputError
 from rprloc.field import PositionField
-from rprloc.files import write_text_atomically
+from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import (
     Box,
     Grid,
@@ -127,7 +127,7 @@ class SupportSet:
         """The set of a JSON text; ``source`` names it in errors. Raises InputError for anything else."""
         wanted = "a support set written by 'rprloc support build' was expected"
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError as error:
             raise InputError(f"{source} is not JSON ({error}); {wanted}; build it again.") from error
         if isinstance(content, dict) and content.get("format") == FORMAT:

@@ -32,7 +32,7 @@ from rprloc import __version__
 from rprloc.alignment import align
 from rprloc.errors import InputError
 from rprloc.field import body_map_of
-from rprloc.files import atomic_path, write_text_atomically
+from rprloc.files import atomic_path, parse_json, write_text_atomically
 from rprloc.geometry import Grid, Points
 from rprloc.network import MM_PER_UNIT, ChannelNorm, Pnet, RPRNet, mixed_precision, placed, save_model
 from rprloc.registration import BodyAtlas, BodyMap
@@ -52,6 +52,9 @@ _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each
 
 _MATCH_MM = 6.0
 """Standard deviation of the target distribution over the other crop's places: about the error of the alignment."""
+
+
+_AT_LEAST = {"coarse_outputs": 1, "fine_outputs": 1, "crops_a_step": 2, "checkpoint_steps": 1}
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,13 @@ class TrainingConfig:
             "the config.json of a run; correct it."
         )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as JSON ({error}); {wanted}") from error
         kinds = {"int": {"type": "integer", "minimum": 0}, "float": {"type": "number", "minimum": 0.0}}
-        known = {field.name: kinds[str(field.type)] for field in fields(cls)}
+        known = {field.name: dict(kinds[str(field.type)]) for field in fields(cls)}
+        for name, least in _AT_LEAST.items():
+            known[name]["minimum"] = least
         schema = {
             "type": "object",
             "required": ["training"],

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from rprloc.geometry import Grid, apply_affine
+
+if TYPE_CHECKING:
+    from rprloc.dicom import DicomSeries
 
 AIR_HU = -1024.0
 _DARKEST_DISPLAYED_HU, _DISPLAYED_AS_AIR_HU, _PADDING_HU = -300.0, -124.0, -900.0
@@ -18,11 +22,16 @@ _HU_KNOTS, _INPUT_KNOTS = (-1000.0, -200.0, 300.0, 1500.0), (0.0, 0.2, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Volume:
-    """A CT scan: Hounsfield units (I, J, K) and the grid they lie on."""
+    """A CT scan: Hounsfield units (I, J, K) and the grid they lie on.
+
+    ``notes`` says what was done to it when it was read; ``series`` is the DICOM series that it comes from, if any.
+    """
 
     hu: NDArray[np.generic]
     grid: Grid
     name: str = ""
+    notes: tuple[str, ...] = ()
+    series: DicomSeries | None = None
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.grid.shape:
