@@ -65,6 +65,7 @@ def test_help_and_version_come_without_the_heavy_libraries() -> None:
         (["support", "merge"], ["--out"]),
         (["support", "show"], []),
         (["locate"], ["--out", "--device", "--organ", "--picture", "--series", "--model", "-v"]),
+        (["serve"], ["--model", "--device"]),
         (["demo"], ["--out"]),
         (["train"], ["--data", "--images", "--out", "--resume", "--init", "--seed", "--coarse-steps", "--fine-steps"]),
         (["evaluate"], ["--data", "--region", "--split", "--shots", "--out", "--per-case"]),
