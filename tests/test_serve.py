@@ -19,7 +19,7 @@ from rprloc.device import Engine
 from rprloc.geometry import extreme_points_of_mask
 from rprloc.markups import write_extreme_points
 from rprloc.reading import read_label_map, read_volume
-from rprloc.serve import SCANS_IN_MEMORY, Server
+from rprloc.serve import Server
 from rprloc.support import load_support_set
 
 Event = dict[str, Any]
@@ -87,6 +87,7 @@ def test_the_network_sees_each_scan_once_until_its_file_changes(
         return look(self, volume)
 
     monkeypatch.setattr(Engine, "position_field", counted)
+    monkeypatch.setattr("rprloc.serve.SCANS_IN_MEMORY", 2)
     server = Server(engine, lambda event: None)
     request = json.dumps(located(example, image=str(image)))
     server.run([request, request])
@@ -94,7 +95,7 @@ def test_the_network_sees_each_scan_once_until_its_file_changes(
     os.utime(image, ns=(1, 1))
     server.run([request])
     assert seen == ["copy", "copy"]
-    for number in range(SCANS_IN_MEMORY):
+    for number in range(2):
         other = tmp_path / f"other{number}.nii.gz"
         other.write_bytes(example.image.read_bytes())
         server.run([json.dumps(located(example, image=str(other)))])

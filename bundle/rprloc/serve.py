@@ -6,16 +6,17 @@ stdin, an event is one line of JSON on stdout::
     {"id": 1, "command": "build", "image": PATH, "points_ras_mm": {ORGAN: [[r, a, s] x 6]}, "out": SET.json}
     {"id": 2, "command": "merge", "sets": [SET.json, ...], "out": SET.json}
     {"id": 3, "command": "show", "set": SET.json}
-    {"id": 4, "command": "locate", "set": SET.json, "image": PATH, "organs": [ORGAN, ...]}
+    {"id": 4, "command": "find", "folder": FOLDER}
+    {"id": 5, "command": "locate", "set": SET.json, "image": PATH, "organs": [ORGAN, ...]}
 
-``build`` takes ``scan_name`` and ``build`` and ``locate`` take ``series`` as the commands of the same names do; without
-``organs`` all are located. Events carry the id of their request:
+``build`` takes ``scan_name`` and ``build`` and ``locate`` take ``series`` as the commands of the same names do; ``find`` lists
+the scans below a folder; without ``organs`` all are located. Events carry the id of their request:
 
     {"id": null, "event": "ready", "model_id": ..., "device": ...}             once, before the first request is read
-    {"id": 4, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
-    {"id": 4, "event": "log", "level": "warning", "message": ...}
-    {"id": 4, "event": "result", "result": {...}}           ends a request; ``locate`` gives the detections' JSON object
-    {"id": 4, "event": "error", "message": ...}             ends a request: one sentence that says what to do
+    {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
+    {"id": 5, "event": "log", "level": "warning", "message": ...}
+    {"id": 5, "event": "result", "result": {...}}           ends a request; ``locate`` gives the detections' JSON object
+    {"id": 5, "event": "error", "message": ...}             ends a request: one sentence that says what to do
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from rprloc.console import require_name, require_writable
+from rprloc.dataset import scans_below
 from rprloc.device import Engine
 from rprloc.errors import InputError
 from rprloc.field import PositionField
@@ -64,7 +66,13 @@ class Server:
         self._emit = emit
         self._scans: OrderedDict[tuple[object, ...], _Scan] = OrderedDict()
         self._id: object = None
-        self._commands = {"build": self._build, "merge": self._merge, "show": self._show, "locate": self._locate}
+        self._commands = {
+            "build": self._build,
+            "merge": self._merge,
+            "show": self._show,
+            "find": self._find,
+            "locate": self._locate,
+        }
 
     def run(self, lines: Iterable[str]) -> None:
         """Answer each line; returns at the end of the lines. A request that cannot be answered does not end the run."""
@@ -131,6 +139,9 @@ class Server:
     def _show(self, request: _Request) -> dict[str, Any]:
         return _described(load_support_set(_path(request, "set")))
 
+    def _find(self, request: _Request) -> dict[str, Any]:
+        return {"images": [str(scan.path) for scan in scans_below(_path(request, "folder"))]}
+
     def _locate(self, request: _Request) -> dict[str, Any]:
         support_set = load_support_set(_path(request, "set"))
         organs = request.get("organs")
@@ -153,9 +164,9 @@ class Server:
         key = (path.resolve(), series, _state_of(path))
         known = self._scans.get(key)
         if known is None:
-            self._progress(0.0, f"Reading {path.name}")
+            self._progress(0.0, "Reading the scan")
             volume = read_volume(path, series_uid=series)
-            self._progress(0.2, f"Looking at {path.name}")
+            self._progress(0.2, "Looking at the scan")
             field = self._engine.position_field(volume)
             known = _Scan(volume.name, scan_pseudonym(volume), volume.grid, tuple(image_warnings(volume)), field)
             self._scans[key] = known
