@@ -116,6 +116,18 @@ def test_sets_are_merged_and_described(example: Example, tmp_path: Path) -> None
     assert shown["result"]["identity"] == load_support_set(Path(out)).identity
 
 
+def test_the_scans_below_a_folder_are_found(example: Example, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    copy = tmp_path / "deep" / "berta.nii.gz"
+    copy.write_bytes(example.image.read_bytes())
+    found, missing = ends(
+        answers(
+            example, {"command": "find", "folder": str(tmp_path)}, {"command": "find", "folder": str(tmp_path / "no")}
+        )
+    )
+    assert found["result"] == {"images": [str(copy)]} and missing["event"] == "error"
+
+
 def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example: Example, tmp_path: Path) -> None:
     image, out = str(example.image), str(tmp_path / "set.json")
     outside = (np.array(bone_points(example)) + 1000.0).tolist()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import slicer.util
+
 from rprloc.errors import InputError
 from rprloc.geometry import WALLS, Box, Points, assign_extreme_points, extreme_points_of_mask
 from SlicerRPRLocLib import nodes
@@ -50,11 +51,15 @@ class Examples:
     def all(self) -> list[Node]:
         """All examples, complete or not, whose volume is there."""
         lists = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode", self._scene)
-        return [node for node in lists if node.GetAttribute(nodes.ROLE) == "example" and nodes.volume_of(node) is not None]
+        return [
+            node for node in lists if node.GetAttribute(nodes.ROLE) == "example" and nodes.volume_of(node) is not None
+        ]
 
     def find(self, volume: Node, organ: str) -> Node | None:
         """The example of an organ on a volume."""
-        return next((node for node in self.all() if nodes.volume_of(node) is volume and nodes.organ_of(node) == organ), None)
+        return next(
+            (node for node in self.all() if nodes.volume_of(node) is volume and nodes.organ_of(node) == organ), None
+        )
 
     def add(self, volume: Node | None, organ: str) -> Node:
         """The example of an organ on a volume, new and without points unless there is one.
@@ -137,7 +142,7 @@ class Examples:
         return Guidance(f"All six walls of the {nodes.organ_of(example)} are marked: {size} mm.", None, None)
 
     def points(self, example: Node) -> Points:
-        """The six points (6, 3) in the order of WALLS. Raises InputError if the example is not complete or not usable."""
+        """The six points (6, 3) in the order of WALLS. Raises InputError for an example that cannot be used."""
         points_ras = nodes.defined_points(example)
         try:
             ordered = assign_extreme_points(points_ras)
@@ -156,14 +161,14 @@ class Examples:
     def remove(self, example: Node) -> None:
         preview = self._preview_of(example)
         if preview is not None:
-            self._scene.RemoveNode(preview)
-        self._scene.RemoveNode(example)
+            nodes.remove(preview)
+        nodes.remove(example)
 
     def remove_orphans(self) -> None:
         """Remove previews whose example is gone."""
         for roi in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode", self._scene):
             if roi.GetAttribute(nodes.ROLE) == "preview" and roi.GetNodeReference(EXAMPLE) is None:
-                self._scene.RemoveNode(roi)
+                nodes.remove(roi)
 
     def _remove_unusable(self, example: Node) -> str:
         volume = nodes.volume_of(example)

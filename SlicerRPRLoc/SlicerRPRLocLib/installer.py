@@ -30,7 +30,7 @@ class Packaging(Protocol):
 class TorchInstaller(Protocol):
     """What is used of the PyTorch extension's ``PyTorchUtilsLogic``."""
 
-    def installTorch(self, *, askConfirmation: bool, torchVersionRequirement: str) -> object | None: ...  # noqa: N802, N803
+    def installTorch(self, *, askConfirmation: bool, torchVersionRequirement: str) -> object | None: ...
 
 
 def torch_is_there() -> bool:

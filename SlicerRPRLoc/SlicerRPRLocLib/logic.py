@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import slicer
 import slicer.util
+
 from rprloc.console import require_folder, require_writable, result_names
 from rprloc.detection import Detections, save_detections
 from rprloc.errors import InputError
@@ -341,6 +342,7 @@ class RPRLocLogic:
     def _image_of(self, volume: Node) -> Path:
         """A file with the volume as it lies in the world, written again only if the volume has changed."""
         import SimpleITK as sitk
+
         from rprloc.volume import to_sitk
 
         scan = nodes.volume_from_node(volume)

@@ -15,6 +15,8 @@ import slicer
 import slicer.util
 import vtk
 from numpy.typing import ArrayLike, NDArray
+from vtk.util.numpy_support import vtk_to_numpy
+
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid, Points
 from rprloc.volume import Volume
@@ -231,7 +233,7 @@ def mask_of_segment(segmentation: Node, segment_id: str) -> tuple[NDArray[np.boo
     scalars = image.GetPointData().GetScalars() if found else None
     if scalars is None or 0 in image.GetDimensions():
         raise InputError(f"The segment {segment.GetName()} is empty; an organ was expected; draw it first.")
-    array = vtk.util.numpy_support.vtk_to_numpy(scalars).reshape(image.GetDimensions(), order="F") > 0
+    array = vtk_to_numpy(scalars).reshape(image.GetDimensions(), order="F") > 0
     if not array.any():
         raise InputError(f"The segment {segment.GetName()} is empty; an organ was expected; draw it first.")
     matrix = vtk.vtkMatrix4x4()
@@ -257,6 +259,16 @@ def put_beside(node: Node, volume: Node, folder: str = "") -> None:
         hierarchy.SetItemParent(item, parent)
     else:
         hierarchy.CreateItem(parent, node)
+
+
+def remove(node: Node) -> None:
+    """Remove a node from its scene and from subject hierarchy."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.RemoveItem(item, True, False)  # with its node, without what lies below it
+    else:
+        node.GetScene().RemoveNode(node)
 
 
 def remove_empty_folder(scene: Any, name: str) -> None:

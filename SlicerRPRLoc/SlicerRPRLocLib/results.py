@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import slicer.util
+
 from rprloc.detection import Detections, OrganDetection
 from rprloc.errors import InputError
 from rprloc.export import save_label_map
@@ -76,9 +77,9 @@ class Results:
     def points(self, roi: Node) -> Node | None:
         """The point list that belongs to a ROI."""
         for node in slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode", self.scene):
-            if node.GetAttribute(ROLE) == "result points" and organ_of(node) == organ_of(roi):
-                if volume_of(node) is volume_of(roi):
-                    return node
+            same = organ_of(node) == organ_of(roi) and volume_of(node) is volume_of(roi)
+            if same and node.GetAttribute(ROLE) == "result points":
+                return node
         return None
 
     def record(self, roi: Node) -> Result:
@@ -141,7 +142,7 @@ class Results:
         points, folder = self.points(roi), f"{volume_of(roi).GetName()}: organs"
         for node in (points, roi):
             if node is not None:
-                self.scene.RemoveNode(node)
+                nodes.remove(node)
         nodes.remove_empty_folder(self.scene, folder)
 
     def jump_to(self, roi: Node) -> None:

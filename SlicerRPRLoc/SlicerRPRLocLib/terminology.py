@@ -1,7 +1,7 @@
 """SNOMED CT terms and colours of organs, where an organ's name is known.
 
 Codes and meanings are those of DICOM PS3.16 (the tests compare them with pydicom's copy of it). Colours are the ones
-that Slicer's General Anatomy list recommends for the same codes.
+that Slicer's General Anatomy list recommends for the same codes; terms without one are in its DICOM master list only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ ATTRIBUTE = "Terminologies.TerminologyEntry"
 """The attribute of a node in which Slicer keeps its term (vtkSlicerTerminologiesModuleLogic)."""
 
 _CATEGORY = "SCT^123037004^Anatomical Structure"
+_COLOURED_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
+_DICOM_LIST = "Segmentation category and type - DICOM master list"
 _SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
 
 Colour = tuple[float, float, float]
@@ -34,7 +36,8 @@ class Term:
     def entry(self) -> str:
         """The term as Slicer writes it: context, category, type, its modifier, then region and its modifier."""
         modifier = "SCT^{}^{}".format(*_SIDES[self.side]) if self.side else "^^"
-        return f"~{_CATEGORY}~SCT^{self.code}^{self.meaning}~{modifier}~~^^~^^"
+        context = _COLOURED_LIST if self.rgb else _DICOM_LIST
+        return f"{context}~{_CATEGORY}~SCT^{self.code}^{self.meaning}~{modifier}~~^^~^^"
 
 
 _TERMS = {
@@ -42,7 +45,7 @@ _TERMS = {
     "aorta": Term("15825003", "Aorta", (224, 97, 76)),
     "bladder": Term("89837001", "Bladder", (222, 154, 132)),
     "brain": Term("12738006", "Brain", (250, 250, 225)),
-    "brainstem": Term("119238007", "Brain Stem"),
+    "brainstem": Term("119238007", "Brain stem"),
     "cerebellum": Term("113305005", "Cerebellum"),
     "cervical spine": Term("122494005", "Cervical spine", (255, 255, 207)),
     "clavicle": Term("51299004", "Clavicle", (205, 179, 108), paired=True),
@@ -53,7 +56,6 @@ _TERMS = {
     "femur": Term("71341001", "Femur", paired=True),
     "gallbladder": Term("28231008", "Gallbladder", (139, 150, 98)),
     "heart": Term("80891009", "Heart", (206, 110, 84)),
-    "hip": Term("29836001", "Hip", paired=True),
     "humerus": Term("85050009", "Humerus", paired=True),
     "hyoid bone": Term("21387005", "Hyoid bone", (250, 210, 139)),
     "inferior vena cava": Term("64131007", "Inferior vena cava"),

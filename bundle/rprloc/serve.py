@@ -9,8 +9,8 @@ stdin, an event is one line of JSON on stdout::
     {"id": 4, "command": "find", "folder": FOLDER}
     {"id": 5, "command": "locate", "set": SET.json, "image": PATH, "organs": [ORGAN, ...]}
 
-``build`` takes ``scan_name`` and ``build`` and ``locate`` take ``series`` as the commands of the same names do; ``find`` lists
-the scans below a folder; without ``organs`` all are located. Events carry the id of their request:
+``build`` takes ``scan_name`` and ``build`` and ``locate`` take ``series`` as the commands of the same names do;
+``find`` lists the scans below a folder; without ``organs`` all are located. Events carry the id of their request:
 
     {"id": null, "event": "ready", "model_id": ..., "device": ...}             once, before the first request is read
     {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}

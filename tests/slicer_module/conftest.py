@@ -49,6 +49,7 @@ class Scene:
     def add_volume(self, hu: NDArray[Any], grid: Grid, name: str) -> Any:
         """A volume from an array (I, J, K)."""
         import slicer
+
         from SlicerRPRLocLib.nodes import vtk_matrix
 
         node = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
@@ -68,6 +69,18 @@ class Scene:
 
     def of_class(self, name: str) -> list[Any]:
         return [self.mrml.GetNthNodeByClass(n, name) for n in range(self.mrml.GetNumberOfNodesByClass(name))]
+
+    def close(self) -> None:
+        """Empty the scene. Subject hierarchy's cache of addresses, one for all scenes, forgets only removed items."""
+        import slicer
+        import vtk
+
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.mrml)
+        items = vtk.vtkIdList()
+        hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+        for index in reversed(range(items.GetNumberOfIds())):
+            hierarchy.RemoveItem(items.GetId(index), False, False)
+        self.mrml.Clear(1)
 
     def content(self) -> set[str]:
         """What nodes there are, and how their content is written."""
@@ -122,7 +135,7 @@ def scene() -> Iterator[Scene]:
     vtk.vtkOutputWindow.SetInstance(messages)
     made = new_scene()
     yield made
-    made.mrml.Clear(1)
+    made.close()
     vtk.vtkOutputWindow.SetInstance(before)
     slicer.mrmlScene = None
     text = messages.GetOutput() or ""
