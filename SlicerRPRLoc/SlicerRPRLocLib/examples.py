@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import slicer.util
 
 from rprloc.errors import InputError
 from rprloc.geometry import WALLS, Box, Points, assign_extreme_points, extreme_points_of_mask
@@ -50,7 +49,7 @@ class Examples:
 
     def all(self) -> list[Node]:
         """All examples, complete or not, whose volume is there."""
-        lists = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode", self._scene)
+        lists = nodes.of_class(self._scene, "vtkMRMLMarkupsFiducialNode")
         return [
             node for node in lists if node.GetAttribute(nodes.ROLE) == "example" and nodes.volume_of(node) is not None
         ]
@@ -166,7 +165,7 @@ class Examples:
 
     def remove_orphans(self) -> None:
         """Remove previews whose example is gone."""
-        for roi in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode", self._scene):
+        for roi in nodes.of_class(self._scene, "vtkMRMLMarkupsROINode"):
             if roi.GetAttribute(nodes.ROLE) == "preview" and roi.GetNodeReference(EXAMPLE) is None:
                 nodes.remove(roi)
 
@@ -230,7 +229,7 @@ class Examples:
         nodes.set_pose(preview, nodes.pose_of_box(Box(points_ras.min(0), points_ras.max(0))))
 
     def _preview_of(self, example: Node) -> Node | None:
-        for roi in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode", self._scene):
+        for roi in nodes.of_class(self._scene, "vtkMRMLMarkupsROINode"):
             if roi.GetAttribute(nodes.ROLE) == "preview" and roi.GetNodeReference(EXAMPLE) is example:
                 return roi
         return None

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import slicer
-import slicer.util
 
 from rprloc.console import require_folder, require_writable, result_names
 from rprloc.detection import Detections, save_detections
@@ -100,7 +99,7 @@ class RPRLocLogic:
 
     def support_sets(self) -> list[Node]:
         """The support sets that lie in the scene, as text nodes."""
-        texts = slicer.util.getNodesByClass("vtkMRMLTextNode", self.scene)
+        texts = nodes.of_class(self.scene, "vtkMRMLTextNode")
         return [node for node in texts if node.GetAttribute(nodes.ROLE) == "support set"]
 
     def load_support_set(self, path: Path) -> Node:
@@ -151,7 +150,7 @@ class RPRLocLogic:
             self.history.record()
             run.remarks += kept
             organs_found = sum(len(found.organs) for _, found in answers)
-            return f"{organs_found} organs in {len(answers)} of {len(queries)} scans."
+            return f"{organs_found} organ{_s(organs_found)} in {len(answers)} of {len(queries)} scans."
 
         run = _Run(finish)
         support_set = self._request_set(run, wanted)
@@ -181,7 +180,7 @@ class RPRLocLogic:
         def finish() -> str:
             if rows:
                 write_csv(out / "organs.csv", rows)
-            return f"{len(rows)} organs in {count} scans are written to {out}."
+            return f"{len(rows)} organ{_s(len(rows))} in {count} scan{_s(count)} are written to {out}."
 
         run = _Run(finish)
         support_set = self._request_set(run, wanted)
@@ -394,3 +393,7 @@ def _organs_of_set(text: str, source: str) -> dict[str, int]:
             f"{source} is not a support set; a file that RPR-Loc saved was expected; choose another file."
         ) from error
     return counts
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

@@ -65,6 +65,11 @@ def world_from_node(node: Node) -> NDArray[np.float64]:
 # What belongs together
 
 
+def of_class(scene: Any, name: str) -> list[Node]:
+    """The nodes of a class in a scene; ``slicer.util.getNodesByClass`` looks into the application's scene alone."""
+    return [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
+
+
 def organ_of(node: Node) -> str:
     return str(node.GetAttribute(ORGAN))
 
@@ -266,9 +271,8 @@ def remove(node: Node) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     item = hierarchy.GetItemByDataNode(node)
     if item:
-        hierarchy.RemoveItem(item, True, False)  # with its node, without what lies below it
-    else:
-        node.GetScene().RemoveNode(node)
+        hierarchy.RemoveItem(item, False, False)  # before the node, else its address stays in a cache
+    node.GetScene().RemoveNode(node)
 
 
 def remove_empty_folder(scene: Any, name: str) -> None:

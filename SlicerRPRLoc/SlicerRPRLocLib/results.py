@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import slicer.util
 
 from rprloc.detection import Detections, OrganDetection
 from rprloc.errors import InputError
@@ -65,7 +64,7 @@ class Results:
         """The ROIs of all results whose volume is there, volume by volume."""
         found = [
             roi
-            for roi in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode", self.scene)
+            for roi in nodes.of_class(self.scene, "vtkMRMLMarkupsROINode")
             if roi.GetAttribute(ROLE) == "result" and volume_of(roi) is not None
         ]
         volumes = list(dict.fromkeys(volume_of(roi).GetID() for roi in found))
@@ -76,7 +75,7 @@ class Results:
 
     def points(self, roi: Node) -> Node | None:
         """The point list that belongs to a ROI."""
-        for node in slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode", self.scene):
+        for node in nodes.of_class(self.scene, "vtkMRMLMarkupsFiducialNode"):
             same = organ_of(node) == organ_of(roi) and volume_of(node) is volume_of(roi)
             if same and node.GetAttribute(ROLE) == "result points":
                 return node
@@ -162,7 +161,7 @@ class Results:
     # The table
 
     def table(self) -> Node | None:
-        tables = slicer.util.getNodesByClass("vtkMRMLTableNode", self.scene)
+        tables = nodes.of_class(self.scene, "vtkMRMLTableNode")
         return next((table for table in tables if table.GetAttribute(ROLE) == "results"), None)
 
     def update_table(self) -> Node | None:

@@ -68,7 +68,9 @@ class Scene:
         return node
 
     def of_class(self, name: str) -> list[Any]:
-        return [self.mrml.GetNthNodeByClass(n, name) for n in range(self.mrml.GetNumberOfNodesByClass(name))]
+        from SlicerRPRLocLib.nodes import of_class
+
+        return of_class(self.mrml, name)
 
     def close(self) -> None:
         """Empty the scene. Subject hierarchy's cache of addresses, one for all scenes, forgets only removed items."""
