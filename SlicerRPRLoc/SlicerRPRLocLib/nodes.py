@@ -314,3 +314,23 @@ def column(table: Node, title: str) -> list[Any]:
     """The values of a table's column; [] if there is none."""
     array = table.GetTable().GetColumnByName(title)
     return [] if array is None else [array.GetValue(row) for row in range(array.GetNumberOfValues())]
+
+
+# Placing points by the mouse
+
+
+def start_placing(markups: Node) -> None:
+    """Let clicks in the views add points to a list, one after another, until :func:`stop_placing`."""
+    scene = markups.GetScene()
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    selection.SetReferenceActivePlaceNodeClassName(markups.GetClassName())
+    selection.SetActivePlaceNodeID(markups.GetID())
+    interaction.SetPlaceModePersistence(1)
+    interaction.SetCurrentInteractionMode(interaction.Place)
+
+
+def stop_placing(scene: Any) -> None:
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    if interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place:
+        interaction.SetCurrentInteractionMode(interaction.ViewTransform)
