@@ -6,6 +6,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
+
 from SlicerRPRLocLib.widget import SlicerRPRLocWidget  # noqa: F401  # Slicer looks for it here
 
 _SAMPLES = "RPR-Loc"
@@ -21,9 +22,9 @@ class SlicerRPRLoc(ScriptedLoadableModule):
         self.parent.dependencies = ["Markups", "Segmentations", "SubjectHierarchy", "Tables"]
         self.parent.contributors = ["The RPR-Loc developers"]
         self.parent.helpText = _(
-            "<p>Find an organ in many CT scans from one example. <b>1.</b> Choose a scan, name the organ, and click its "
-            "six outermost points, or take a segment. <b>2.</b> Tick the scans to search and press Locate. <b>3.</b> "
-            "Check the boxes, correct them, export them.</p>"
+            "<p>Find an organ in many CT scans from one example. <b>1.</b> Choose a scan, name the organ, and click "
+            "its six outermost points, or take a segment. <b>2.</b> Tick the scans to search and press Locate. "
+            "<b>3.</b> Check the boxes, correct them, export them.</p>"
             "<p>Everything is computed on this computer; nothing is sent anywhere. A research tool, not a medical "
             "device: every box must be checked by a person. Tutorial, troubleshooting and privacy: "
             "<code>docs/slicer</code> of the project.</p>"

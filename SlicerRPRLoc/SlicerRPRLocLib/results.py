@@ -95,6 +95,7 @@ class Results:
 
     def apply(self, answers: Iterable[tuple[Node, Detections]]) -> list[str]:
         """Put what was found beside the volumes; returns a sentence for each ROI that was kept as the user moved it."""
+        self.take_ticks()
         kept = []
         for volume, found in answers:
             for organ in found.organs:
@@ -182,6 +183,7 @@ class Results:
             ("Centre RAS mm", [", ".join(f"{value:.0f}" for value in box.centre_ras) for box in boxes]),
             ("Spread mm", [round(float(one.spread_mm.mean()), 1) for one in found]),
             ("Corrected", ["yes" if self.is_corrected(roi) else "" for roi in rois]),
+            ("ROI", [roi.GetID() for roi in rois]),
         ]
         nodes.write_table(table, columns)
         return table
@@ -190,8 +192,19 @@ class Results:
         """Keep the ticks that the user has set in the table."""
         table = self.table()
         if table is not None:
-            for roi, ticked in zip(self.rois(), nodes.column(table, "Checked"), strict=False):
-                roi.SetAttribute(_CHECKED, "1" if ticked else "0")
+            ticks = dict(zip(nodes.column(table, "ROI"), nodes.column(table, "Checked"), strict=True))
+            for roi in self.rois():
+                if roi.GetID() in ticks:
+                    roi.SetAttribute(_CHECKED, "1" if ticks[roi.GetID()] else "0")
+
+    def in_row(self, row: int) -> Node:
+        """The ROI of a row of the table. Raises InputError if there is none."""
+        table = self.table()
+        ids = [] if table is None else nodes.column(table, "ROI")
+        roi = self.scene.GetNodeByID(ids[row]) if 0 <= row < len(ids) else None
+        if roi is None:
+            raise InputError("No organ is chosen; one was expected; click its row in the table of results.")
+        return roi
 
     # Export
 

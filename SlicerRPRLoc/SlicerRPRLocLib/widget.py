@@ -4,7 +4,6 @@ from pathlib import Path
 
 import qt
 import slicer
-import vtk
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedLoadableModuleWidget
@@ -235,8 +234,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onTimer(self) -> None:
         update = None
-        self._try(lambda: setattr(self, "_update", self.logic.poll()))
-        update = self._update
+        with slicer.util.tryWithErrorDisplay(_("RPR-Loc")):
+            update = self.logic.poll()
         if update is not None:
             for line in update.log:
                 self.ui.logView.appendPlainText(line)
@@ -262,13 +261,11 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.results.jump_to(self.chosenResult())
 
     def chosenResult(self) -> object:
-        rois = self.logic.results.rois()
-        if not 0 <= self._row < len(rois):
-            raise ValueError(_("No organ is chosen; click its row in the table."))
-        return rois[self._row]
+        return self.logic.results.in_row(self._row)
 
     def onDeleteResult(self) -> None:
         self.logic.results.remove(self.chosenResult())
+        self._row = -1
         self.logic.history.record()
         self.refresh()
 

@@ -162,12 +162,30 @@ def serve(example: Example, before: str = "") -> list[str]:
     return [sys.executable, "-c", code, "serve", "--model", str(example.weights), "--device", "cpu"]
 
 
-@pytest.fixture
-def logic(scene: Scene, example: Example) -> Iterator[Any]:
-    """The module's logic on the scene, with a child of random weights."""
-    from SlicerRPRLocLib.logic import RPRLocLogic
+@pytest.fixture(scope="session")
+def child(example: Example) -> Iterator[Any]:
+    """A child with random weights that the tests share, because PyTorch takes seconds to start."""
     from SlicerRPRLocLib.runner import Runner
 
-    made = RPRLocLogic(scene.mrml, Runner(serve(example)))
+    runner = Runner(serve(example))
+    yield runner
+    runner.cancel()
+
+
+class _Nobody:
+    """In place of the shared child, when a logic is closed that must not end it."""
+
+    def cancel(self) -> None:
+        """There is nothing to end."""
+
+
+@pytest.fixture
+def logic(scene: Scene, child: Any) -> Iterator[Any]:
+    """The module's logic on the scene, with the shared child."""
+    from SlicerRPRLocLib.logic import RPRLocLogic
+
+    made = RPRLocLogic(scene.mrml, child)
     yield made
+    if made._child is child and not made.busy:
+        made._child = _Nobody()
     made.close()

@@ -238,7 +238,7 @@ FULL = (
 def test_nothing_is_left_of_a_run_that_is_cancelled(
     scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, bert: Any
 ) -> None:
-    logic.use(Runner(serve(example, SLOW)))
+    logic._child = Runner(serve(example, SLOW))
     mark(logic, anna)
     before = scene.content()
     logic.locate([bert])
@@ -306,7 +306,7 @@ def test_two_runs_at_once_do_not_mix(scene: Scene, logic: RPRLocLogic, example: 
 def test_a_missing_torch_is_told_in_a_sentence(
     scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, bert: Any
 ) -> None:
-    logic.use(Runner(serve(example, "sys.modules['torch'] = None")))
+    logic._child = Runner(serve(example, "sys.modules['torch'] = None"))
     mark(logic, anna)
     before = scene.content()
     logic.locate([bert])
@@ -318,7 +318,7 @@ def test_a_full_gpu_is_told_and_the_cpu_gives_the_result(
     logic: RPRLocLogic, example: Example, anna: Any, bert: Any
 ) -> None:
     """The first pass raises what PyTorch raises when a GPU is full."""
-    logic.use(Runner([*serve(example, FULL)[:-1], "auto"]))
+    logic._child = Runner([*serve(example, FULL)[:-1], "auto"])
     mark(logic, anna)
     update = located(logic, bert)
     assert "GPU's memory does not suffice" in update.summary and len(logic.results.rois()) == 1
@@ -368,7 +368,7 @@ def test_what_cannot_be_located_is_refused_before_anything_starts(
         logic.locate([bert], ["liver"])
     with pytest.raises(InputError, match="no image"):
         logic.locate([scene.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")])
-    assert not logic.busy and logic._child.pid is None
+    assert not logic.busy
 
 
 def test_a_volume_is_handed_over_once_and_nothing_stays_on_disk(
