@@ -29,6 +29,7 @@ from SlicerRPRLocLib.results import Results, csv_row, write_csv
 class Child(Protocol):
     """What is used of :class:`SlicerRPRLocLib.runner.Runner`."""
 
+    def start(self) -> None: ...
     def submit(self, command: str, **options: object) -> int: ...
     def poll(self) -> list[dict[str, Any]]: ...
     def cancel(self) -> None: ...
@@ -140,8 +141,9 @@ class RPRLocLogic:
         if not queries:
             raise InputError("No query volume is chosen; one or more CT scans were expected; tick them.")
         wanted = self._wanted(organs)
-        paths = [self._image_of(volume) for volume in queries]
         grids = [nodes.grid_of(volume) for volume in queries]
+        self._child.start()  # it gets ready while the scans are written
+        paths = [self._image_of(volume) for volume in queries]
         answers: list[tuple[Node, Detections]] = []
 
         def finish() -> str:

@@ -57,13 +57,20 @@ class Runner:
         """The child's process, None if there is none."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
-    def submit(self, command: str, **options: object) -> int:
-        """Hand a request to the child, which is started if need be; returns the id that the events will carry.
+    def start(self) -> None:
+        """Start the child if it is not running, so that it gets ready while requests are prepared.
 
-        Raises InputError if the child cannot be started or has just ended.
+        Raises InputError if it cannot be started.
         """
         if self._process is None:
             self._start()
+
+    def submit(self, command: str, **options: object) -> int:
+        """Hand a request to the child, which is started if need be; returns the id that the events will carry.
+
+        Raises InputError if the child cannot be started.
+        """
+        self.start()
         assert self._process is not None and self._process.stdin is not None
         number = next(self._numbers)
         try:

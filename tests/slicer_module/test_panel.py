@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import sys
 import time
 import types
@@ -82,11 +83,18 @@ def test_only_the_widget_and_the_entry_point_need_the_desktop_and_the_widget_is_
 # Stand-ins for what only Slicer's desktop has
 
 
-def qt_application() -> Any:
-    widgets = pytest.importorskip(
-        "PySide6.QtWidgets", reason="Qt cannot be loaded here (PySide6 and libEGL)", exc_type=ImportError
-    )
-    return widgets.QApplication.instance() or widgets.QApplication(["tests"])
+@pytest.fixture(scope="session")
+def application() -> Iterator[Any]:
+    """Qt without a display."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QT_QPA_PLATFORM", "offscreen")
+        widgets = pytest.importorskip(
+            "PySide6.QtWidgets", reason="Qt cannot be loaded here (PySide6 and libEGL)", exc_type=ImportError
+        )
+        made = widgets.QApplication.instance() or widgets.QApplication(["tests"])
+        yield made
+        gc.collect()
+        made.processEvents()
 
 
 def stand_in_classes() -> dict[str, type]:
@@ -179,7 +187,9 @@ def load_ui(path: Path) -> Any:
                 return widget
             return super().createWidget(kind, parent, name)
 
-    panel = Loader().load(str(path))
+    loader = Loader()
+    panel = loader.load(str(path))
+    panel.loader = loader  # PySide forgets the widgets that it made when it goes
     receivers = [connection.findtext("receiver") for connection in ElementTree.parse(path).iter("connection")]
     children = {child.objectName(): child for child in all_widgets(panel)}
 
@@ -278,7 +288,8 @@ class Desktop:
 
         class Widget:
             def __init__(self, parent: Any = None) -> None:
-                self.layout = QtWidgets.QVBoxLayout()
+                self.parent = QtWidgets.QWidget()
+                self.layout = QtWidgets.QVBoxLayout(self.parent)
 
             def setup(self) -> None:
                 """Slicer adds its reload buttons here."""
@@ -324,9 +335,7 @@ class Desktop:
 
 
 @pytest.fixture
-def desktop(scene: Scene, example: Example, monkeypatch: pytest.MonkeyPatch) -> Desktop:
-    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
-    qt_application()
+def desktop(application: Any, scene: Scene, example: Example, monkeypatch: pytest.MonkeyPatch) -> Desktop:
     made = Desktop(scene, example)
     for name, module in made.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -364,6 +373,9 @@ def panel(desktop: Desktop, child: Any, monkeypatch: pytest.MonkeyPatch) -> Iter
     yield made
     made.exit()
     made.cleanup()
+    import shiboken6
+
+    shiboken6.delete(made.parent)  # Qt's widgets, while the application is there
 
 
 def until(panel: Any, done: Callable[[], bool], seconds: float = 60.0) -> None:
