@@ -172,7 +172,7 @@ def child(example: Example) -> Iterator[Any]:
     runner.cancel()
 
 
-class _Nobody:
+class Nobody:
     """In place of the shared child, when a logic is closed that must not end it."""
 
     def cancel(self) -> None:
@@ -187,5 +187,5 @@ def logic(scene: Scene, child: Any) -> Iterator[Any]:
     made = RPRLocLogic(scene.mrml, child)
     yield made
     if made._child is child and not made.busy:
-        made._child = _Nobody()
+        made._child = Nobody()
     made.close()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import Example
 
-from slicer_module.conftest import MODULE, NO_SLICER, Scene
+from slicer_module.conftest import MODULE, NO_SLICER, Nobody, Scene
 from slicer_module.test_nodes import segmentation
 from slicer_module.test_runs import bone
 
@@ -372,6 +372,8 @@ def panel(desktop: Desktop, child: Any, monkeypatch: pytest.MonkeyPatch) -> Iter
     made.enter()
     yield made
     made.exit()
+    if not made.logic.busy:
+        made.logic._child = Nobody()  # the next tests use the child, too
     made.cleanup()
     import shiboken6
 
