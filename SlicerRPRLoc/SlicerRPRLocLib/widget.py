@@ -35,6 +35,10 @@ class SlicerRPRLocParameterNode:
     resultFolder: Path
 
 
+class SlicerRPRLocLogic(ScriptedLoadableModuleLogic):
+    """Slicer's own logic of the module, for its parameter node alone; what it does is in :class:`RPRLocLogic`."""
+
+
 def _torch_installer() -> object | None:
     """The PyTorch extension's logic, None where the extension is not installed."""
     try:
@@ -115,10 +119,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.disconnectParameters()
 
     def onSceneChanged(self, caller=None, event=None) -> None:
-        """Another scene: the history begins anew, and examples that came with it are observed."""
+        """Another scene: the history begins anew."""
         self.logic.history.clear()
-        for example in self.logic.examples.all():
-            self.observe(example)
         self.connectParameters()
         self.refresh()
 
@@ -131,8 +133,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def connectParameters(self) -> None:
         if self.parameters is None:
-            node = ScriptedLoadableModuleLogic().getParameterNode()
-            self.parameters = SlicerRPRLocParameterNode(node)
+            self.parameters = SlicerRPRLocParameterNode(SlicerRPRLocLogic().getParameterNode())
             self._gui_tag = self.parameters.connectGui(self.ui)
 
     def disconnectParameters(self) -> None:
@@ -233,16 +234,20 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.refresh()
 
     def onTimer(self) -> None:
-        update = None
+        self.timer.stop()  # an error is shown once, not ten times a second
         with slicer.util.tryWithErrorDisplay(_("RPR-Loc")):
-            update = self.logic.poll()
+            self.show(self.logic.poll())
+
+    def show(self, update: object | None) -> None:
+        """Show how far a run is, None if there is none."""
         if update is not None:
             for line in update.log:
                 self.ui.logView.appendPlainText(line)
             self.ui.progressBar.setValue(round(100 * update.fraction))
             self.ui.statusLabel.setText(update.summary or update.message)
-        if update is None or update.summary is not None:
-            self.timer.stop()
+        if update is not None and update.summary is None:
+            self.timer.start()
+        else:
             self.refresh()
 
     def onCancel(self) -> None:
@@ -296,6 +301,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def refresh(self) -> None:
         """Show the organs, the results and which buttons can be pressed."""
+        for example in self.logic.examples.all():
+            self.observe(example)  # also those that came by undo or with a scene
         self.showOrgans()
         self.logic.results.take_ticks()
         table = self.logic.results.update_table()

@@ -543,7 +543,16 @@ def test_another_scene_begins_anew(desktop: Desktop, panel: Any, scene: Scene, e
     panel.ui.organEdit.setText("heart")
     click_six_points(panel, bone(anna))
     assert panel.logic.history.can_undo
-    scene.mrml.RemoveNode(panel.parameters.example)
+    while panel.logic.history.can_undo:
+        panel.ui.undoButton.click()
+    assert panel.logic.examples.all() == []
+    while panel.logic.history.can_redo:
+        panel.ui.redoButton.click()
+    (example_node,) = panel.logic.examples.all()
+    example_node.SetNthControlPointPositionWorld(0, 1e4, 0.0, 0.0)
+    settle(panel)  # an example that came back by redo is looked at, too
+    assert "lies outside of anna" in panel.ui.guidanceLabel.text() and desktop.errors == []
+    scene.mrml.RemoveNode(example_node)
     settle(panel)
     assert panel.tickedOrgans() == [] and scene.of_class("vtkMRMLMarkupsROINode") == []
     panel.onSceneStartClose()
@@ -571,4 +580,5 @@ def test_the_entry_point_describes_the_module_and_offers_samples(
     monkeypatch.setitem(sys.modules, "SampleData", samples)
     SlicerRPRLoc.register_sample_data()
     assert Path(sources[0]["thumbnailFileName"]).is_file()
+    assert len(sources[0]["uris"]) == len(sources[0]["fileNames"]) == len(sources[0]["nodeNames"])  # Slicer checks it
     assert SlicerRPRLoc.SlicerRPRLocWidget.__name__ == "SlicerRPRLocWidget"
