@@ -60,6 +60,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._device = "auto"
         self._organ_items = {}
         self._row = -1
+        self._changed = set()
+        self._looking = False
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
@@ -174,15 +176,21 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.addObserver(example, event, self.onPoints)
 
     def onPoints(self, caller: object, event: object = None) -> None:
-        """A point was placed, moved or removed. Looked at later: Slicer is still busy with it."""
-        qt.QTimer.singleShot(0, lambda: self.onPointsLater(caller))
+        """A point was placed, moved or removed. Looked at later, and once: Slicer is still busy with it."""
+        if not self._looking and caller.GetID() not in self._changed:
+            self._changed.add(caller.GetID())
+            qt.QTimer.singleShot(0, lambda: self.onPointsLater(caller))
 
     def onPointsLater(self, example: object) -> None:
+        self._changed.discard(example.GetID())
         if example.GetScene() is None:
             return
-        message = self.logic.examples.points_changed(example)
-        if message:
-            self.ui.guidanceLabel.setText(message)
+        self._looking = True  # what is changed now is no news
+        try:
+            message = self.logic.examples.points_changed(example)
+        finally:
+            self._looking = False
+        self.ui.guidanceLabel.setText(message)
         if self.logic.examples.guidance(example).complete:
             self.stopPlacing()
         self.logic.history.record()
