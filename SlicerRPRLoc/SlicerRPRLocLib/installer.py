@@ -38,6 +38,16 @@ def torch_is_there() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def torch_extension() -> TorchInstaller | None:
+    """The logic of Slicer's PyTorch extension, None where it is not installed."""
+    try:
+        import PyTorchUtils
+    except ModuleNotFoundError:
+        return None
+    logic: TorchInstaller = PyTorchUtils.PyTorchUtilsLogic()
+    return logic
+
+
 class Installer:
     """Makes sure that everything is installed. ``torch_installer`` gives None where the extension is missing."""
 

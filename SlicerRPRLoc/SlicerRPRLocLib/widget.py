@@ -10,7 +10,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedL
 from slicer.util import VTKObservationMixin
 
 from SlicerRPRLocLib import nodes
-from SlicerRPRLocLib.installer import Installer
+from SlicerRPRLocLib.installer import Installer, torch_extension
 from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.runner import Runner, serve_command
 
@@ -37,15 +37,6 @@ class SlicerRPRLocParameterNode:
 
 class SlicerRPRLocLogic(ScriptedLoadableModuleLogic):
     """Slicer's own logic of the module, for its parameter node alone; what it does is in :class:`RPRLocLogic`."""
-
-
-def _torch_installer() -> object | None:
-    """The PyTorch extension's logic, None where the extension is not installed."""
-    try:
-        import PyTorchUtils
-    except ModuleNotFoundError:
-        return None
-    return PyTorchUtils.PyTorchUtilsLogic()
 
 
 class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -349,4 +340,4 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _installer(self) -> Installer:
         import slicer.packaging
 
-        return Installer(slicer.packaging, _torch_installer)
+        return Installer(slicer.packaging, torch_extension)

@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from rprloc.errors import InputError
 from slicer_module.conftest import MODULE  # puts the module's folder on the import path
-from SlicerRPRLocLib.installer import REQUIREMENTS, Installer, torch_is_there
+from SlicerRPRLocLib.installer import REQUIREMENTS, Installer, torch_extension, torch_is_there
 
 REPOSITORY = MODULE.parent
 STUB = Path(__file__).parent / "cmake"
@@ -171,4 +171,4 @@ def test_the_requirements_are_those_of_the_library_without_what_slicer_brings() 
     module = {Requirement(str(one)) for one in Packages({}, {}).load_requirements(REQUIREMENTS)}
     brought = {"numpy", "scipy", "SimpleITK", "pydicom", "torch"}
     assert {str(one) for one in library if one.name not in brought} | {"psutil>=5.9"} == {str(one) for one in module}
-    assert torch_is_there()
+    assert torch_is_there() and torch_extension() is None
