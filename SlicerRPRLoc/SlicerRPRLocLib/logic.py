@@ -9,7 +9,6 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.history import History
 from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.results import Results, csv_row, write_csv
+from SlicerRPRLocLib.runs import Run, Step, Update
 
 
 class Child(Protocol):
@@ -35,38 +35,6 @@ class Child(Protocol):
     def cancel(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Update:
-    """What :meth:`RPRLocLogic.poll` tells. ``summary`` is set when the run has ended; ``failed``: without result."""
-
-    fraction: float
-    message: str
-    log: tuple[str, ...] = ()
-    summary: str | None = None
-    failed: bool = False
-
-
-@dataclass
-class _Run:
-    """A run under way. ``pending``: what each request is for, what to call it, and what to do with its answer."""
-
-    finish: Callable[[], str]
-    pending: dict[int, _Step] = field(default_factory=dict)
-    total: int = 0
-    message: str = "Starting"
-    fraction: float = 0.0
-    remarks: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One request of a run. With ``vital``, its failure ends the run; else it is a remark."""
-
-    name: str
-    take: Callable[[dict[str, Any]], None]
-    vital: bool
-
-
 class RPRLocLogic:
     """Everything the module can do, on one scene, by one child process."""
 
@@ -76,7 +44,7 @@ class RPRLocLogic:
         self.results = Results(scene)
         self.history = History(self.examples, self.results)
         self._child = child
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._numbers = itertools.count(1)
         self._images: dict[str, tuple[tuple[object, ...], Path]] = {}
@@ -154,7 +122,7 @@ class RPRLocLogic:
             organs_found = sum(len(found.organs) for _, found in answers)
             return f"{organs_found} organ{_s(organs_found)} in {len(answers)} of {len(queries)} scans."
 
-        run = _Run(finish)
+        run = Run(finish)
         support_set = self._request_set(run, wanted)
         for volume, path, grid in zip(queries, paths, grids, strict=True):
 
@@ -165,7 +133,7 @@ class RPRLocLogic:
                     raise InputError("it was moved while it was searched; press Locate again.")
                 answers.append((volume, _detections(answer)))
 
-            step = _Step(volume.GetName(), take, vital=len(queries) == 1)
+            step = Step(volume.GetName(), take, vital=len(queries) == 1)
             self._request(run, step, "locate", set=str(support_set), image=str(path), organs=wanted)
         self._begin(run)
 
@@ -184,7 +152,7 @@ class RPRLocLogic:
                 write_csv(out / "organs.csv", rows)
             return f"{len(rows)} organ{_s(len(rows))} in {count} scan{_s(count)} are written to {out}."
 
-        run = _Run(finish)
+        run = Run(finish)
         support_set = self._request_set(run, wanted)
 
         def search(answer: dict[str, Any]) -> None:
@@ -200,10 +168,10 @@ class RPRLocLogic:
                     rows.extend(csv_row(found, organ) for organ in found.organs)
                     count += 1
 
-                step = _Step(name, take, vital=len(paths) == 1)
+                step = Step(name, take, vital=len(paths) == 1)
                 self._request(run, step, "locate", set=str(support_set), image=str(path), organs=wanted)
 
-        self._request(run, _Step(folder.name, search, vital=True), "find", folder=str(folder))
+        self._request(run, Step(folder.name, search, vital=True), "find", folder=str(folder))
         self._begin(run)
 
     def save_support_set(self, path: Path, organs: Sequence[str] | None = None) -> None:
@@ -211,9 +179,9 @@ class RPRLocLogic:
         self._require_idle()
         require_writable(path)
         wanted = self._wanted(organs)
-        run = _Run(lambda: f"The support set is written to {path}.")
+        run = Run(lambda: f"The support set is written to {path}.")
         built = self._request_set(run, wanted)
-        step = _Step(path.name, lambda answer: None, vital=True)
+        step = Step(path.name, lambda answer: None, vital=True)
         self._request(run, step, "merge", sets=[str(built)], out=str(path))
         self._begin(run)
 
@@ -229,17 +197,17 @@ class RPRLocLogic:
         log: list[str] = []
         for event in events:
             try:
-                log += self._take(run, event)
+                log += run.take(event)
             except InputError as error:
                 return self._failed(run, str(error), log)
         if run.pending:
-            return Update(run.fraction, run.message, tuple(log))
+            return run.under_way(log)
         self._run = None
         try:
             summary = run.finish()
         except (InputError, OSError) as error:
             return self._failed(run, str(error), log)
-        return Update(1.0, "Done", tuple(log), " ".join([summary, *run.remarks]))
+        return run.done(summary, log)
 
     def cancel(self) -> None:
         """End a run and its process at once; the scene stays as it is."""
@@ -247,51 +215,20 @@ class RPRLocLogic:
             self._run = None
             self._child.cancel()
 
-    def _take(self, run: _Run, event: Mapping[str, Any]) -> list[str]:
-        """Take an event; returns lines for the log. Raises InputError if the run cannot go on."""
-        kind, message = event.get("event"), str(event.get("message", ""))
-        if kind == "log":
-            if event.get("level") in ("warning", "error"):
-                run.remarks.append(message)
-            return [message]
-        if kind == "ended" or (kind == "error" and event.get("id") is None):
-            raise InputError(message)
-        step = run.pending.get(event.get("id", 0))
-        if step is None:
-            return []
-        done = run.total - len(run.pending)
-        if kind == "progress":
-            run.fraction = (done + float(event["fraction"])) / run.total
-            run.message = f"{step.name}: {message}"
-        elif kind in ("result", "error"):
-            del run.pending[event["id"]]
-            run.fraction = (done + 1) / run.total
-            try:
-                if kind == "error":
-                    raise InputError(message)
-                step.take(event["result"])
-            except (InputError, OSError) as error:
-                if step.vital:
-                    raise InputError(f"{step.name}: {error}") from error
-                run.remarks.append(f"{step.name}: {error}")
-                return [run.remarks[-1]]
-        return []
-
-    def _failed(self, run: _Run, message: str, log: Sequence[str]) -> Update:
+    def _failed(self, run: Run, message: str, log: Sequence[str]) -> Update:
         self._run = None
-        return Update(run.fraction, "Failed", tuple(log), " ".join([message, *run.remarks]), failed=True)
+        return run.failed(message, log)
 
     def _require_idle(self) -> None:
         if self._run is not None:
             raise InputError("A run is under way; one at a time was expected; wait for its end or cancel it.")
         self._child.poll()  # what an earlier run has left
 
-    def _begin(self, run: _Run) -> None:
+    def _begin(self, run: Run) -> None:
         self._run = run
 
-    def _request(self, run: _Run, step: _Step, command: str, **options: object) -> None:
-        run.pending[self._child.submit(command, **options)] = step
-        run.total += 1
+    def _request(self, run: Run, step: Step, command: str, **options: object) -> None:
+        run.expect(self._child.submit(command, **options), step)
 
     def _wanted(self, organs: Sequence[str] | None) -> list[str]:
         known = self.organs()
@@ -308,7 +245,7 @@ class RPRLocLogic:
             )
         return wanted
 
-    def _request_set(self, run: _Run, organs: Sequence[str]) -> Path:
+    def _request_set(self, run: Run, organs: Sequence[str]) -> Path:
         """Request one support set of all examples of these organs and all sets in the scene; returns where it will be.
 
         Examples that are not chosen are left out, so that one which is half done is in nobody's way.
@@ -322,7 +259,7 @@ class RPRLocLogic:
         parts = []
         for volume, points in marked.values():
             parts.append(self._new_file("set"))
-            step = _Step(volume.GetName(), lambda answer: None, vital=True)
+            step = Step(volume.GetName(), lambda answer: None, vital=True)
             image = str(self._image_of(volume))
             self._request(run, step, "build", image=image, points_ras_mm=points, out=str(parts[-1]))
         for node in self.support_sets():
@@ -331,7 +268,7 @@ class RPRLocLogic:
         if len(parts) == 1:
             return parts[0]
         merged = self._new_file("set")
-        step = _Step("Support sets", lambda answer: None, vital=True)
+        step = Step("Support sets", lambda answer: None, vital=True)
         self._request(run, step, "merge", sets=[str(part) for part in parts], out=str(merged))
         return merged
 
