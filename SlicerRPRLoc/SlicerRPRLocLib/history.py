@@ -107,7 +107,7 @@ class History:
         # Sorted, because what is removed and made again comes last in the scene.
         return _State(
             tuple(sorted(examples, key=lambda one: (one.volume_id, one.organ))),
-            tuple(sorted(results, key=lambda one: (one.volume_id, one.organ))),
+            tuple(sorted(results, key=lambda one: (one.volume_id, one.found_json))),
         )
 
     def _volume(self, node_id: str) -> nodes.Node | None:

@@ -304,8 +304,9 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.observe(example)  # also those that came by undo or with a scene
         self.showOrgans()
         self.logic.results.take_ticks()
-        table = self.logic.results.update_table()
-        if table is not None:
+        if self.logic.results.rois() and self.installer.missing():  # a saved scene on a computer new to the module
+            self.ui.statusLabel.setText(_("Press Locate to install what is needed to show the results of this scene."))
+        elif (table := self.logic.results.update_table()) is not None:
             self.ui.resultTable.setMRMLTableNode(table)
         busy, history = self.logic.busy, self.logic.history
         for name in ("locateButton", "folderButton", "saveSetButton"):

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from rprloc.errors import InputError
-from slicer_module.conftest import MODULE  # puts the module's folder on the import path
+from slicer_module.conftest import MODULE, NO_SLICER  # puts the module's folder on the import path
 from SlicerRPRLocLib.installer import REQUIREMENTS, Installer, torch_extension, torch_is_there
 
 REPOSITORY = MODULE.parent
@@ -160,6 +160,30 @@ def test_an_installation_that_fails_ends_with_a_sentence(brings: Any, torch: Tor
     installer = Installer(packages, lambda: torch, lambda: torch is not None and torch.there)
     with pytest.raises(InputError, match=sentence):
         installer.ensure()
+
+
+def test_the_module_opens_where_nothing_is_installed_yet() -> None:
+    pytest.importorskip("slicer", reason=NO_SLICER)
+    code = (
+        "import sys\n"
+        f"for name in {[*ALL, 'torch']!r}: sys.modules[name] = None\n"
+        f"sys.path.insert(0, {str(MODULE)!r})\n"
+        "import slicer\n"
+        "from SlicerRPRLocLib import installer, logic, runner, terminology\n"
+        "scene = slicer.vtkMRMLScene()\n"
+        "slicer.vtkSlicerSubjectHierarchyModuleLogic().SetMRMLScene(scene)\n"
+        "made = logic.RPRLocLogic(scene, runner.Runner())\n"
+        "volume = scene.AddNewNodeByClass('vtkMRMLScalarVolumeNode', 'anna')\n"
+        "roi = scene.AddNewNodeByClass('vtkMRMLMarkupsROINode', 'heart')\n"
+        "for name, value in (('Role', 'result'), ('Organ', 'heart'), ('Detections', '{}')):\n"
+        "    roi.SetAttribute('RPRLoc.' + name, value)\n"
+        "roi.SetNodeReferenceID('RPRLoc.Volume', volume.GetID())\n"
+        "made.history.clear()\n"
+        "made.close()\n"
+        "print(len(made.results.rois()), made.organs())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "1 {}", done.stderr
 
 
 def test_the_requirements_are_those_of_the_library_without_what_slicer_brings() -> None:
