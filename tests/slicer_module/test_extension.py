@@ -22,10 +22,15 @@ STUB = Path(__file__).parent / "cmake"
 
 
 def cmake() -> str:
+    """The CMake beside this Python, else the system's; the test is skipped where none is new enough."""
     beside = Path(sys.executable).parent / "cmake"
     found = str(beside) if beside.exists() else shutil.which("cmake")
     if found is None or not (shutil.which("cc") and shutil.which("make")):
         pytest.skip("CMake, make or a C compiler is missing")
+    text = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60).stdout
+    version = re.search(r"\d+\.\d+", text)
+    if version is None or Version(version.group()) < Version("3.28"):
+        pytest.skip("Slicer's extensions need CMake 3.28 or newer")
     return found
 
 

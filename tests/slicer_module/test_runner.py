@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from conftest import Example
 
@@ -16,6 +15,8 @@ from rprloc.errors import InputError
 from slicer_module.conftest import NO_SLICER, serve
 
 pytest.importorskip("slicer", reason=NO_SLICER)
+import psutil
+
 from SlicerRPRLocLib.runner import Runner, serve_command, serve_environment
 
 

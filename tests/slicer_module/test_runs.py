@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import SimpleITK as sitk
 from conftest import AFFINES, Affine, Example, phantom_hu, rprloc
@@ -25,6 +24,7 @@ from slicer_module.conftest import NO_SLICER, Scene, new_scene, run_to_end, serv
 from slicer_module.test_nodes import rigid
 
 pytest.importorskip("slicer", reason=NO_SLICER)
+import psutil
 import slicer
 import vtk
 
