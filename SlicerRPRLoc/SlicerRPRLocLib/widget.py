@@ -15,7 +15,7 @@ from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.runner import Runner, serve_command
 
 _POLL_MS = 100
-_POINT_EVENTS = ("PointPositionDefinedEvent", "PointModifiedEvent", "PointRemovedEvent")
+_POINT_EVENTS = ("PointPositionDefinedEvent", "PointRemovedEvent", "PointEndInteractionEvent")
 
 
 @parameterNodeWrapper
@@ -51,7 +51,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._device = "auto"
         self._organ_items = {}
         self._row = -1
-        self._changed = set()
+        self._changed = {}
         self._looking = False
 
     def setup(self) -> None:
@@ -143,7 +143,6 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def stopPlacing(self) -> None:
         nodes.stop_placing(slicer.mrmlScene)
-        self.ui.placeButton.setChecked(False)
 
     def onSegment(self) -> None:
         selector = self.ui.segmentSelector
@@ -161,31 +160,41 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.refresh()
 
     def observe(self, example: object) -> None:
-        for name in _POINT_EVENTS:
-            event = getattr(slicer.vtkMRMLMarkupsNode, name)
-            if not self.hasObserver(example, event, self.onPoints):
-                self.addObserver(example, event, self.onPoints)
+        handlers = {getattr(slicer.vtkMRMLMarkupsNode, name): self.onPoints for name in _POINT_EVENTS}
+        handlers[slicer.vtkMRMLMarkupsNode.PointModifiedEvent] = self.onPointsMoving
+        for event, handler in handlers.items():
+            if not self.hasObserver(example, event, handler):
+                self.addObserver(example, event, handler)
 
     def onPoints(self, caller: object, event: object = None) -> None:
-        """A point was placed, moved or removed. Looked at later, and once: Slicer is still busy with it."""
-        if not self._looking and caller.GetID() not in self._changed:
-            self._changed.add(caller.GetID())
-            qt.QTimer.singleShot(0, lambda: self.onPointsLater(caller))
+        """A point was placed or removed, or its drag has ended: a step that can be undone."""
+        self.lookLater(caller, step=True)
 
-    def onPointsLater(self, example: object) -> None:
-        self._changed.discard(example.GetID())
+    def onPointsMoving(self, caller: object, event: object = None) -> None:
+        self.lookLater(caller, step=False)
+
+    def lookLater(self, example: object, step: bool) -> None:
+        """Look at the points once, when Slicer is no longer busy with them; what the look changes is no news."""
+        if not self._looking:
+            if example.GetID() not in self._changed:
+                qt.QTimer.singleShot(0, lambda: self.look(example))
+            self._changed[example.GetID()] = step or self._changed.get(example.GetID(), False)
+
+    def look(self, example: object) -> None:
+        step = self._changed.pop(example.GetID(), False)
         if example.GetScene() is None:
             return
-        self._looking = True  # what is changed now is no news
+        self._looking = True
         try:
             message = self.logic.examples.points_changed(example)
         finally:
             self._looking = False
         self.ui.guidanceLabel.setText(message)
-        if self.logic.examples.guidance(example).complete:
-            self.stopPlacing()
-        self.logic.history.record()
-        self.refresh()
+        if step:
+            if self.logic.examples.guidance(example).complete:
+                self.stopPlacing()
+            self.logic.history.record()
+            self.refresh()
 
     def onRemoveExample(self) -> None:
         if self.parameters.example is not None:
