@@ -66,6 +66,7 @@ def test_help_and_version_come_without_the_heavy_libraries() -> None:
         (["locate"], ["--out", "--device", "--organ", "--picture", "--series", "--model", "-v"]),
         (["report"], ["--csv", "--html"]),
         (["series"], []),
+        (["serve"], ["--model", "--device"]),
         (["demo"], ["--out"]),
         (["train"], ["--data", "--images", "--out", "--resume", "--init", "--seed", "--coarse-steps", "--fine-steps"]),
         (["evaluate"], ["--data", "--region", "--split", "--shots", "--out", "--per-case"]),

@@ -298,6 +298,37 @@ def list_series(
 
 
 @app.command()
+def serve(model: Model = None, device: Where = Device.auto, verbose: Verbose = False) -> None:
+    """Answer requests of another program: JSON lines on stdin, events on stdout (see rprloc/serve.py)."""
+    import json
+    import sys
+    from contextlib import redirect_stdout
+
+    stdout = sys.stdout
+
+    def emit(event: dict[str, Any]) -> None:
+        stdout.write(json.dumps(event, allow_nan=False) + "\n")
+        stdout.flush()
+
+    def refuse(sentence: str) -> None:
+        emit({"id": None, "event": "error", "message": sentence})
+
+    with redirect_stdout(sys.stderr):  # whatever a library prints is not an event
+        try:
+            from rprloc.device import Engine
+            from rprloc.serve import Server
+
+            server = Server(Engine.load(model, device.value), emit)
+        except ModuleNotFoundError as error:
+            refuse(f"The Python package {error.name} is missing; RPR-Loc needs it; install it and try again.")
+            raise typer.Exit(2) from error
+        except InputError as error:
+            refuse(" ".join(str(error).split()))
+            raise
+        server.run(sys.stdin)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for scans and results.")] = Path("demo-out"),
     model: Model = None,

@@ -16,8 +16,8 @@ from rprloc.appearance import Mask
 from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.field import PositionField, position_field
-from rprloc.geometry import Points
-from rprloc.locate import calibrated, check_support_set, detect
+from rprloc.geometry import Grid, Points
+from rprloc.locate import calibrated, check_support_set, detect, locate
 from rprloc.network import RPRNet, load_model
 from rprloc.reading import image_warnings
 from rprloc.support import SupportSet, build_support
@@ -128,7 +128,20 @@ class Engine:
     ) -> SupportSet:
         """A set of one support; see :func:`rprloc.support.build_support`, :func:`rprloc.locate.calibrated`."""
         field = self.position_field(volume)
-        support = build_support(field, volume.grid, points, scan=scan, source=source, masks=masks)
+        return self.support_set_of(field, volume.grid, points, scan=scan, source=source, masks=masks)
+
+    def support_set_of(
+        self,
+        field: PositionField,
+        grid: Grid,
+        points: Mapping[str, Points],
+        *,
+        scan: str,
+        source: str,
+        masks: Mapping[str, Mask] | None = None,
+    ) -> SupportSet:
+        """:meth:`support_set` of a scan on ``grid`` whose position field is known."""
+        support = build_support(field, grid, points, scan=scan, source=source, masks=masks)
         return SupportSet(self.model.identity(), (calibrated(support, field),))
 
     def check(self, support_set: SupportSet, organs: Sequence[str] | None) -> None:
@@ -144,3 +157,17 @@ class Engine:
             self.model, lambda: detect(self.model, volume, support_set, organs), fall_back=self.fall_back
         )
         return replace(found, warnings=(*found.warnings, *image_warnings(volume)))
+
+    def detect_in(
+        self,
+        field: PositionField,
+        query: str,
+        support_set: SupportSet,
+        organs: Sequence[str] | None = None,
+        *,
+        warnings: tuple[str, ...] = (),
+    ) -> Detections:
+        """:meth:`detect` in the scan named ``query`` whose position field and ``warnings`` are known."""
+        self.check(support_set, organs)
+        found = locate(support_set, field, organs)
+        return Detections(query, found, support_set.model_id, support_set.identity, warnings)

@@ -1,0 +1,114 @@
+"""Undo and redo of what the module made: the points of examples, and the ROIs of results with their corrections.
+
+The scene's own undo is left alone: it is off in Slicer, and to turn it on would change how other modules behave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rprloc.errors import InputError
+from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib.examples import Examples
+from SlicerRPRLocLib.results import Result, Results
+
+_LIMIT = 100
+
+
+@dataclass(frozen=True)
+class _ExamplePoints:
+    """The points (N, 3) of one example, in the world."""
+
+    volume_id: str
+    organ: str
+    points_ras: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class _State:
+    examples: tuple[_ExamplePoints, ...]
+    results: tuple[Result, ...]
+
+
+class History:
+    """The states of a scene's examples and results, one after another."""
+
+    def __init__(self, examples: Examples, results: Results) -> None:
+        self._examples, self._results = examples, results
+        self._states: list[_State] = []
+        self._now = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all but the present state, as when another scene is opened."""
+        self._states, self._now = [self._present()], 0
+
+    def record(self) -> None:
+        """Note the present state, if it is a new one; what was undone before it can no longer be done again."""
+        present = self._present()
+        if present != self._states[self._now]:
+            self._states = [*self._states[: self._now + 1], present][-_LIMIT:]
+            self._now = len(self._states) - 1
+
+    @property
+    def can_undo(self) -> bool:
+        return self._now > 0 or self._present() != self._states[self._now]
+
+    @property
+    def can_redo(self) -> bool:
+        return self._now + 1 < len(self._states) and self._present() == self._states[self._now]
+
+    def undo(self) -> None:
+        """Go back to the state before. Raises InputError if there is none."""
+        self.record()
+        if self._now == 0:
+            raise InputError("There is nothing to undo.")
+        self._now -= 1
+        self.restore()
+
+    def redo(self) -> None:
+        """Take back an undo. Raises InputError if there is none, or something was changed after it."""
+        if not self.can_redo:
+            raise InputError("There is nothing to redo.")
+        self._now += 1
+        self.restore()
+
+    def restore(self) -> None:
+        """Make the scene hold the current state again. What belongs to volumes that are gone stays away."""
+        state = self._states[self._now]
+        wanted = {(one.volume_id, one.organ): one for one in state.examples}
+        for example in self._examples.all():
+            key = nodes.volume_of(example).GetID(), nodes.organ_of(example)
+            if key not in wanted:
+                self._examples.remove(example)
+        for one in wanted.values():
+            volume = self._volume(one.volume_id)
+            if volume is not None:
+                self._examples.set_points(self._examples.add(volume, one.organ), one.points_ras)
+        results = {(one.volume_id, one.organ): one for one in state.results}
+        for roi in self._results.rois():
+            if (nodes.volume_of(roi).GetID(), nodes.organ_of(roi)) not in results:
+                self._results.remove(roi)
+        for result in results.values():
+            if self._volume(result.volume_id) is not None:
+                self._results.put(result)
+        self._results.update_table()
+
+    def _present(self) -> _State:
+        examples = [
+            _ExamplePoints(
+                nodes.volume_of(example).GetID(),
+                nodes.organ_of(example),
+                tuple(tuple(point) for point in nodes.defined_points(example).tolist()),
+            )
+            for example in self._examples.all()
+        ]
+        results = [self._results.record(roi) for roi in self._results.rois()]
+        # Sorted, because what is removed and made again comes last in the scene.
+        return _State(
+            tuple(sorted(examples, key=lambda one: (one.volume_id, one.organ))),
+            tuple(sorted(results, key=lambda one: (one.volume_id, one.found_json))),
+        )
+
+    def _volume(self, node_id: str) -> nodes.Node | None:
+        return self._results.scene.GetNodeByID(node_id)

@@ -1,0 +1,336 @@
+"""Every conversion between MRML nodes and RPR-Loc: volumes, points, boxes, segments, tables, subject hierarchy.
+
+MRML's world is RAS millimetres, as RPR-Loc's. A node's own coordinates become world coordinates through its parent
+transform; whatever leaves this file is in the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from numpy.typing import ArrayLike, NDArray
+from vtk.util.numpy_support import vtk_to_numpy
+
+from rprloc.errors import InputError
+from rprloc.geometry import Box, Grid, Points
+from rprloc.volume import Volume
+from SlicerRPRLocLib import terminology
+
+Node = Any
+"""A node of MRML; Slicer's classes carry no types."""
+
+ROLE, ORGAN = "RPRLoc.Role", "RPRLoc.Organ"
+"""The attributes that say what a node is for, and of which organ."""
+
+VOLUME = "RPRLoc.Volume"
+"""The role in which a node refers to the volume it belongs to."""
+
+_MAX_SHEAR_COSINE = 0.005  # beyond it the command line refuses a scan, too
+
+
+def matrix_array(matrix: Any) -> NDArray[np.float64]:
+    """A vtkMatrix4x4 as an array (4, 4)."""
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+def vtk_matrix(array: ArrayLike) -> Any:
+    """An array (4, 4) as a vtkMatrix4x4."""
+    matrix = vtk.vtkMatrix4x4()
+    for (row, column), value in np.ndenumerate(np.asarray(array, float)):
+        matrix.SetElement(row, column, value)
+    return matrix
+
+
+def world_from_node(node: Node) -> NDArray[np.float64]:
+    """The matrix (4, 4) from a node's coordinates to the world. Raises InputError if its transform is not linear."""
+    parent = node.GetParentTransformNode()
+    if parent is None:
+        return np.eye(4)
+    if not parent.IsTransformToWorldLinear():
+        raise InputError(
+            f"{node.GetName()} lies under {parent.GetName()}, which bends space; a linear transform was expected; "
+            "harden the transform on it in the Transforms module."
+        )
+    matrix = vtk.vtkMatrix4x4()
+    parent.GetMatrixTransformToWorld(matrix)
+    return matrix_array(matrix)
+
+
+# What belongs together
+
+
+def of_class(scene: Any, name: str) -> list[Node]:
+    """The nodes of a class in a scene; ``slicer.util.getNodesByClass`` looks into the application's scene alone."""
+    return [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
+
+
+def organ_of(node: Node) -> str:
+    return str(node.GetAttribute(ORGAN))
+
+
+def volume_of(node: Node) -> Node | None:
+    """The volume to which an example or a result belongs; None if it is gone."""
+    return node.GetNodeReference(VOLUME)
+
+
+def paint(node: Node, organ: str) -> None:
+    """Give a node the colour and, where it is known, the term of its organ."""
+    display, colour = node.GetDisplayNode(), terminology.colour(organ)
+    display.SetColor(*colour)
+    display.SetSelectedColor(*colour)
+    term = terminology.find(organ)
+    if term is not None:
+        node.SetAttribute(terminology.ATTRIBUTE, term.entry)
+
+
+# Volumes
+
+
+def grid_of(volume: Node) -> Grid:
+    """Where a volume's voxels lie in the world. Raises InputError if it has none, or is sheared or bent."""
+    image = volume.GetImageData()
+    if image is None or 0 in image.GetDimensions():
+        raise InputError(f"The volume {volume.GetName()} holds no image; a CT scan was expected; load it again.")
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    grid = Grid(image.GetDimensions(), world_from_node(volume) @ matrix_array(matrix))
+    axes = grid.ras_from_ijk[:3, :3] / grid.spacing_mm
+    if np.abs(np.triu(axes.T @ axes, 1)).max() > _MAX_SHEAR_COSINE:
+        raise InputError(
+            f"The volume {volume.GetName()} is sheared by its transform; right angles were expected; "
+            "harden the transform on it in the Transforms module."
+        )
+    return grid
+
+
+def volume_from_node(node: Node) -> Volume:
+    """A scalar volume node as a Volume; its array is a view of the node's. Raises InputError like :func:`grid_of`."""
+    grid = grid_of(node)
+    array = slicer.util.arrayFromVolume(node)  # (K, J, I)
+    if array.ndim != 3:
+        raise InputError(
+            f"The volume {node.GetName()} has {array.shape[-1]} values a voxel; a CT scan with one was expected; "
+            "choose another volume."
+        )
+    return Volume(array.transpose(2, 1, 0), grid, node.GetName())
+
+
+def crop(node: Node, box: Box, name: str) -> Node:
+    """A new volume node: the voxels of ``node`` that a box in the world touches, where they were.
+
+    Raises InputError if the box lies outside of the volume.
+    """
+    volume = volume_from_node(node)
+    corners_ras = np.stack(np.meshgrid(*np.stack([box.min_ras, box.max_ras], 1), indexing="ij"), -1).reshape(-1, 3)
+    corners_ijk = volume.grid.ijk(corners_ras)
+    # A voxel reaches half an index to both sides; a wall on its face does not touch it.
+    first = np.clip(np.floor(corners_ijk.min(0) + 0.5 + 1e-4), 0, volume.grid.shape).astype(int)
+    last = np.clip(np.ceil(corners_ijk.max(0) + 0.5 - 1e-4), 0, volume.grid.shape).astype(int)
+    if (last <= first).any():
+        raise InputError(
+            f"The box lies outside of {node.GetName()}; one inside of it was expected; choose the box of this volume."
+        )
+    part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    shape = (last - first).tolist()
+    local = Grid(volume.grid.shape, matrix_array(matrix)).cropped(first.tolist(), shape)
+    cropped = node.GetScene().AddNewNodeByClass(node.GetClassName(), node.GetScene().GenerateUniqueName(name))
+    slicer.util.updateVolumeFromArray(cropped, np.ascontiguousarray(volume.hu[part].transpose(2, 1, 0)))
+    cropped.SetIJKToRASMatrix(vtk_matrix(local.ras_from_ijk))
+    cropped.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+    cropped.SetNodeReferenceID(VOLUME, node.GetID())
+    display = node.GetDisplayNode()
+    if display is not None:
+        cropped.CreateDefaultDisplayNodes()
+        cropped.GetDisplayNode().CopyContent(display)
+    put_beside(cropped, node)
+    return cropped
+
+
+# Points and boxes
+
+
+def defined_points(markups: Node) -> Points:
+    """The positions (N, 3) in the world of a list's control points, without those that are not placed yet."""
+    places = [index for index in range(markups.GetNumberOfControlPoints()) if is_placed(markups, index)]
+    points = np.zeros((len(places), 3))
+    for row, index in zip(points, places, strict=True):
+        markups.GetNthControlPointPositionWorld(index, row)
+    return points
+
+
+def is_placed(markups: Node, index: int) -> bool:
+    return bool(markups.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined)
+
+
+def set_points(
+    markups: Node, points_ras: ArrayLike, labels: Sequence[str], descriptions: Sequence[str] | None = None
+) -> None:
+    """Make a list hold these points (N, 3) of the world, with their labels."""
+    points = np.asarray(points_ras, float).reshape(-1, 3)
+    with slicer.util.NodeModify(markups):
+        while markups.GetNumberOfControlPoints() > len(points):
+            markups.RemoveNthControlPoint(markups.GetNumberOfControlPoints() - 1)
+        for index, point in enumerate(points):
+            if index == markups.GetNumberOfControlPoints():
+                markups.AddControlPointWorld(vtk.vtkVector3d(*point), labels[index])
+            else:
+                markups.SetNthControlPointPositionWorld(index, *point)
+                markups.SetNthControlPointLabel(index, labels[index])
+            if descriptions is not None:
+                markups.SetNthControlPointDescription(index, descriptions[index])
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a ROI lies in its own coordinates: its matrix (4, 4) row by row, and its size in mm."""
+
+    matrix: tuple[float, ...]
+    size_mm: tuple[float, float, float]
+
+
+def pose_of_roi(roi: Node) -> Pose:
+    width, depth, height = roi.GetSize()
+    return Pose(tuple(matrix_array(roi.GetObjectToNodeMatrix()).ravel().tolist()), (width, depth, height))
+
+
+def set_pose(roi: Node, pose: Pose) -> None:
+    with slicer.util.NodeModify(roi):
+        roi.SetSize(*pose.size_mm)
+        roi.SetAndObserveObjectToNodeMatrix(vtk_matrix(np.reshape(pose.matrix, (4, 4))))
+
+
+def pose_of_box(box: Box) -> Pose:
+    """The pose along the RAS axes of a ROI without parent transform."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = box.centre_ras
+    width, depth, height = box.size_mm.tolist()
+    return Pose(tuple(matrix.ravel().tolist()), (width, depth, height))
+
+
+def box_of_roi(roi: Node) -> Box:
+    """The RAS box around a ROI in the world; for a ROI along the RAS axes, its own."""
+    half_mm = 0.5 * np.array(roi.GetSize())
+    signs = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    matrix = matrix_array(roi.GetObjectToWorldMatrix())
+    corners_ras = (signs * half_mm) @ matrix[:3, :3].T + matrix[:3, 3]
+    return Box(corners_ras.min(0), corners_ras.max(0))
+
+
+# Segments
+
+
+def mask_of_segment(segmentation: Node, segment_id: str) -> tuple[NDArray[np.bool_], Grid]:
+    """A segment as a mask (I, J, K) on its own grid in the world. Raises InputError if it is empty."""
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    if segment is None:
+        raise InputError(f"{segmentation.GetName()} has no segment {segment_id!r}; choose one of its segments.")
+    image = slicer.vtkOrientedImageData()
+    segmentation.CreateBinaryLabelmapRepresentation()  # does nothing where it exists
+    found = segmentation.GetBinaryLabelmapRepresentation(segment_id, image)
+    scalars = image.GetPointData().GetScalars() if found else None
+    if scalars is None or 0 in image.GetDimensions():
+        raise InputError(f"The segment {segment.GetName()} is empty; an organ was expected; draw it first.")
+    array = vtk_to_numpy(scalars).reshape(image.GetDimensions(), order="F") > 0
+    if not array.any():
+        raise InputError(f"The segment {segment.GetName()} is empty; an organ was expected; draw it first.")
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)  # "world" of the segmentation node
+    affine = world_from_node(segmentation) @ matrix_array(matrix)
+    first_ijk = image.GetExtent()[::2]
+    return array, Grid(array.shape, affine).cropped(first_ijk, array.shape)
+
+
+# Subject hierarchy and views
+
+
+def put_beside(node: Node, volume: Node, folder: str = "") -> None:
+    """Put a node beside a volume in subject hierarchy, in a folder of this name if one is given."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    place = hierarchy.GetItemByDataNode(volume)
+    parent = hierarchy.GetItemParent(place) if place else hierarchy.GetSceneItemID()
+    if folder:
+        known = hierarchy.GetItemChildWithName(parent, folder)
+        parent = known or hierarchy.CreateFolderItem(parent, folder)
+    item = hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.SetItemParent(item, parent)
+    else:
+        hierarchy.CreateItem(parent, node)
+
+
+def remove(node: Node) -> None:
+    """Remove a node from its scene and from subject hierarchy."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.RemoveItem(item, False, False)  # before the node, else its address stays in a cache
+    node.GetScene().RemoveNode(node)
+
+
+def remove_empty_folder(scene: Any, name: str) -> None:
+    """Remove the folder of this name from subject hierarchy if nothing is in it."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    folder = hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), name, True)
+    if folder and hierarchy.GetNumberOfItemChildren(folder) == 0:
+        hierarchy.RemoveItem(folder)
+
+
+def show_in_slices(scene: Any, centre_ras: ArrayLike) -> None:
+    """Make all slice views show a place."""
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+        scene.GetNthNodeByClass(index, "vtkMRMLSliceNode").JumpSliceByCentering(*np.asarray(centre_ras, float))
+
+
+# Tables
+
+
+def write_table(table: Node, columns: Sequence[tuple[str, Sequence[object]]]) -> None:
+    """Make a table node hold these columns: texts, numbers or ticks (bool)."""
+    with slicer.util.NodeModify(table):
+        table.RemoveAllColumns()
+        for title, values in columns:
+            if values and isinstance(values[0], bool):
+                array = vtk.vtkBitArray()
+            elif values and isinstance(values[0], float):
+                array = vtk.vtkDoubleArray()
+            else:
+                array = vtk.vtkStringArray()
+            array.SetName(title)
+            for value in values:
+                array.InsertNextValue(int(value) if isinstance(value, bool) else value)
+            table.AddColumn(array)
+        table.SetUseColumnTitleAsColumnHeader(True)
+
+
+def column(table: Node, title: str) -> list[Any]:
+    """The values of a table's column; [] if there is none."""
+    array = table.GetTable().GetColumnByName(title)
+    return [] if array is None else [array.GetValue(row) for row in range(array.GetNumberOfValues())]
+
+
+# Placing points by the mouse
+
+
+def start_placing(markups: Node) -> None:
+    """Let clicks in the views add points to a list, one after another, until :func:`stop_placing`."""
+    scene = markups.GetScene()
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    selection.SetReferenceActivePlaceNodeClassName(markups.GetClassName())
+    selection.SetActivePlaceNodeID(markups.GetID())
+    interaction.SetPlaceModePersistence(1)
+    interaction.SetCurrentInteractionMode(interaction.Place)
+
+
+def stop_placing(scene: Any) -> None:
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    if interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place:
+        interaction.SetCurrentInteractionMode(interaction.ViewTransform)

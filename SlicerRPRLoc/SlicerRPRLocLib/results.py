@@ -1,0 +1,296 @@
+"""Results: for each organ found in a query volume a ROI that may be corrected, and the six points that made it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rprloc.detection import Detections, OrganDetection
+from rprloc.errors import InputError
+from rprloc.export import save_label_map
+from rprloc.files import write_text_atomically
+from rprloc.geometry import WALLS, Box
+from rprloc.markups import write_rois
+from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib.nodes import ORGAN, ROLE, Node, Pose, organ_of, paint, volume_of
+
+_FOUND, _CHECKED = "RPRLoc.Detections", "RPRLoc.Checked"
+_TABLE = "RPR-Loc results"
+_MOVED_MM = 0.01
+CSV_COLUMNS = (
+    *("scan", "organ", "size R mm", "size A mm", "size S mm", "centre R mm", "centre A mm", "centre S mm"),
+    *(f"spread {wall} mm" for wall in WALLS),
+    *("supports", "corrected by hand", "checked", "warnings"),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One organ in one volume: as it was found (the JSON of its detections), and its ROI as it is now."""
+
+    volume_id: str
+    found_json: str
+    pose: Pose
+    checked: bool
+
+    @property
+    def detections(self) -> Detections:
+        """The detections, of this one organ."""
+        return Detections.from_json(self.found_json)
+
+    @property
+    def found(self) -> OrganDetection:
+        return self.detections.organs[0]
+
+    @property
+    def organ(self) -> str:
+        return self.found.organ
+
+
+class Results:
+    """The results in a scene."""
+
+    def __init__(self, scene: object) -> None:
+        self.scene = scene
+
+    def rois(self) -> list[Node]:
+        """The ROIs of all results whose volume is there, volume by volume."""
+        found = [
+            roi
+            for roi in nodes.of_class(self.scene, "vtkMRMLMarkupsROINode")
+            if roi.GetAttribute(ROLE) == "result" and volume_of(roi) is not None
+        ]
+        volumes = list(dict.fromkeys(volume_of(roi).GetID() for roi in found))
+        return sorted(found, key=lambda roi: volumes.index(volume_of(roi).GetID()))
+
+    def roi(self, volume: Node, organ: str) -> Node | None:
+        return next((roi for roi in self.rois() if volume_of(roi) is volume and organ_of(roi) == organ), None)
+
+    def points(self, roi: Node) -> Node | None:
+        """The point list that belongs to a ROI."""
+        for node in nodes.of_class(self.scene, "vtkMRMLMarkupsFiducialNode"):
+            same = organ_of(node) == organ_of(roi) and volume_of(node) is volume_of(roi)
+            if same and node.GetAttribute(ROLE) == "result points":
+                return node
+        return None
+
+    def record(self, roi: Node) -> Result:
+        """What a result's nodes hold."""
+        return Result(
+            volume_of(roi).GetID(), roi.GetAttribute(_FOUND), nodes.pose_of_roi(roi), roi.GetAttribute(_CHECKED) == "1"
+        )
+
+    def is_corrected(self, roi: Node) -> bool:
+        """Whether the user has moved, resized or turned the ROI since it was found."""
+        found = self.record(roi).found.box
+        box = nodes.box_of_roi(roi)
+        return bool(np.abs(box.walls_mm - found.walls_mm).max() > _MOVED_MM)
+
+    def apply(self, answers: Iterable[tuple[Node, Detections]]) -> list[str]:
+        """Put what was found beside the volumes; returns a sentence for each ROI that was kept as the user moved it."""
+        self.take_ticks()
+        kept = []
+        for volume, found in answers:
+            for organ in found.organs:
+                known = self.roi(volume, organ.organ)
+                if known is not None and self.is_corrected(known):
+                    kept.append(
+                        f"The ROI of {organ.organ} in {volume.GetName()} was corrected by hand and is left as it is; "
+                        "delete it to have it located anew."
+                    )
+                    continue
+                alone = replace(found, query=volume.GetName() or found.query, organs=(organ,))
+                self.put(Result(volume.GetID(), alone.to_json(), nodes.pose_of_box(organ.box), checked=False))
+        self.update_table()
+        return kept
+
+    def put(self, result: Result) -> None:
+        """Make the nodes of a result hold it; they are made if they are missing."""
+        volume, found = self.scene.GetNodeByID(result.volume_id), result.found
+        folder = f"{volume.GetName()}: organs"
+        roi = self.roi(volume, found.organ)
+        if roi is None:
+            roi = self._new("vtkMRMLMarkupsROINode", found.organ, "result", found.organ, volume, folder)
+            display = roi.GetDisplayNode()
+            display.SetFillOpacity(0.15)
+            display.SetPropertiesLabelVisibility(True)
+            display.SetHandlesInteractive(False)
+        points = self.points(roi)
+        if points is None:
+            name = f"{found.organ} points"
+            points = self._new("vtkMRMLMarkupsFiducialNode", name, "result points", found.organ, volume, folder)
+            points.GetDisplayNode().SetPointLabelsVisibility(False)
+            points.GetDisplayNode().SetGlyphScale(1.5)
+        roi.SetAttribute(_FOUND, result.found_json)
+        roi.SetAttribute(_CHECKED, "1" if result.checked else "0")
+        roi.SetAndObserveTransformNodeID(None)
+        nodes.set_pose(roi, result.pose)
+        spreads = [f"the votes spread {spread:.1f} mm" for spread in found.spread_mm]
+        points.SetLocked(False)
+        nodes.set_points(points, found.points_ras, list(WALLS), spreads)
+        points.SetLocked(True)
+        roi.SetDescription(f"RPR-Loc: mean spread of the votes {found.spread_mm.mean():.1f} mm")
+
+    def remove(self, roi: Node) -> None:
+        points, folder = self.points(roi), f"{volume_of(roi).GetName()}: organs"
+        for node in (points, roi):
+            if node is not None:
+                nodes.remove(node)
+        nodes.remove_empty_folder(self.scene, folder)
+
+    def jump_to(self, roi: Node) -> None:
+        """Show an organ in all slice views, with handles to correct its ROI; all others lose theirs."""
+        for other in self.rois():
+            display = other.GetDisplayNode()
+            display.SetHandlesInteractive(other is roi)
+            display.SetRotationHandleVisibility(False)  # boxes lie along the axes
+        nodes.show_in_slices(self.scene, nodes.box_of_roi(roi).centre_ras)
+
+    def crop(self, roi: Node, margin_mm: float) -> Node:
+        """The query volume cut to a ROI and a margin, as a new volume."""
+        box, volume = nodes.box_of_roi(roi), volume_of(roi)
+        wide = Box(box.min_ras - margin_mm, box.max_ras + margin_mm)
+        return nodes.crop(volume, wide, f"{volume.GetName()} {organ_of(roi)}")
+
+    # The table
+
+    def table(self) -> Node | None:
+        tables = nodes.of_class(self.scene, "vtkMRMLTableNode")
+        return next((table for table in tables if table.GetAttribute(ROLE) == "results"), None)
+
+    def update_table(self) -> Node | None:
+        """Write all results into the table, one in a row, in the order of :meth:`rois`; it is made if need be."""
+        rois, table = self.rois(), self.table()
+        if table is None:
+            if not rois:
+                return None
+            table = self.scene.AddNewNodeByClass("vtkMRMLTableNode", _TABLE)
+            table.SetAttribute(ROLE, "results")
+        boxes = [nodes.box_of_roi(roi) for roi in rois]
+        found = [self.record(roi).found for roi in rois]
+        columns: list[tuple[str, Sequence[object]]] = [
+            ("Checked", [roi.GetAttribute(_CHECKED) == "1" for roi in rois]),
+            ("Organ", [organ_of(roi) for roi in rois]),
+            ("Scan", [volume_of(roi).GetName() for roi in rois]),
+            ("Size mm", [" x ".join(f"{length:.0f}" for length in box.size_mm) for box in boxes]),
+            ("Centre RAS mm", [", ".join(f"{value:.0f}" for value in box.centre_ras) for box in boxes]),
+            ("Spread mm", [round(float(one.spread_mm.mean()), 1) for one in found]),
+            ("Corrected", ["yes" if self.is_corrected(roi) else "" for roi in rois]),
+            ("ROI", [roi.GetID() for roi in rois]),
+        ]
+        nodes.write_table(table, columns)
+        return table
+
+    def take_ticks(self) -> None:
+        """Keep the ticks that the user has set in the table."""
+        table = self.table()
+        if table is not None:
+            ticks = dict(zip(nodes.column(table, "ROI"), nodes.column(table, "Checked"), strict=True))
+            for roi in self.rois():
+                if roi.GetID() in ticks:
+                    roi.SetAttribute(_CHECKED, "1" if ticks[roi.GetID()] else "0")
+
+    def in_row(self, row: int) -> Node:
+        """The ROI of a row of the table. Raises InputError if there is none."""
+        table = self.table()
+        ids = [] if table is None else nodes.column(table, "ROI")
+        roi = self.scene.GetNodeByID(ids[row]) if 0 <= row < len(ids) else None
+        if roi is None:
+            raise InputError("No organ is chosen; one was expected; click its row in the table of results.")
+        return roi
+
+    # Export
+
+    def as_they_are(self, volume: Node) -> Detections:
+        """All organs of a volume with their boxes as the user has left them."""
+        records = [(roi, self.record(roi)) for roi in self.rois() if volume_of(roi) is volume]
+        organs = tuple(_with_box(record.found, nodes.box_of_roi(roi)) for roi, record in records)
+        return replace(records[0][1].detections, organs=organs)
+
+    def export(self, folder: Path, *, markups: bool, label_map: bool, table: bool) -> list[Path]:
+        """Write all results into a folder; returns the files. Raises InputError if there is nothing to write."""
+        rois = self.rois()
+        if not rois:
+            raise InputError("There are no results; press Locate first.")
+        if not (markups or label_map or table):
+            raise InputError("No kind of file is chosen; Markups, label map or table was expected; tick one.")
+        if not folder.is_dir():
+            raise InputError(f"There is no folder {folder}; one where you may write was expected; choose another.")
+        written = []
+        names: set[str] = set()
+        volumes = {volume_of(roi).GetID(): volume_of(roi) for roi in rois}
+        for volume in volumes.values():
+            name = _free_name(volume.GetName(), names)
+            found = self.as_they_are(volume)
+            if markups:
+                written.append(folder / f"{name}.mrk.json")
+                write_rois(written[-1], found)
+            if label_map:
+                written.append(folder / f"{name}.organs.nii.gz")
+                labels = save_label_map(written[-1], found, nodes.grid_of(volume))
+                written.append(folder / f"{name}.organs.json")
+                write_text_atomically(written[-1], json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
+        if table:
+            written.append(folder / "organs.csv")
+            rows = []
+            for roi in rois:
+                record = self.record(roi)
+                row = csv_row(record.detections, _with_box(record.found, nodes.box_of_roi(roi)))
+                rows.append({**row, "corrected by hand": _yes(self.is_corrected(roi)), "checked": _yes(record.checked)})
+            write_csv(written[-1], rows)
+        return written
+
+    def _new(self, kind: str, name: str, role: str, organ: str, volume: Node, folder: str) -> Node:
+        node = self.scene.AddNewNodeByClass(kind, name)
+        node.SetAttribute(ROLE, role)
+        node.SetAttribute(ORGAN, organ)
+        node.SetNodeReferenceID(nodes.VOLUME, volume.GetID())
+        node.CreateDefaultDisplayNodes()
+        paint(node, organ)
+        nodes.put_beside(node, volume, folder)
+        return node
+
+
+def csv_row(found: Detections, organ: OrganDetection) -> dict[str, object]:
+    """What the CSV table says of an organ."""
+    box = organ.box
+    numbers = np.round([*box.size_mm, *box.centre_ras, *organ.spread_mm], 3).tolist()
+    values = [found.query, organ.organ, *numbers, "; ".join(organ.supports), "no", "no", " ".join(found.warnings)]
+    return dict(zip(CSV_COLUMNS, values, strict=True))
+
+
+def write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_atomically(path, text.getvalue())
+
+
+def _with_box(found: OrganDetection, box: Box) -> OrganDetection:
+    """The organ with its points moved to the walls of a box."""
+    points_ras = found.points_ras.copy()
+    points_ras[np.arange(6), np.arange(6) // 2] = box.walls_mm
+    return replace(found, points_ras=points_ras)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """A volume's name as a file's name that is not taken yet."""
+    plain = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "scan"
+    free, number = plain, 1
+    while free.casefold() in taken:
+        number += 1
+        free = f"{plain}_{number}"
+    taken.add(free.casefold())
+    return free
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,185 @@
+"""A child process that runs ``rprloc serve``, so that the application stays usable and nothing of it can be harmed.
+
+Nothing here waits: ask :meth:`Runner.poll` from a timer. Requests and events are described in ``rprloc/serve.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import rprloc
+from rprloc.errors import InputError
+
+Event = dict[str, Any]
+_KILL_WAIT_S = 5.0
+_KEPT_LINES = 20
+
+
+def serve_command(device: str = "auto") -> list[str]:
+    """How to start the child in this Python (in Slicer: PythonSlicer), on ``auto``, ``cpu`` or ``cuda``."""
+    return [shutil.which("PythonSlicer") or sys.executable, "-m", "rprloc", "serve", "--device", device]
+
+
+def serve_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment (by default this process's) in which the child finds the same rprloc as this process."""
+    given = dict(os.environ if environment is None else environment)
+    package = str(Path(rprloc.__file__).resolve().parents[1])
+    given["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [given.get("PYTHONPATH")])])
+    given["PYTHONUNBUFFERED"] = "1"
+    return given
+
+
+class Runner:
+    """Starts the child at the first request and keeps it, so that what it has in memory serves the next ones."""
+
+    def __init__(self, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self._command = list(command or serve_command())
+        self._environment = serve_environment(environment)
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[str] | None = None
+        self._readers: list[threading.Thread] = []
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process, None if there is none."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the child if it is not running, so that it gets ready while requests are prepared.
+
+        Raises InputError if it cannot be started.
+        """
+        if self._process is None:
+            self._start()
+
+    def submit(self, command: str, **options: object) -> int:
+        """Hand a request to the child, which is started if need be; returns the id that the events will carry.
+
+        Raises InputError if the child cannot be started.
+        """
+        self.start()
+        assert self._process is not None and self._process.stdin is not None
+        number = next(self._numbers)
+        try:
+            self._process.stdin.write(json.dumps({"id": number, "command": command, **options}) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, OSError, ValueError):
+            # It has ended; poll() tells how, as an event that ends every request.
+            pass
+        return number
+
+    def poll(self) -> list[Event]:
+        """The events since the last time. If the child has ended, the last one is ``{"event": "ended", "message"}``."""
+        process = self._process
+        ended = process is not None and process.poll() is not None
+        if ended:
+            for reader in self._readers:
+                reader.join(_KILL_WAIT_S)
+        events = []
+        while not self._events.empty():
+            events.append(self._events.get())
+        if ended:
+            assert process is not None
+            events.append({"id": None, "event": "ended", "message": self._why(process.returncode)})
+            self._forget()
+        return events
+
+    def cancel(self) -> None:
+        """End the child and all that it started, at once; events that were not polled are dropped."""
+        if self._process is None:
+            return
+        import psutil
+
+        try:
+            child = psutil.Process(self._process.pid)
+            family = [*child.children(recursive=True), child]
+        except psutil.NoSuchProcess:
+            family = []
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(family, timeout=_KILL_WAIT_S)
+        self._process.wait(_KILL_WAIT_S)
+        for reader in self._readers:
+            reader.join(_KILL_WAIT_S)
+        self._forget()
+
+    def _start(self) -> None:
+        import psutil  # noqa: F401  # without it nothing could be cancelled
+
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            raise InputError(
+                f"RPR-Loc's process cannot be started ({error}); {self._command[0]} was expected to be Python; "
+                "install the module again."
+            ) from error
+        assert self._process.stdout is not None and self._process.stderr is not None
+        # The queue is handed over, so that a late line of an old child never reaches the events of a new one.
+        self._readers = [
+            threading.Thread(target=self._read_events, args=(self._process.stdout, self._events), daemon=True),
+            threading.Thread(target=self._read_log, args=(self._process.stderr, self._events), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_events(self, stream: IO[str], events: queue.SimpleQueue[Event]) -> None:
+        for line in stream:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if isinstance(event, dict) and "event" in event:
+                if event["event"] == "error" and event.get("id") is None:
+                    self._last_lines.append(str(event.get("message")))
+                events.put(event)
+            else:
+                events.put({"id": None, "event": "log", "level": "info", "message": line.rstrip()})
+
+    def _read_log(self, stream: IO[str], events: queue.SimpleQueue[Event]) -> None:
+        for line in stream:
+            if line.strip():
+                self._last_lines.append(line.rstrip())
+                events.put({"id": None, "event": "log", "level": "info", "message": line.rstrip()})
+
+    def _why(self, code: int) -> str:
+        last = self._last_lines[-1].removeprefix("Error: ") if self._last_lines else "it gave no reason"
+        return f"RPR-Loc's process ended (code {code}): {last}"
+
+    def _forget(self) -> None:
+        process = self._process
+        if process is not None:
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    try:
+                        stream.close()
+                    except OSError:
+                        continue
+        self._process, self._readers = None, []
+        self._events = queue.SimpleQueue()
+        self._last_lines.clear()

@@ -1,0 +1,1 @@
+# Slicer's own files define what the stub beside this one stands for.

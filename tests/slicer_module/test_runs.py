@@ -1,0 +1,522 @@
+"""Runs in a scene: from six points to ROIs in other volumes; cancelled, killed, refused; what becomes of results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import AFFINES, Affine, Example, phantom_hu, rprloc
+
+from rprloc.detection import load_detections
+from rprloc.errors import InputError
+from rprloc.geometry import WALLS, Grid, extreme_points_of_mask
+from rprloc.markups import write_extreme_points
+from rprloc.reading import read_volume
+from rprloc.volume import to_sitk
+from slicer_module.conftest import NO_SLICER, Scene, new_scene, run_to_end, serve
+from slicer_module.test_nodes import rigid
+
+pytest.importorskip("slicer", reason=NO_SLICER)
+import psutil
+import slicer
+import vtk
+
+from SlicerRPRLocLib import nodes, terminology
+from SlicerRPRLocLib.logic import RPRLocLogic
+from SlicerRPRLocLib.runner import Runner
+
+ORIENTATIONS = {name: AFFINES[name] @ np.diag([2.0, 2.0, 2.0, 1.0]) for name in ("flipped", "oblique", "mirrored")}
+
+
+@pytest.fixture
+def anna(scene: Scene, example: Example) -> Any:
+    """The support volume, loaded by Slicer."""
+    return scene.load(example.image, "anna")
+
+
+@pytest.fixture
+def bert(scene: Scene, example: Example) -> Any:
+    """A query volume."""
+    return scene.load(example.image, "bert")
+
+
+def bone(volume: Any) -> np.ndarray:
+    scan = nodes.volume_from_node(volume)
+    return extreme_points_of_mask(scan.hu == 700, scan.grid)
+
+
+def mark(logic: RPRLocLogic, volume: Any, organ: str = "bone") -> Any:
+    example = logic.examples.add(volume, organ)
+    logic.examples.set_points(example, bone(volume)[[3, 0, 5, 1, 2, 4]])
+    return example
+
+
+def located(logic: RPRLocLogic, *queries: Any, organs: list[str] | None = None) -> Any:
+    logic.locate(list(queries), organs)
+    update = run_to_end(logic)
+    assert not update.failed, update.summary
+    return update
+
+
+def volumes_of(logic: RPRLocLogic) -> list[str]:
+    return [nodes.volume_of(roi).GetName() for roi in logic.results.rois()]
+
+
+def write_scan(path: Path, affine: Affine, moved: Affine | None = None) -> None:
+    """The phantom on a grid with this affine, and then moved as a whole."""
+    grid = Grid((30, 24, 20), affine)
+    placed = grid if moved is None else Grid(grid.shape, moved @ affine)
+    sitk.WriteImage(to_sitk(phantom_hu(grid), placed), path)
+
+
+# From six points to a ROI
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["as loaded", "under a transform"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_the_roi_is_the_box_of_rprloc_locate(
+    scene: Scene, logic: RPRLocLogic, example: Example, tmp_path: Path, orientation: str, moved: bool
+) -> None:
+    """The command line gets the scan as it lies in the world: for a moved volume, a file with the moved affine."""
+    affine = ORIENTATIONS[orientation]
+    write_scan(tmp_path / "loaded.nrrd", affine)
+    write_scan(tmp_path / "query.nrrd", affine, rigid() if moved else None)
+    anna, query = scene.load(example.image, "anna"), scene.load(tmp_path / "loaded.nrrd", "query")
+    if moved:
+        scene.transform(rigid(), query)
+    mark(logic, anna)
+    located(logic, query)
+    write_extreme_points(tmp_path / "bone.mrk.json", bone(anna), "bone")
+    model = ["--model", example.weights, "--device", "cpu"]
+    build = ["support", "build", "--image", example.image, "--markups", tmp_path / "bone.mrk.json", "--name", "bone"]
+    assert rprloc(*build, "--out", tmp_path / "set.json", *model).exit_code == 0
+    assert rprloc("locate", tmp_path / "set.json", tmp_path / "query.nrrd", "--out", tmp_path, *model).exit_code == 0
+    wanted = load_detections(tmp_path / "query.detections.json").boxes["bone"]
+    (roi,) = logic.results.rois()
+    np.testing.assert_allclose(nodes.box_of_roi(roi).walls_mm, wanted.walls_mm, atol=0.01)
+
+
+def test_a_dicom_series_is_located_as_its_nifti_twin(
+    scene: Scene, logic: RPRLocLogic, anna: Any, tmp_path: Path
+) -> None:
+    from test_reading import write_series
+
+    write_series(tmp_path / "series", nodes.volume_from_node(anna).hu)
+    series = read_volume(tmp_path / "series")
+    sitk.WriteImage(to_sitk(series.hu, series.grid), tmp_path / "twin.nii.gz")
+    twin = scene.load(tmp_path / "twin.nii.gz")
+    query = scene.load_dicom(sorted((tmp_path / "series").iterdir()), "dora")
+    mark(logic, anna)
+    located(logic, twin, query)
+    one, other = (nodes.box_of_roi(roi) for roi in logic.results.rois())
+    np.testing.assert_allclose(other.walls_mm, one.walls_mm, atol=0.01)
+
+
+def test_a_result_has_its_points_their_spread_its_term_and_its_place(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+) -> None:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene.mrml)
+    study = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "study")
+    hierarchy.CreateItem(study, bert)
+    mark(logic, anna, "spleen")
+    assert "1 organ in 1 of 1 scans" in located(logic, bert).summary
+    (roi,) = logic.results.rois()
+    points, found = logic.results.points(roi), logic.results.record(roi).found
+    assert [points.GetNthControlPointLabel(n) for n in range(6)] == list(WALLS)
+    np.testing.assert_allclose(nodes.defined_points(points), found.points_ras, atol=1e-9)
+    assert points.GetNthControlPointDescription(2) == f"the votes spread {found.spread_mm[2]:.1f} mm"
+    assert points.GetLocked() and not roi.GetLocked()
+    assert nodes.volume_of(roi) is bert and roi.GetName() == "spleen"
+    for node in (roi, points):
+        folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
+        assert hierarchy.GetItemName(folder) == "bert: organs" and hierarchy.GetItemParent(folder) == study
+        assert "78961009" in node.GetAttribute(terminology.ATTRIBUTE)
+        np.testing.assert_allclose(node.GetDisplayNode().GetColor(), terminology.colour("spleen"))
+
+
+def test_organs_supports_and_sets_come_together(
+    scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, bert: Any
+) -> None:
+    mark(logic, anna, "heart")
+    mark(logic, anna, "liver")
+    half_done = logic.examples.add(anna, "spleen")
+    half_done.AddControlPointWorld(vtk.vtkVector3d(*bone(anna)[0]), "")
+    assert logic.load_support_set(example.support_set).GetName() == "set.support"
+    assert logic.organs() == {"heart": 1, "liver": 1, "bone": 1, "lung": 1}
+    located(logic, bert)
+    assert [nodes.organ_of(roi) for roi in logic.results.rois()] == ["heart", "liver", "bone", "lung"]
+    located(logic, anna, organs=["lung", "heart"])
+    assert [nodes.organ_of(roi) for roi in logic.results.rois() if nodes.volume_of(roi) is anna] == ["lung", "heart"]
+
+
+def test_a_support_set_is_saved_and_loaded(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, tmp_path: Path
+) -> None:
+    example = mark(logic, anna)
+    logic.save_support_set(tmp_path / "set.json")
+    update = run_to_end(logic)
+    assert not update.failed and "set.json" in update.summary
+    located(logic, bert)
+    by_points = nodes.box_of_roi(logic.results.rois()[0])
+    logic.examples.remove(example)
+    logic.results.remove(logic.results.rois()[0])
+    logic.load_support_set(tmp_path / "set.json")
+    located(logic, bert)
+    np.testing.assert_allclose(nodes.box_of_roi(logic.results.rois()[0]).walls_mm, by_points.walls_mm, atol=1e-3)
+    (tmp_path / "no.json").write_text('{"format": "x"}', encoding="utf-8")
+    for bad in ("no.json", "missing.json"):
+        with pytest.raises(InputError, match=bad):
+            logic.load_support_set(tmp_path / bad)
+    assert len(logic.support_sets()) == 1
+
+
+# What the user has corrected
+
+
+def test_a_roi_that_the_user_moved_is_kept(logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    mark(logic, anna)
+    located(logic, bert)
+    (roi,) = logic.results.rois()
+    assert not logic.results.is_corrected(roi)
+    centre = np.zeros(3)
+    roi.GetCenterWorld(centre)
+    roi.SetCenterWorld(centre[0] + 3.0, centre[1], centre[2])
+    moved = nodes.box_of_roi(roi)
+    assert "corrected by hand" in located(logic, bert).summary
+    assert logic.results.rois() == [roi] and logic.results.is_corrected(roi)
+    np.testing.assert_array_equal(nodes.box_of_roi(roi).walls_mm, moved.walls_mm)
+    logic.results.remove(roi)
+    located(logic, bert)
+    assert not logic.results.is_corrected(logic.results.rois()[0])
+
+
+def test_results_and_corrections_can_be_undone_and_done_again(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+) -> None:
+    mark(logic, anna)
+    logic.history.record()
+    located(logic, anna, bert)
+    roi = logic.results.rois()[1]
+    found = nodes.box_of_roi(roi)
+    roi.SetSize(1.0, 2.0, 3.0)
+    logic.history.record()
+    logic.history.undo()
+    np.testing.assert_allclose(nodes.box_of_roi(roi).walls_mm, found.walls_mm, atol=1e-9)
+    logic.history.undo()
+    assert logic.results.rois() == [] and len(logic.examples.all()) == 1
+    names = {node.GetName() for node in scene.of_class("vtkMRMLMarkupsNode")}
+    assert names == {"bone (example)", "bone (preview)"}
+    logic.history.redo()
+    logic.history.redo()
+    assert volumes_of(logic) == ["anna", "bert"]
+    assert logic.results.rois()[1].GetSize() == (1.0, 2.0, 3.0)
+    assert len(nodes.column(logic.results.table(), "Organ")) == 2
+
+
+# The end of a run
+
+SLOW = (
+    "import time, rprloc.device as d\nlook = d.position_field\n"
+    "def slow(*a):\n    time.sleep(30)\n    return look(*a)\n"
+    "d.position_field = slow"
+)
+FULL = (
+    "import torch, rprloc.device as d\nlook, calls = d.position_field, []\n"
+    "def first_fails(*a):\n    calls.append(1)\n"
+    "    if len(calls) == 1: raise torch.OutOfMemoryError('CUDA out of memory')\n    return look(*a)\n"
+    "d.position_field = first_fails"
+)
+
+
+def test_nothing_is_left_of_a_run_that_is_cancelled(
+    scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, bert: Any
+) -> None:
+    logic._child = Runner(serve(example, SLOW))
+    mark(logic, anna)
+    before = scene.content()
+    logic.locate([bert])
+    while "Looking" not in (update := logic.poll()).message:
+        assert update.summary is None
+        time.sleep(0.02)
+    pid = logic._child.pid
+    assert logic.busy and pid is not None and 0.0 < update.fraction < 1.0
+    logic.cancel()
+    assert not logic.busy and logic.poll() is None
+    assert not psutil.pid_exists(pid) and scene.content() == before
+
+
+def test_a_kill_of_the_child_at_any_moment_leaves_the_scene_as_it_was(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+) -> None:
+    """Killed before it is ready, while it looks at scans, and after its first answers."""
+    mark(logic, anna)
+    located(logic, anna)
+    before, killed = scene.content(), 0
+    for wait_s in (0.0, 1.5, 2.5, 3.5):
+        logic.locate([bert, anna])
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline and logic.busy:
+            logic.poll()
+            time.sleep(0.01)
+        if logic.busy and logic._child.pid is not None:
+            psutil.Process(logic._child.pid).kill()
+            update = run_to_end(logic)
+            assert update.failed and "process ended (code -9)" in update.summary
+            assert scene.content() == before
+            killed += 1
+        else:  # it was done already
+            logic.history.undo()
+            assert scene.content() == before
+    assert killed >= 2
+    located(logic, bert)
+    assert volumes_of(logic) == ["anna", "bert"]
+
+
+def test_two_runs_at_once_do_not_mix(scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, bert: Any) -> None:
+    mark(logic, anna, "heart")
+    other_scene = new_scene()
+    other = RPRLocLogic(other_scene.mrml, Runner(serve(example)))
+    try:
+        there = other_scene.load(example.image, "there")
+        mark(other, there, "liver")
+        logic.locate([bert])
+        other.locate([there])
+        assert logic._child.pid != other._child.pid
+        run_to_end(logic)
+        run_to_end(other)
+        assert [nodes.organ_of(roi) for roi in logic.results.rois()] == ["heart"]
+        assert [nodes.organ_of(roi) for roi in other.results.rois()] == ["liver"]
+        logic.locate([anna])
+        with pytest.raises(InputError, match="A run is under way"):
+            logic.locate([bert])
+        run_to_end(logic)
+        assert volumes_of(logic) == ["bert", "anna"]
+    finally:
+        other.close()
+        other_scene.close()
+
+
+def test_a_missing_torch_is_told_in_a_sentence(
+    scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, bert: Any
+) -> None:
+    logic._child = Runner(serve(example, "sys.modules['torch'] = None"))
+    mark(logic, anna)
+    before = scene.content()
+    logic.locate([bert])
+    update = run_to_end(logic)
+    assert update.failed and "package torch is missing" in update.summary and scene.content() == before
+
+
+def test_a_full_gpu_is_told_and_the_cpu_gives_the_result(
+    logic: RPRLocLogic, example: Example, anna: Any, bert: Any
+) -> None:
+    """The first pass raises what PyTorch raises when a GPU is full."""
+    logic._child = Runner([*serve(example, FULL)[:-1], "auto"])
+    mark(logic, anna)
+    update = located(logic, bert)
+    assert "GPU's memory does not suffice" in update.summary and len(logic.results.rois()) == 1
+
+
+def test_of_several_queries_those_that_can_be_used_are_done(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+) -> None:
+    hu = np.full((30, 24, 20), -1000, np.int16)
+    hu[0, 0, 0] = -999
+    air = scene.add_volume(hu, Grid(hu.shape, np.diag([4.0, 4.0, 4.0, 1.0])), "air")
+    mark(logic, anna)
+    update = located(logic, air, bert)
+    assert "1 organ in 1 of 2 scans" in update.summary and "air: " in update.summary
+    assert volumes_of(logic) == ["bert"]
+    logic.locate([air])
+    update = run_to_end(logic)
+    assert update.failed and update.summary.startswith("air: ")
+
+
+def test_a_volume_that_changes_during_a_run_gets_no_result(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, example: Example
+) -> None:
+    carla = scene.load(example.image, "carla")
+    mark(logic, anna)
+    logic.locate([anna, bert, carla])
+    scene.transform(rigid(), bert)
+    scene.mrml.RemoveNode(carla)
+    update = run_to_end(logic)
+    assert "bert: it was moved" in update.summary and "carla: it was removed" in update.summary
+    assert volumes_of(logic) == ["anna"]
+
+
+def test_what_cannot_be_located_is_refused_before_anything_starts(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+) -> None:
+    with pytest.raises(InputError, match="no example yet"):
+        logic.locate([bert])
+    half = logic.examples.add(anna, "heart")
+    with pytest.raises(InputError, match=r"heart \(example\): Six extreme points were expected, got 0"):
+        logic.locate([bert])
+    logic.examples.remove(half)
+    mark(logic, anna)
+    with pytest.raises(InputError, match="No query volume"):
+        logic.locate([])
+    with pytest.raises(InputError, match="no complete example of liver; there are bone"):
+        logic.locate([bert], ["liver"])
+    with pytest.raises(InputError, match="no image"):
+        logic.locate([scene.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")])
+    assert not logic.busy
+
+
+def test_a_volume_is_handed_over_once_and_nothing_stays_on_disk(
+    logic: RPRLocLogic, anna: Any, bert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mark(logic, anna)
+    located(logic, bert)
+    scans = sorted(tmp_path.glob("rprloc-*/scan*.nrrd"))
+    assert len(scans) == 2
+    located(logic, bert)
+    assert sorted(tmp_path.glob("rprloc-*/scan*.nrrd")) == scans
+    slicer.util.arrayFromVolume(bert)[0, 0, 0] = 5
+    slicer.util.arrayFromVolumeModified(bert)
+    located(logic, bert)
+    changed = sorted(tmp_path.glob("rprloc-*/scan*.nrrd"))
+    assert len(changed) == 2 and changed != scans
+    assert all(folder.stat().st_mode & 0o077 == 0 for folder in tmp_path.glob("rprloc-*"))
+    logic.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+# Folders, the table, export, scenes
+
+
+def test_a_folder_is_located_scan_by_scan(
+    scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, tmp_path: Path
+) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    (scans / "deep").mkdir(parents=True)
+    shutil.copy(example.image, scans / "bert.nii.gz")
+    shutil.copy(example.image, scans / "deep" / "carla.nii.gz")
+    (scans / "broken.nii.gz").write_bytes(b"no image")
+    mark(logic, anna)
+    before = scene.content()
+    logic.locate_in_folder(scans, out)
+    update = run_to_end(logic)
+    assert "2 organs in 2 scans" in update.summary and "broken: " in update.summary
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("bert.detections.json", "bert.mrk.json", "carla.detections.json", "carla.mrk.json", "organs.csv")
+    ]
+    assert scene.content() == before
+    with (out / "organs.csv").open(encoding="utf-8") as stream:
+        assert [row["scan"] for row in csv.DictReader(stream)] == ["bert", "carla"]
+    with pytest.raises(InputError, match="no folder"):
+        logic.locate_in_folder(tmp_path / "missing", out)
+
+
+def test_the_table_says_what_was_found_and_keeps_ticks(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    assert logic.results.update_table() is None
+    mark(logic, anna)
+    located(logic, anna, bert)
+    table = logic.results.table()
+    assert nodes.column(table, "Scan") == ["anna", "bert"] and nodes.column(table, "Organ") == ["bone", "bone"]
+    box = nodes.box_of_roi(logic.results.rois()[0])
+    assert nodes.column(table, "Size mm")[0] == " x ".join(f"{length:.0f}" for length in box.size_mm)
+    table.GetTable().GetColumnByName("Checked").SetValue(1, 1)
+    logic.results.take_ticks()
+    logic.results.update_table()
+    assert nodes.column(table, "Checked") == [0, 1] and len(scene.of_class("vtkMRMLTableNode")) == 1
+    assert logic.results.record(logic.results.rois()[1]).checked
+
+
+def test_a_click_shows_the_organ_in_all_views(scene: Scene, logic: RPRLocLogic, anna: Any) -> None:
+    views = [scene.mrml.AddNewNodeByClass("vtkMRMLSliceNode", name) for name in ("Red", "Yellow", "Green")]
+    for view, orientation in zip(views, ("Axial", "Sagittal", "Coronal"), strict=True):
+        view.SetOrientation(orientation)
+    mark(logic, anna)
+    located(logic, anna)
+    (roi,) = logic.results.rois()
+    logic.results.jump_to(roi)
+    centre = nodes.box_of_roi(roi).centre_ras
+    shown = [nodes.matrix_array(view.GetSliceToRAS())[:3, 3] for view in views]
+    for place, axis in zip(shown, (2, 0, 1), strict=True):
+        assert place[axis] == pytest.approx(centre[axis])
+    assert roi.GetDisplayNode().GetHandlesInteractive()
+
+
+def test_exported_files_hold_the_boxes_as_the_user_left_them(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no results"):
+        logic.results.export(tmp_path, markups=True, label_map=True, table=True)
+    bert.SetName("bert: follow-up/2")
+    mark(logic, anna, "heart")
+    mark(logic, anna, "liver")
+    located(logic, anna, bert)
+    inner = nodes.grid_of(bert).cropped((8, 6, 5), (10, 8, 6)).bounds
+    nodes.set_pose(logic.results.roi(bert, "heart"), nodes.pose_of_box(inner))
+    files = logic.results.export(tmp_path, markups=True, label_map=True, table=True)
+    endings = ("mrk.json", "organs.json", "organs.nii.gz")
+    wanted = {f"{name}.{end}" for name in ("anna", "bert_follow-up_2") for end in endings} | {"organs.csv"}
+    assert {path.name for path in files} == wanted == {path.name for path in tmp_path.iterdir()}
+    record = json.loads((tmp_path / "bert_follow-up_2.mrk.json").read_text(encoding="utf-8"))
+    np.testing.assert_allclose(record["markups"][0]["size"], inner.size_mm, atol=1e-3)
+    np.testing.assert_allclose(record["markups"][0]["center"], inner.centre_ras * [-1, -1, 1], atol=1e-3)
+    marked = nodes.volume_from_node(scene.load(tmp_path / "bert_follow-up_2.organs.nii.gz"))
+    names = json.loads((tmp_path / "bert_follow-up_2.organs.json").read_text(encoding="utf-8"))
+    (value,) = (int(number) for number, organ in names.items() if organ == "heart")
+    heart_ras = marked.grid.ras(np.argwhere(marked.hu == value))
+    assert len(heart_ras) and ((heart_ras >= inner.min_ras - 1e-3) & (heart_ras <= inner.max_ras + 1e-3)).all()
+    with (tmp_path / "organs.csv").open(encoding="utf-8") as stream:
+        rows = {(row["scan"], row["organ"]): row for row in csv.DictReader(stream)}
+    row = rows["bert: follow-up/2", "heart"]
+    assert len(rows) == 4 and row["corrected by hand"] == "yes" and rows["anna", "heart"]["corrected by hand"] == "no"
+    np.testing.assert_allclose([float(row[f"size {axis} mm"]) for axis in "RAS"], inner.size_mm, atol=1e-3)
+    with pytest.raises(InputError, match="No kind of file"):
+        logic.results.export(tmp_path, markups=False, label_map=False, table=False)
+
+
+def test_a_query_is_cropped_to_a_roi_with_a_margin(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    scene.transform(rigid(), bert)
+    mark(logic, anna)
+    located(logic, bert)
+    (roi,) = logic.results.rois()
+    box = nodes.grid_of(bert).cropped((8, 6, 5), (4, 4, 4)).bounds
+    nodes.set_pose(roi, nodes.pose_of_box(box))
+    cropped = logic.results.crop(roi, margin_mm=0.0)
+    assert cropped.GetName() == "bert bone"
+    part = nodes.grid_of(cropped).bounds
+    assert (part.min_ras <= box.min_ras + 1e-6).all() and (part.max_ras >= box.max_ras - 1e-6).all()
+    wider = logic.results.crop(roi, margin_mm=10.0)
+    assert np.prod(nodes.grid_of(wider).shape) > np.prod(nodes.grid_of(cropped).shape)
+
+
+def test_a_scene_is_saved_as_mrb_and_read_back(
+    scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, bert: Any, tmp_path: Path
+) -> None:
+    mark(logic, anna)
+    logic.load_support_set(example.support_set)
+    located(logic, bert, organs=["bone"])
+    (roi,) = logic.results.rois()
+    walls, points = nodes.box_of_roi(roi).walls_mm, logic.examples.points(logic.examples.all()[0])
+    path = tmp_path / "scene.mrb"
+    assert scene.mrml.WriteToMRB(str(path), None)
+    again = new_scene()
+    assert again.mrml.ReadFromMRB(str(path), True)
+    read = RPRLocLogic(again.mrml, Runner(serve(example)))
+    try:
+        (roi,) = read.results.rois()
+        np.testing.assert_allclose(nodes.box_of_roi(roi).walls_mm, walls, atol=1e-3)
+        np.testing.assert_allclose(read.examples.points(read.examples.all()[0]), points, atol=1e-3)
+        assert read.organs() == {"bone": 2, "lung": 1}
+        assert nodes.volume_of(roi).GetName() == "bert" and not read.results.is_corrected(roi)
+        assert len(nodes.defined_points(read.results.points(roi))) == 6
+        assert {r.GetAttribute(nodes.ROLE) for r in again.of_class("vtkMRMLMarkupsROINode")} == {"result"}
+        located(read, nodes.volume_of(roi), organs=["bone"])
+        assert len(read.results.rois()) == 1
+    finally:
+        read.close()
+        again.close()

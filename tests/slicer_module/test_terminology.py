@@ -1,0 +1,57 @@
+"""The terms and colours of organs."""
+
+from __future__ import annotations
+
+import pytest
+from pydicom.sr._concepts_dict import concepts
+
+from slicer_module.conftest import NO_SLICER
+
+pytest.importorskip("slicer", reason=NO_SLICER)
+import slicer
+
+from SlicerRPRLocLib import terminology
+
+
+def test_every_code_means_in_dicom_what_it_means_here() -> None:
+    """pydicom's dictionary is made from DICOM PS3.16."""
+    meanings: dict[str, set[str]] = {}
+    for codes in concepts["SCT"].values():
+        for code, (meaning, *_) in codes.items():
+            meanings.setdefault(code, set()).add(meaning.lower())
+    for term in terminology.all_terms():
+        assert term.meaning.lower() in meanings[term.code], term
+    for code, meaning in (("7771000", "left"), ("24028007", "right")):
+        assert meaning in meanings[code]
+
+
+@pytest.mark.parametrize("name", ["kidney_left", "Left kidney", "Kidney, left", " left-KIDNEY "])
+def test_a_side_is_found_however_it_is_written(name: str) -> None:
+    entry = slicer.vtkSlicerTerminologyEntry()
+    term = terminology.find(name)
+    assert term is not None
+    assert slicer.vtkSlicerTerminologiesModuleLogic.DeserializeTerminologyEntry(term.entry, entry)
+    assert entry.GetTypeObject().GetCodeValue() == "64033007"
+    assert entry.GetTypeObject().GetCodeMeaning() == "Kidney"
+    assert entry.GetTypeModifierObject().GetCodeMeaning() == "Left"
+    assert entry.GetCategoryObject().GetCodeMeaning() == "Anatomical Structure"
+    assert slicer.vtkSlicerTerminologiesModuleLogic.SerializeTerminologyEntry(entry) == term.entry
+
+
+@pytest.mark.parametrize(
+    "name", ["", "left", "tumour", "heart left", "left right kidney", "kidney cyst", "portal_and_splenic_vein"]
+)
+def test_a_name_that_is_not_known_gets_no_term(name: str) -> None:
+    assert terminology.find(name) is None
+    assert all(0.0 <= part <= 1.0 for part in terminology.colour(name))
+
+
+def test_colours_are_the_recommended_ones_and_else_depend_on_the_name_alone() -> None:
+    assert terminology.colour("liver") == (221 / 255, 130 / 255, 101 / 255)
+    assert terminology.colour("tumour") == terminology.colour("Tumour ")
+    assert slicer.vtkSlicerTerminologiesModuleLogic.GetTerminologyEntryAttributeName() == terminology.ATTRIBUTE
+
+
+def test_synonyms_lead_to_known_terms() -> None:
+    for synonym in ("oesophagus", "urinary bladder", "parotid_left", "adrenal_gland_right", "small_bowel", "eye left"):
+        assert terminology.find(synonym) is not None

@@ -1,0 +1,202 @@
+"""The process that answers requests over a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Example, rprloc
+
+from rprloc.detection import Detections
+from rprloc.device import Engine
+from rprloc.geometry import extreme_points_of_mask
+from rprloc.markups import write_extreme_points
+from rprloc.reading import read_label_map, read_volume
+from rprloc.serve import Server
+from rprloc.support import load_support_set
+
+Event = dict[str, Any]
+
+
+def answers(example: Example, *requests: object, engine: Engine | None = None) -> list[Event]:
+    """The events of these requests, given as objects or as lines."""
+    events: list[Event] = []
+    lines = [request if isinstance(request, str) else json.dumps(request) for request in requests]
+    Server(engine or Engine.load(example.weights, "cpu"), lambda event: events.append(event)).run(lines)
+    assert all(json.loads(json.dumps(event, allow_nan=False)) == event for event in events)
+    return events
+
+
+def ends(events: list[Event]) -> list[Event]:
+    return [event for event in events if event["event"] in ("result", "error")]
+
+
+def bone_points(example: Example) -> list[list[float]]:
+    grid = read_volume(example.image).grid
+    return extreme_points_of_mask(read_label_map(example.labels, grid) == 1, grid).tolist()
+
+
+def located(example: Example, **more: object) -> dict[str, object]:
+    return {"id": 7, "command": "locate", "set": str(example.support_set), "image": str(example.image), **more}
+
+
+def test_a_set_that_is_built_equals_that_of_support_build(example: Example, tmp_path: Path) -> None:
+    points = bone_points(example)
+    write_extreme_points(tmp_path / "bone.mrk.json", points, "bone")
+    command = ["support", "build", "--image", example.image, "--markups", tmp_path / "bone.mrk.json", "--name", "bone"]
+    done = rprloc(*command, "--out", tmp_path / "cli.json", "--model", example.weights, "--device", "cpu")
+    assert done.exit_code == 0
+    image, out = str(example.image), str(tmp_path / "served.json")
+    shuffled = np.random.default_rng(0).permutation(points).tolist()
+    request = {"id": 1, "command": "build", "image": image, "points_ras_mm": {"bone": shuffled}, "out": out}
+    (end,) = ends(answers(example, request))
+    assert end["event"] == "result" and end["result"]["organs"] == ["bone"]
+    assert Path(out).read_bytes() == (tmp_path / "cli.json").read_bytes()
+
+
+def test_detections_equal_those_of_locate(example: Example, tmp_path: Path) -> None:
+    command = ["locate", example.support_set, example.image, "--out", tmp_path, "--model", example.weights]
+    assert rprloc(*command, "--device", "cpu").exit_code == 0
+    events = answers(example, located(example), located(example, id=8, organs=["lung"]))
+    every, one = ends(events)
+    assert Detections.from_json(json.dumps(every["result"])).to_json() == (tmp_path / "anna.detections.json").read_text(
+        encoding="utf-8"
+    )
+    assert one["id"] == 8 and one["result"]["organs"] == [every["result"]["organs"][1]]
+    fractions = [event["fraction"] for event in events if event["event"] == "progress" and event["id"] == 7]
+    assert fractions == sorted(fractions) and len(fractions) >= 3
+
+
+def test_the_network_sees_each_scan_once_until_its_file_changes(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "copy.nii.gz"
+    image.write_bytes(example.image.read_bytes())
+    engine, seen = Engine.load(example.weights, "cpu"), []
+    look = Engine.position_field
+
+    def counted(self: Engine, volume: Any) -> Any:
+        seen.append(volume.name)
+        return look(self, volume)
+
+    monkeypatch.setattr(Engine, "position_field", counted)
+    monkeypatch.setattr("rprloc.serve.SCANS_IN_MEMORY", 2)
+    server = Server(engine, lambda event: None)
+    request = json.dumps(located(example, image=str(image)))
+    server.run([request, request])
+    assert seen == ["copy"]
+    os.utime(image, ns=(1, 1))
+    server.run([request])
+    assert seen == ["copy", "copy"]
+    for number in range(2):
+        other = tmp_path / f"other{number}.nii.gz"
+        other.write_bytes(example.image.read_bytes())
+        server.run([json.dumps(located(example, image=str(other)))])
+    server.run([request])
+    assert seen.count("copy") == 3
+
+
+def test_sets_are_merged_and_described(example: Example, tmp_path: Path) -> None:
+    out = str(tmp_path / "both.json")
+    sets = [str(example.support_set)] * 2
+    merged, shown = ends(
+        answers(
+            example, {"id": 1, "command": "merge", "sets": sets, "out": out}, {"id": 2, "command": "show", "set": out}
+        )
+    )
+    assert merged["result"] == shown["result"]
+    assert shown["result"]["organs"] == ["bone", "lung"] and shown["result"]["scans"] == ["anna"]
+    assert shown["result"]["identity"] == load_support_set(Path(out)).identity
+
+
+def test_the_scans_below_a_folder_are_found(example: Example, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    copy = tmp_path / "deep" / "berta.nii.gz"
+    copy.write_bytes(example.image.read_bytes())
+    found, missing = ends(
+        answers(
+            example, {"command": "find", "folder": str(tmp_path)}, {"command": "find", "folder": str(tmp_path / "no")}
+        )
+    )
+    assert found["result"] == {"images": [str(copy)]} and missing["event"] == "error"
+
+
+def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example: Example, tmp_path: Path) -> None:
+    image, out = str(example.image), str(tmp_path / "set.json")
+    outside = (np.array(bone_points(example)) + 1000.0).tolist()
+    build = {"command": "build", "image": image, "out": out}
+    bad: dict[str, object] = {
+        "is not JSON": "{",
+        "not a JSON object": "[1]",
+        "is not known": {"command": "erase"},
+        '"set" is missing': {"command": "locate", "image": image},
+        '"image" is missing': {"command": "locate", "set": str(example.support_set)},
+        "holds no spleen": located(example, organs=["spleen"]),
+        "not a list of names": located(example, organs="bone"),
+        "There is no file": located(example, set="missing.json"),
+        "missing.nii.gz": located(example, image="missing.nii.gz"),
+        '"points_ras_mm" is missing': build,
+        "are not numbers": {**build, "points_ras_mm": {"bone": [["a", 0, 0]]}},
+        "Six extreme points": {**build, "points_ras_mm": {"bone": bone_points(example)[:5]}},
+        "lie outside the scan": {**build, "points_ras_mm": {"bone": outside}},
+        "name is empty": {**build, "points_ras_mm": {" ": bone_points(example)}},
+        '"sets" is missing': {"command": "merge", "out": out},
+        "cannot be written": {
+            "command": "merge",
+            "sets": [str(example.support_set)],
+            "out": str(tmp_path / "no/a.json"),
+        },
+    }
+    *errors, last = ends(answers(example, *bad.values(), located(example)))
+    for wanted, event in zip(bad, errors, strict=True):
+        assert event["event"] == "error" and wanted in event["message"], wanted
+    assert last["event"] == "result"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_gpu_is_told_and_the_cpu_goes_on(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rprloc import device
+
+    look, calls = device.position_field, []
+
+    def full_at_first(model: Any, volume: Any) -> Any:
+        calls.append(volume.name)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return look(model, volume)
+
+    monkeypatch.setattr(device, "position_field", full_at_first)
+    events = answers(example, located(example), engine=Engine.load(example.weights, "auto"))
+    (message,) = [event["message"] for event in events if event["event"] == "log"]
+    assert "GPU's memory does not suffice" in message and "CPU" in message
+    assert [event["event"] for event in ends(events)] == ["result"]
+
+
+def serve(*arguments: str, lines: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    code = f"{before}\nimport runpy, sys\nsys.argv[0] = 'rprloc'\nrunpy.run_module('rprloc', run_name='__main__')"
+    command = [sys.executable, "-c", code, "serve", "--device", "cpu", *arguments]
+    return subprocess.run(command, input=lines, capture_output=True, text=True, timeout=120)
+
+
+def test_as_a_process_it_writes_events_alone_to_stdout_and_ends_with_its_input(example: Example) -> None:
+    lines = json.dumps(located(example)) + "\n\n"
+    done = serve("--model", str(example.weights), lines=lines)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and events[0]["event"] == "ready" and events[0]["device"] == "cpu"
+    assert events[-1]["event"] == "result" and events[-1]["id"] == 7
+
+
+def test_what_keeps_it_from_starting_is_an_event_too(example: Example) -> None:
+    done = serve("--model", "missing.pt", lines="")
+    (event,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 2 and event["event"] == "error" and "missing.pt" in event["message"]
+    done = serve(lines="", before="import sys\nsys.modules['torch'] = None")
+    (event,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 2 and event["event"] == "error" and "package torch is missing" in event["message"]
