@@ -1,0 +1,93 @@
+"""Training with a budget of time, for the methods that need it: it resumes, and says what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rprloc.files import atomic_path
+
+_CHECKPOINT_SECONDS = 60.0
+
+
+def fit(
+    net: nn.Module,
+    loss_of: Callable[[np.random.Generator], Tensor],
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    minutes: float,
+    *,
+    seed: int,
+    rate_at: Callable[[float], float],
+    scans: int,
+    max_steps: int | None = None,
+    modes: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Optimize ``net`` until the budget is spent, and leave it with its weights; ``path`` holds the state.
+
+    ``loss_of`` draws a batch. ``rate_at``: the learning rate as a function of the share of the budget that is spent, so
+    that a recipe's schedule fits any budget. ``max_steps`` ends it earlier. ``modes``: a module around the net that is
+    put into training mode, too. Resumes; a run that is complete only loads.
+    The random numbers of a step depend on the seed and the step's number alone. Returns the state: seconds, steps, ...
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0, "scans": scans, "losses": []}
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+    budget = 60.0 * minutes
+    (modes or net).train()
+    last, last_cpu = time.perf_counter(), time.process_time()
+    saved = last
+    bar = tqdm(desc=path.stem, initial=state["steps"], unit="step", mininterval=20.0)
+
+    def done() -> bool:
+        return state["seconds"] >= budget or (max_steps is not None and state["steps"] >= max_steps)
+
+    while not done():
+        share = state["seconds"] / budget
+        if max_steps is not None:
+            share = max(share, state["steps"] / max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = float(rate_at(min(share, 1.0)))
+        loss = loss_of(np.random.default_rng([seed, state["steps"]]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        now, now_cpu = time.perf_counter(), time.process_time()
+        state["seconds"] += now - last
+        state["cpu_seconds"] += now_cpu - last_cpu
+        state["steps"] += 1
+        state["losses"].append(float(loss.detach()))
+        last, last_cpu = now, now_cpu
+        bar.update()
+        bar.set_postfix_str(f"loss {np.mean(state['losses'][-50:]):.4g}, {state['seconds']:.0f} of {budget:.0f} s")
+        if now - saved > _CHECKPOINT_SECONDS or done():
+            state |= {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+            with atomic_path(path) as temporary:
+                torch.save(state, temporary)
+            saved = now
+    bar.close()
+    (modes or net).eval()
+    return state
+
+
+def described(path: Path, what: str) -> str:
+    """In words: how long the weights in ``path`` were trained, and on how much."""
+    if not path.exists():
+        return f"{what}: not trained"
+    state = torch.load(path, weights_only=True)
+    last = np.mean(state["losses"][-50:]) if state["losses"] else float("nan")
+    busy = f" ({state['cpu_seconds'] / 60:.1f} of a core's time)" if state["cpu_seconds"] else ""
+    return (
+        f"{what}: {state['seconds'] / 60:.1f} min{busy}, {state['steps']} steps, {state['scans']} scans, "
+        f"final loss {last:.3g}"
+    )
