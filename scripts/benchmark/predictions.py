@@ -11,9 +11,9 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from registry import Example, Found, Method, Row, Setting
 from tqdm import tqdm
 
+from registry import Example, Found, Method, Row, Setting
 from rprloc.dataset import Case
 from rprloc.errors import InputError
 from rprloc.evaluation import ALL_SUPPORTS
@@ -132,7 +132,7 @@ def predict(method: Method, region: str, pairs: Sequence[Pair], folder: Path) ->
     prepared: dict[str, object] = {}
     warm = False
     volume: Volume | None = None
-    for _, pair, rows in tqdm(jobs, desc=f"{method.name}, {region}", unit="pair", disable=None):
+    for shots, pair, rows in tqdm(jobs, desc=f"{method.name}, {region}", unit="pair", disable=None):
         if volume is None or volume.name != pair.query:
             volume = _named(read_volume(cases[pair.query].image_path), pair.query)
         names = [case.name for case in examples] if pair.support == ALL_SUPPORTS else [pair.support]
@@ -140,9 +140,9 @@ def predict(method: Method, region: str, pairs: Sequence[Pair], folder: Path) ->
             if name not in prepared:
                 prepared[name] = _prepared(method, cases[name], targets)
         given = [prepared[name] for name in names]
-        found = method.locate(given, volume, targets)
+        found = method.locate(given, volume, targets, shots)
         if not warm and max(one.seconds for one in found.values()) < _WARM_UP_LIMIT_S:
-            found = method.locate(given, volume, targets)  # the first one only warmed up
+            found = method.locate(given, volume, targets, shots)  # the first one only warmed up
         warm = True
         for row in rows:
             _write(folder, row, method, pair, found[row.name], targets)

@@ -45,7 +45,8 @@ class Row:
     """One row of the report: its name, the paper's table in which it stands, and what its method was given.
 
     ``paper``: the row of the paper's table with which it is compared, if any. ``shots``: "one" for each example alone,
-    "all" for all examples of the region together. ``remark`` is printed below the table.
+    "all" for all examples of the region together. ``remark`` is printed below the table, ``strength``, a sentence,
+    where the row beats the product.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Row:
     shots: str = "one"
     given: str = UNSUPERVISED
     remark: str = ""
+    strength: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +151,13 @@ class Method:
         """The extreme points (6, 3) of the organs in a query, by what :meth:`prepare` returned for the examples."""
         raise NotImplementedError
 
-    def locate(self, prepared: Sequence[Any], query: Volume, organs: Sequence[str]) -> dict[str, Found]:
-        """What is found for the rows of one kind of shots: by default one row, timed from the array in memory."""
+    def locate(
+        self, prepared: Sequence[Any], query: Volume, organs: Sequence[str], shots: str = "one"
+    ) -> dict[str, Found]:
+        """What the rows of these ``shots`` find: by default the same for all, timed from the array in memory."""
         started = clock()
         points_ras = self.find(prepared, query, organs)
         seconds = clock() - started
-        shots = "one" if len(prepared) == 1 else "all"
         return {row.name: Found(points_ras, seconds) for row in self.rows if row.shots == shots}
 
 

@@ -3,7 +3,7 @@
 
 Trains what is not trained yet, predicts what is not predicted yet, scores everything, and writes the report. What was
 done stays in the folder of the runs, so a run that was interrupted goes on where it was. ``--again rprloc`` makes the
-predictions of a method again; those of ``rprloc`` are made again by themselves when its weights or its code have changed.
+predictions of a method again; those of ``rprloc`` are made again by themselves when its weights or code have changed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import SimpleITK as sitk
 import torch
+
 from predictions import chosen_pairs, machine, path_of, predict
 from registry import METHODS, Method, Setting, load_methods
 from report import write_report
-from scoring import scored, write_records
-
 from rprloc.dataset import read_dataset
 from rprloc.errors import InputError
 from rprloc.evaluation import MEAN_TARGETS
+from scoring import scored, write_records
 
 TARGETS = {"han": MEAN_TARGETS["han"], "abdomen": ("pancreas",)}
 """The targets of the paper's tables."""
@@ -84,14 +84,18 @@ def run(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the datasets.json")
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"), help="weights and predictions (%(default)s)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/benchmark"), help="weights and predictions (%(default)s)"
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs/benchmark"), help="where the report goes (%(default)s)")
     parser.add_argument("--pairs", type=int, default=10, help="pairs of an example and a query in han (%(default)s)")
     parser.add_argument("--abdomen-pairs", type=int, default=5, help="the same in the abdomen (%(default)s)")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="run these alone; all are reported")
     parser.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="predict anew with these")
     parser.add_argument("--stages", nargs="+", default=["train", "predict", "report"], help="%(default)s")
-    parser.add_argument("--budget", type=float, default=1.0, help="factor on every method's time to train (%(default)s)")
+    parser.add_argument(
+        "--budget", type=float, default=1.0, help="factor on every method's time to train (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="threads of every method (%(default)s)")
     given = parser.parse_args()

@@ -10,9 +10,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+
 from predictions import Pair, Prediction, for_shots, path_of
 from registry import Row, Setting
-
 from rprloc.detection import OrganDetection
 from rprloc.evaluation import PairScore, Summary, annotated, mean_of, score, summarize
 from rprloc.files import write_text_atomically

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fitting import described, fit
-from registry import Example, Found, Method, Row, Setting, clock, register
-from scans import Scan, packed_scans
 from torch import Tensor, nn
 
+from fitting import described, fit
+from registry import Example, Found, Method, Row, Setting, clock, register
 from rprloc.geometry import Points
 from rprloc.network import ChannelNorm, mixed_precision
 from rprloc.volume import Volume
+from scans import Scan, packed_scans
 
 EDGE_VOX = 22
 """66 mm: the in-plane edge of the paper's head-and-neck patch is 64 mm."""
@@ -70,7 +70,13 @@ def dense_latents(net: Autoencoder, image: Tensor) -> Tensor:
 class FeatureMaps(Method):
     name = "fm"
     rows = tuple(
-        Row(f"fm-{one}", 3, f"FM {name}", remark="latents of a self-trained autoencoder; both share the dense passes")
+        Row(
+            f"fm-{one}",
+            3,
+            f"FM {name}",
+            remark="latents of a self-trained autoencoder; both share the dense passes",
+            strength="As grey values, blurred a little, which forgives small differences of shape.",
+        )
         for one, name in (("mse", "MSE"), ("cosine", "Cosine"))
     )
 
@@ -135,10 +141,12 @@ class FeatureMaps(Method):
         return example.case.region, found
 
     def locate(
-        self, prepared: Sequence[tuple[str, dict[str, tuple[Tensor, Points]]]], query: Volume, organs: Sequence[str]
+        self,
+        prepared: Sequence[tuple[str, dict[str, tuple[Tensor, Points]]]],
+        query: Volume,
+        organs: Sequence[str],
+        shots: str = "one",
     ) -> dict[str, Found]:
-        if len(prepared) > 1:
-            return {}
         region, marked = prepared[0]
         started = clock()
         scan, latents = self._latents(region, query)

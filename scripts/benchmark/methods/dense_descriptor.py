@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from registry import Example, Method, Row, Setting, register
 
+from registry import Example, Method, Row, Setting, register
 from rprloc.field import LatentMap, body_input, latent_map
 from rprloc.geometry import Points
 from rprloc.network import load_model, mixed_precision
@@ -25,7 +25,12 @@ _NEAR_MM = 12.0
 class DenseDescriptor(Method):
     name = "dense-descriptor"
     rows = (
-        Row("dense-descriptor", 3, remark="descriptors of the product's fine network, sought in the whole scan"),
+        Row(
+            "dense-descriptor",
+            3,
+            remark="descriptors of the product's fine network, sought in the whole scan",
+            strength="Where a place looks like no other, its position adds nothing but its own error.",
+        ),
         Row("dense-descriptor few-shot", 3, shots="all"),
     )
 

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matching import SIMILARITIES, FourierMatcher, Sums, best_place, sums_at
 from numpy.typing import NDArray
-from registry import Example, Found, Method, Row, clock, register
-from scans import PATCH, Scan
 
-from rprloc.geometry import Points
+from matching import SIMILARITIES, FourierMatcher, Sums, best_place, sums_at
+from registry import Example, Found, Method, Row, clock, register
 from rprloc.volume import Volume
+from scans import PATCH, Scan
 
 STRIDE = 2
 _TIMED_WINDOWS = 200
@@ -34,7 +33,13 @@ class Template:
 class GreyValues(Method):
     name = "gs"
     rows = tuple(
-        Row(f"gs-{one}", 3, f"GS {name}", remark="exact, through FFTs; all three similarities share the correlation")
+        Row(
+            f"gs-{one}",
+            3,
+            f"GS {name}",
+            remark="exact, through FFTs; all three similarities share the correlation",
+            strength="Heads of patients in masks lie alike, and grey values keep the exact place of an edge.",
+        )
         for one, name in zip(SIMILARITIES, ("MSE", "Cosine", "NCC"), strict=True)
     )
 
@@ -54,10 +59,8 @@ class GreyValues(Method):
         return templates
 
     def locate(
-        self, prepared: Sequence[dict[str, list[Template]]], query: Volume, organs: Sequence[str]
+        self, prepared: Sequence[dict[str, list[Template]]], query: Volume, organs: Sequence[str], shots: str = "one"
     ) -> dict[str, Found]:
-        if len(prepared) > 1:
-            return {}
         wanted = [template for organ in organs for template in prepared[0][organ]]
         shape = wanted[0].patch.shape
         spacing_mm = next(spacing_mm for patch, spacing_mm in PATCH.values() if patch == shape)

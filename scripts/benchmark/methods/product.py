@@ -8,7 +8,6 @@ from pathlib import Path
 
 import rprloc
 from registry import Example, Method, Row, Setting, register
-
 from rprloc.device import Engine
 from rprloc.geometry import Points
 from rprloc.support import Support, SupportSet
@@ -19,7 +18,7 @@ from rprloc.volume import Volume
 class Product(Method):
     name = "rprloc"
     rows = (
-        Row("rprloc", 3, "ours", remark="the shipped product, one example"),
+        Row("rprloc", 3, remark="the shipped product, one example"),
         Row("rprloc few-shot", 3, shots="all", remark="all examples of the region together"),
     )
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
-from registry import Example, Found, Method, Row, clock, face_centres, register
-from scans import SPACING_MM, Scan
 
+from registry import Example, Found, Method, Row, clock, face_centres, register
 from rprloc.geometry import Box, Points, lps_from_ras, ras_from_lps
 from rprloc.volume import Volume, to_sitk
+from scans import SPACING_MM, Scan
 
 _GRID_MM = 60.0
 _SAMPLES = 0.1
@@ -31,23 +31,33 @@ class Labelled:
 class Registration(Method):
     name = "registration"
     rows = (
-        Row("affine", 3, remark="affine registration by mutual information (SimpleITK), then label transfer"),
-        Row("bspline", 3, remark=f"the same, then B-splines with a knot every {_GRID_MM:.0f} mm"),
+        Row(
+            "affine",
+            3,
+            remark="affine registration by mutual information (SimpleITK), then label transfer",
+            strength="Bones and outline fix the pose of the whole scan, and heads differ by little more than that.",
+        ),
+        Row(
+            "bspline",
+            3,
+            remark=f"the same, then B-splines with a knot every {_GRID_MM:.0f} mm",
+            strength="It moves the organ's whole contour, not six points.",
+        ),
     )
 
     def prepare(self, example: Example, organs: Sequence[str]) -> Labelled:
-        image, scan = _image(example.volume)
+        image = _image(example.volume)
         body = sitk.Cast(sitk.BinaryDilate(image > 0.05, [2, 2, 2]), sitk.sitkUInt8)
         grid = example.volume.grid
         organs_ras = {organ: grid.ras(np.argwhere(example.mask(organ))) for organ in organs}
         return Labelled(image, body, organs_ras, grid.half_voxel_ras_mm)
 
-    def locate(self, prepared: Sequence[Labelled], query: Volume, organs: Sequence[str]) -> dict[str, Found]:
-        if len(prepared) > 1:
-            return {}
+    def locate(
+        self, prepared: Sequence[Labelled], query: Volume, organs: Sequence[str], shots: str = "one"
+    ) -> dict[str, Found]:
         example = prepared[0]
         started = clock()
-        image, _ = _image(query)
+        image = _image(query)
         affine = _registered(example, image, _first_guess(example.image, image), shrink=(6, 4, 2), rounds=60)
         found = {"affine": Found(_transferred(example, affine, organs), clock() - started)}
         knots = [max(1, round(n * SPACING_MM / _GRID_MM)) for n in example.image.GetSize()]
@@ -58,9 +68,9 @@ class Registration(Method):
         return found
 
 
-def _image(volume: Volume) -> tuple[sitk.Image, Scan]:
+def _image(volume: Volume) -> sitk.Image:
     scan = Scan.of(volume)
-    return to_sitk(scan.image.astype(np.float32) / 255.0, scan.grid), scan
+    return to_sitk(scan.image.astype(np.float32) / 255.0, scan.grid)
 
 
 def _first_guess(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
