@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from circumstances import machine
 from rprloc.files import atomic_path
 
 _CHECKPOINT_SECONDS = 60.0
@@ -39,10 +40,12 @@ def fit(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0, "scans": scans, "losses": []}
+    device = next(net.parameters()).device
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=device)
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
+    state["machine"] = machine(device)
     budget = 60.0 * minutes
     (modes or net).train()
     last, last_cpu = time.perf_counter(), time.process_time()
@@ -84,10 +87,10 @@ def described(path: Path, what: str) -> str:
     """In words: how long the weights in ``path`` were trained, and on how much."""
     if not path.exists():
         return f"{what}: not trained"
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     last = np.mean(state["losses"][-50:]) if state["losses"] else float("nan")
     busy = f" ({state['cpu_seconds'] / 60:.1f} of a core's time)" if state["cpu_seconds"] else ""
     return (
-        f"{what}: {state['seconds'] / 60:.1f} min{busy}, {state['steps']} steps, {state['scans']} scans, "
-        f"final loss {last:.3g}"
+        f"{what}: {state['seconds'] / 60:.1f} min{busy} on {state['machine']}, {state['steps']} steps, "
+        f"{state['scans']} scans, final loss {last:.3g}"
     )

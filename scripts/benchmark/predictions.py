@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from circumstances import machine
 from registry import Example, Found, Method, Row, Setting
 from rprloc.dataset import Case
 from rprloc.errors import InputError
@@ -171,14 +170,3 @@ def _write(folder: Path, row: Row, method: Method, pair: Pair, found: Found, tar
     path.parent.mkdir(parents=True, exist_ok=True)
     prediction = Prediction(row.name, method.version, pair, points_ras, found.seconds, machine(), found.estimates)
     write_text_atomically(path, prediction.to_json())
-
-
-def machine() -> str:
-    """The processor and the number of threads in use, in words."""
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-        name = lines[0].partition(":")[2].strip() if lines else name
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}, no GPU"

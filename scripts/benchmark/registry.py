@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from circumstances import clock
 from rprloc.dataset import Case
 from rprloc.errors import InputError
 from rprloc.evaluation import annotated
@@ -30,14 +29,6 @@ from rprloc.volume import Volume
 METHODS = Path(__file__).resolve().parent / "methods"
 
 UNSUPERVISED, SUPERVISED = "unsupervised", "supervised"
-
-
-def clock() -> float:
-    """Seconds for timing methods: with one thread the process's own, so that other work on the machine does not count.
-
-    That is the wall time on a machine with nothing else to do. With more threads it is the wall time.
-    """
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 import SimpleITK as sitk
 import torch
 
-from predictions import chosen_pairs, machine, path_of, predict
+from circumstances import machine
+from predictions import chosen_pairs, path_of, predict
 from registry import METHODS, Method, Setting, load_methods
 from report import write_report
 from rprloc.dataset import read_dataset

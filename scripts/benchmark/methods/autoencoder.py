@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from circumstances import clock
 from fitting import described, fit
-from registry import Example, Found, Method, Row, Setting, clock, register
+from registry import Example, Found, Method, Row, Setting, register
 from rprloc.geometry import Points
 from rprloc.network import ChannelNorm, mixed_precision
 from rprloc.volume import Volume

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from circumstances import clock
 from matching import SIMILARITIES, FourierMatcher, Sums, best_place, sums_at
-from registry import Example, Found, Method, Row, clock, register
+from registry import Example, Found, Method, Row, register
 from rprloc.volume import Volume
 from scans import PATCH, Scan
 

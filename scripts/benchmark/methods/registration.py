@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from registry import Example, Found, Method, Row, clock, face_centres, register
+from circumstances import clock
+from registry import Example, Found, Method, Row, face_centres, register
 from rprloc.geometry import Box, Points, lps_from_ras, ras_from_lps
 from rprloc.volume import Volume, to_sitk
 from scans import SPACING_MM, Scan

@@ -16,11 +16,12 @@ from zlib import crc32
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from circumstances import clock
 from fitting import described, fit
-from registry import Example, Found, Method, Row, Setting, clock, face_centres, register
+from registry import Example, Found, Method, Row, Setting, face_centres, register
+from rprloc.device import choose_device
 from rprloc.geometry import Box, Points, wall_coordinates
 from rprloc.network import mixed_precision
 from rprloc.volume import Volume
@@ -121,46 +122,41 @@ class RprPaper(Method):
         return self.setting.folder / "weights" / f"rpr-paper-{region}-{('coarse', 'fine')[stage]}.pt"
 
     def train(self, region: str) -> None:
+        scans = packed_scans(self.setting.split(region, "train"), self.setting.folder / "packed")
         for stage in (0, 1):
-            torch.manual_seed(self.setting.seed)
-            net = PatchPnet(WIDTH[region], PATCH[region][0])
-            optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
-            cases = self.setting.split(region, "train")
-            scans = packed_scans(cases, self.setting.folder / "packed")
-            bodies = [scan.grid.ijk(scan.body_ras()).astype(np.int16) for scan in scans]
+            self._train(region, stage, scans)
 
-            def loss_of(
-                generator: np.random.Generator,
-                stage: int = stage,
-                net: PatchPnet = net,
-                scans: list[Scan] = scans,
-                bodies: list[NDArray[np.int16]] = bodies,
-            ) -> Tensor:
-                reach_mm, images, places = REACH_MM[region][stage], [], []
-                pairs = BATCH_PAIRS[region]
-                for index in generator.integers(len(scans), size=pairs):
-                    pair_ras = scans[index].grid.ras(bodies[index][generator.integers(len(bodies[index]), size=2)])
-                    if stage == 1:
-                        pair_ras[1] = pair_ras[0] + generator.uniform(-reach_mm, reach_mm, 3)
-                    images.append(patches(scans[index], pair_ras, *PATCH[region]))
-                    places.append(pair_ras)
-                latents = net(torch.cat(images)).view(pairs, 2, 3)  # (2 pairs, ...) to (pairs, 2, 3)
-                truth_mm = torch.from_numpy(np.array(places)).float()
-                predicted_mm = offset_mm(latents[:, 0], latents[:, 1], reach_mm)
-                return F.mse_loss(predicted_mm, truth_mm[:, 1] - truth_mm[:, 0])
+    def _train(self, region: str, stage: int, scans: list[Scan]) -> None:
+        torch.manual_seed(self.setting.seed)
+        device = choose_device("auto")  # a GPU for the full recipe; predictions are timed on the CPU
+        net = PatchPnet(WIDTH[region], PATCH[region][0]).to(device)
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
+        pairs, rate, reach_mm = BATCH_PAIRS[region], LEARNING_RATE[region], REACH_MM[region][stage]
+        bodies = [scan.grid.ijk(scan.body_ras()).astype(np.int16) for scan in scans]
 
-            rate = LEARNING_RATE[region]
-            fit(
-                net,
-                loss_of,
-                optimizer,
-                self._path(region, stage),
-                MINUTES[region][stage] * self.setting.minutes,
-                seed=self.setting.seed,
-                rate_at=lambda share, rate=rate: rate * min(1.0, share / WARM_UP) * 0.9 ** (50 * share),
-                scans=len(scans),
-                max_steps=FULL_PAIRS // BATCH_PAIRS[region],
-            )
+        def loss_of(generator: np.random.Generator) -> Tensor:
+            images, places = [], []
+            for index in generator.integers(len(scans), size=pairs):
+                pair_ras = scans[index].grid.ras(bodies[index][generator.integers(len(bodies[index]), size=2)])
+                if stage == 1:
+                    pair_ras[1] = pair_ras[0] + generator.uniform(-reach_mm, reach_mm, 3)
+                images.append(patches(scans[index], pair_ras, *PATCH[region]))
+                places.append(pair_ras)
+            latents = net(torch.cat(images).to(device)).view(pairs, 2, 3)  # (2 pairs, ...) to (pairs, 2, 3)
+            truth_mm = torch.from_numpy(np.diff(places, axis=1)[:, 0]).float().to(device)
+            return F.mse_loss(offset_mm(latents[:, 0], latents[:, 1], reach_mm), truth_mm)
+
+        fit(
+            net,
+            loss_of,
+            optimizer,
+            self._path(region, stage),
+            MINUTES[region][stage] * self.setting.minutes,
+            seed=self.setting.seed,
+            rate_at=lambda share: rate * min(1.0, share / WARM_UP) * 0.9 ** (50 * share),
+            scans=len(scans),
+            max_steps=FULL_PAIRS // pairs,
+        )
 
     def budget(self, region: str) -> str:
         found = [described(self._path(region, stage), ("coarse", "fine")[stage]) for stage in (0, 1)]
@@ -172,7 +168,7 @@ class RprPaper(Method):
         """Latents (N, 3) of the patches around places (N, 3)."""
         if (region, stage) not in self._nets:
             net = PatchPnet(WIDTH[region], PATCH[region][0])
-            net.load_state_dict(torch.load(self._path(region, stage), weights_only=True)["net"])
+            net.load_state_dict(torch.load(self._path(region, stage), weights_only=True, map_location="cpu")["net"])
             self._nets[region, stage] = net.eval()
         with torch.inference_mode():
             return torch.cat(
