@@ -55,6 +55,12 @@ SECONDS_PER_ORGAN = {
 """Table 3; the Pnets on a GTX 1080 Ti."""
 
 
+def order_of(table: int, row: str | None) -> int:
+    """The place of a row in the paper's table; rows that it does not have come last."""
+    known = list(_ROWS[table])
+    return known.index(row) if row in known else len(known)
+
+
 def published(table: int, row: str | None) -> dict[str, tuple[float, float]]:
     """Of every target (IoU in per cent, AWD in mm); empty for rows that the paper does not have."""
     return dict(zip(_TARGETS, _ROWS[table].get(row or "", ()), strict=False))

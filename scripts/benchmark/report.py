@@ -66,8 +66,8 @@ def _introduction(results: Sequence[Result], pairs: Mapping[str, Sequence[Pair]]
     for region, chosen in pairs.items():
         queries, supports = {pair.query for pair in chosen}, {pair.support for pair in chosen}
         counts.append(
-            f"- {_REGIONS.get(region, region)} (`{region}`): {len(chosen)} pairs of {len(queries)} test cases and "
-            f"{len(supports)} examples"
+            f"- {_REGIONS.get(region, region)} (`{region}`): pairs: {len(chosen)}, test cases: {len(queries)}, "
+            f"examples: {len(supports)}"
         )
     return "\n".join(
         [
@@ -122,23 +122,7 @@ def _findings(results: Sequence[Result], region: str) -> str:
         lines.append(
             f"- {measure}: `{PRODUCT}` {verdict} ({shown[0]}; the best other one is `{best.row.name}` {shown[1]})."
         )
-    winners = []
-    for target, mine in ours.summaries.items():
-        for rival in rivals:
-            theirs = rival.summaries[target]
-            if theirs.iou > mine.iou or theirs.awd_mm < mine.awd_mm:
-                in_what = [
-                    f"IoU {_percent(theirs.iou)} against {_percent(mine.iou)}" if theirs.iou > mine.iou else "",
-                    f"AWD {theirs.awd_mm:.2f} against {mine.awd_mm:.2f} mm" if theirs.awd_mm < mine.awd_mm else "",
-                ]
-                winners.append(
-                    f"  - {_title(target)}: `{rival.row.name}` by {' and '.join(filter(None, in_what))}; "
-                    f"`{PRODUCT}` has the higher IoU in {_wins(ours, rival, target)} pairs. {rival.row.strength}"
-                )
-    if winners:
-        lines += ["- Single organs for which another method is better, and why that can be:", *winners]
-    else:
-        lines.append("- No other one-shot or supervised method is better for any single organ.")
+    lines += _winners(ours, rivals)
     paper = _row(results, region, PAPER)
     if paper is not None:
         factor = paper.seconds_per_query / ours.seconds_per_query
@@ -156,6 +140,31 @@ def _findings(results: Sequence[Result], region: str) -> str:
             f"{fastest.seconds_per_query:.1f} s)."
         )
     return "\n".join(lines) + "\n"
+
+
+def _winners(ours: Result, rivals: Sequence[Result]) -> list[str]:
+    """The organs for which another row is better than the product, by how much, and why that can be."""
+    lines, why = [], {}
+    for target, mine in ours.summaries.items():
+        better = []
+        for rival in rivals:
+            theirs = rival.summaries[target]
+            if theirs.iou > mine.iou or theirs.awd_mm < mine.awd_mm:
+                share = _wins(ours, rival, target)
+                better.append(f"`{rival.row.name}` ({_cell(theirs.iou, theirs.awd_mm)}; {share})")
+                why.setdefault(rival.row.strength or "No reason is known.", []).append(f"`{rival.row.name}`")
+        if better:
+            lines.append(f"  - {_title(target)}, `{PRODUCT}` {_cell(mine.iou, mine.awd_mm)}: {', '.join(better)}")
+    if not lines:
+        return ["- No other one-shot or supervised method is better for any single organ, in IoU or in AWD."]
+    reasons = [f"  - {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in why.items()]
+    return [
+        "- Other methods that are better for an organ, in IoU or in AWD (IoU %, AWD mm; in how many pairs the IoU of "
+        f"`{PRODUCT}` is nevertheless higher):",
+        *lines,
+        "- Why that can be:",
+        *reasons,
+    ]
 
 
 def _wins(ours: Result, theirs: Result, target: str) -> str:
@@ -294,7 +303,8 @@ def _plot_time(results: Sequence[Result], region: str, path: Path) -> None:
                 "tab:red" if one.row.name.startswith(PRODUCT) else "0.5" if one.row.given == SUPERVISED else "tab:blue"
             )
             axis.plot(seconds, value, "o" if one.row.shots == "one" else "s", color=colour)
-            axis.annotate(one.row.name, (seconds, value), xytext=(5, 3), textcoords="offset points", fontsize=8)
+            offset = (5, 3 if one.row.shots == "one" else -9)
+            axis.annotate(one.row.name, (seconds, value), xytext=offset, textcoords="offset points", fontsize=8)
         axis.set_xscale("log")
         axis.margins(x=0.25)
         axis.set_xlabel("seconds a query, all organs")

@@ -20,9 +20,10 @@ import SimpleITK as sitk
 import torch
 
 from circumstances import machine
+from paper import order_of
 from predictions import chosen_pairs, path_of, predict
 from registry import METHODS, Method, Setting, load_methods
-from report import write_report
+from report import PRODUCT, write_report
 from rprloc.dataset import read_dataset
 from rprloc.errors import InputError
 from rprloc.evaluation import MEAN_TARGETS
@@ -71,7 +72,8 @@ def run(
                 _log.info("%s, %s: %d predictions made.", method.name, region, made)
     if "report" not in stages:
         return
-    rows = sorted((row for method in methods for row in method.rows), key=lambda row: row.table)
+    rows = [row for method in methods for row in method.rows]
+    rows.sort(key=lambda row: (row.table, not row.name.startswith(PRODUCT), order_of(row.table, row.paper)))
     results = [one for region in chosen for one in scored(setting, rows, region, chosen[region], setting.folder)]
     docs.mkdir(parents=True, exist_ok=True)
     write_records(results, docs / "results.json")
