@@ -312,7 +312,7 @@ def test_training_that_was_interrupted_ends_where_it_would_have(tmp_path: Path) 
 
             optimizer = torch.optim.Adam(net.parameters())
             state = fit(
-                net, loss_of, optimizer, path, 1.0, seed=0, rate_at=lambda share: 0.1, scans=1, max_steps=until
+                net, loss_of, optimizer, path, 1.0, seed=0, rate_at=lambda share, step: 0.1, scans=1, max_steps=until
             )  # fmt: skip
             assert state["steps"] == until
         return net.weight.detach()

@@ -26,15 +26,15 @@ def fit(
     minutes: float,
     *,
     seed: int,
-    rate_at: Callable[[float], float],
+    rate_at: Callable[[float, int], float],
     scans: int,
     max_steps: int | None = None,
     modes: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Optimize ``net`` until the budget is spent, and leave it with its weights; ``path`` holds the state.
 
-    ``loss_of`` draws a batch. ``rate_at``: the learning rate as a function of the share of the budget that is spent, so
-    that a recipe's schedule fits any budget. ``max_steps`` ends it earlier. ``modes``: a module around the net that is
+    ``loss_of`` draws a batch. ``rate_at``: the learning rate as a function of the share of the budget that is spent
+    and of the step. ``max_steps`` ends it earlier. ``modes``: a module around the net that is
     put into training mode, too. Resumes; a run that is complete only loads.
     The random numbers of a step depend on the seed and the step's number alone. Returns the state: seconds, steps, ...
     """
@@ -60,7 +60,7 @@ def fit(
         if max_steps is not None:
             share = max(share, state["steps"] / max_steps)
         for group in optimizer.param_groups:
-            group["lr"] = float(rate_at(min(share, 1.0)))
+            group["lr"] = float(rate_at(min(share, 1.0), state["steps"]))
         loss = loss_of(np.random.default_rng([seed, state["steps"]]))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

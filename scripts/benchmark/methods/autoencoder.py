@@ -111,7 +111,7 @@ class FeatureMaps(Method):
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
         fit(
             net, loss_of, optimizer, self._path(region), MINUTES[region] * self.setting.minutes,
-            seed=self.setting.seed, rate_at=lambda share: 1.5e-3 * (1.0 - 0.95 * share), scans=len(scans),
+            seed=self.setting.seed, rate_at=lambda share, step: 1.5e-3 * (1.0 - 0.95 * share), scans=len(scans),
         )  # fmt: skip
 
     def budget(self, region: str) -> str:

@@ -150,7 +150,7 @@ class RetinaUNet(Method):
             np.save(temporary, sizes)
         fit(
             detector.network, loss_of, optimizer, path, MINUTES[region] * self.setting.minutes,
-            seed=self.setting.seed, rate_at=lambda share: 1e-3 * (0.02 + 0.98 * np.cos(0.5 * np.pi * share) ** 2),
+            seed=self.setting.seed, rate_at=lambda share, step: 1e-3 * (0.02 + 0.98 * np.cos(0.5 * np.pi * share) ** 2),
             scans=len(scans), modes=detector,
         )  # fmt: skip
 
