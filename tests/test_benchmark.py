@@ -146,7 +146,7 @@ def test_what_was_predicted_is_not_predicted_again(toy: Setting, tmp_path: Path)
     assert predict(method, "toy", pairs, toy.folder) == 1
     assert predict(method, "toy", pairs, toy.folder) == 0
 
-    method.version = "2"
+    method.version = lambda region: "2"
     assert predict(method, "toy", pairs, toy.folder) == 2
 
 

@@ -83,6 +83,12 @@ def fit(
     return state
 
 
+def version_of(*paths: Path) -> str:
+    """What tells the weights in files from others: how much they were trained."""
+    states = [torch.load(path, weights_only=True, map_location="cpu") for path in paths if path.exists()]
+    return ", ".join(f"{state['steps']} steps in {state['seconds']:.1f} s" for state in states) or "not trained"
+
+
 def described(path: Path, what: str) -> str:
     """In words: how long the weights in ``path`` were trained, and on how much."""
     if not path.exists():

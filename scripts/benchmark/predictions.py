@@ -119,13 +119,13 @@ def for_shots(pairs: Sequence[Pair], shots: str) -> list[Pair]:
 def predict(method: Method, region: str, pairs: Sequence[Pair], folder: Path) -> int:
     """Run a method on those pairs of which a prediction is missing or of another version; how many these were."""
     cases = {case.name: case for case in method.setting.cases}
-    targets = method.setting.targets[region]
+    targets, version = method.setting.targets[region], method.version(region)
     examples = [case for case in method.setting.split(region, "support") if set(targets) & set(case.targets)]
     jobs = [
         (shots, pair, rows)
         for shots in dict.fromkeys(row.shots for row in method.rows)
         for pair in for_shots(pairs, shots)
-        if (rows := [row for row in method.rows if row.shots == shots and not _is_done(folder, row, pair, method)])
+        if (rows := [row for row in method.rows if row.shots == shots and not _is_done(folder, row, pair, version)])
     ]
     jobs.sort(key=lambda job: (job[0] != "one", job[1].query))
     prepared: dict[str, object] = {}
@@ -144,7 +144,7 @@ def predict(method: Method, region: str, pairs: Sequence[Pair], folder: Path) ->
             found = method.locate(given, volume, targets, shots)  # the first one only warmed up
         warm = True
         for row in rows:
-            _write(folder, row, method, pair, found[row.name], targets)
+            _write(folder, row, version, pair, found[row.name], targets)
     return len(jobs)
 
 
@@ -156,17 +156,17 @@ def _named(volume: Volume, name: str) -> Volume:
     return Volume(volume.hu, volume.grid, name)
 
 
-def _is_done(folder: Path, row: Row, pair: Pair, method: Method) -> bool:
+def _is_done(folder: Path, row: Row, pair: Pair, version: str) -> bool:
     path = path_of(folder, row.name, pair)
-    return path.exists() and Prediction.read(path).version == method.version
+    return path.exists() and Prediction.read(path).version == version
 
 
-def _write(folder: Path, row: Row, method: Method, pair: Pair, found: Found, targets: Sequence[str]) -> None:
+def _write(folder: Path, row: Row, version: str, pair: Pair, found: Found, targets: Sequence[str]) -> None:
     points_ras = {organ: np.asarray(found.points_ras[organ], float) for organ in targets}
     for organ, points in points_ras.items():
         if points.shape != (6, 3) or not np.isfinite(points).all():
             raise ValueError(f"{row.name}: six finite points were expected for {organ} of {pair.query}, got {points}")
     path = path_of(folder, row.name, pair)
     path.parent.mkdir(parents=True, exist_ok=True)
-    prediction = Prediction(row.name, method.version, pair, points_ras, found.seconds, machine(), found.estimates)
+    prediction = Prediction(row.name, version, pair, points_ras, found.seconds, machine(), found.estimates)
     write_text_atomically(path, prediction.to_json())

@@ -121,8 +121,6 @@ class Method:
 
     name = ""
     rows: tuple[Row, ...] = ()
-    version = "1"
-    """Predictions that another version made are made again."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -133,6 +131,10 @@ class Method:
     def budget(self, region: str) -> str:
         """In words: what was trained, on what, for how long; empty if nothing was."""
         return ""
+
+    def version(self, region: str) -> str:
+        """Of weights and code: predictions that another version made are made again."""
+        return "1"
 
     def prepare(self, example: Example, organs: Sequence[str]) -> Any:
         """What is kept of an example; made once for each and not timed, as it does not depend on the query."""

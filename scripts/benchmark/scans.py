@@ -58,9 +58,13 @@ class Scan:
         hu = resample(volume, other).hu
         return cls(volume.name, np.rint(network_input(hu, air_hu) * 255).astype(np.uint8), other)
 
+    def body(self) -> NDArray[np.bool_]:
+        """Whether each voxel (I, J, K) is body, lung included."""
+        return _body(self.image)
+
     def body_ras(self) -> Points:
         """The places (N, 3) of all voxels of the body."""
-        return self.grid.ras(np.argwhere(_body(self.image)))
+        return self.grid.ras(np.argwhere(self.body()))
 
 
 def _body(image: NDArray[np.uint8]) -> NDArray[np.bool_]:

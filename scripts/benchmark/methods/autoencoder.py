@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circumstances import clock
-from fitting import described, fit
+from fitting import described, fit, version_of
 from registry import Example, Found, Method, Row, Setting, register
 from rprloc.geometry import Points
 from rprloc.network import ChannelNorm, mixed_precision
@@ -113,6 +113,9 @@ class FeatureMaps(Method):
             net, loss_of, optimizer, self._path(region), MINUTES[region] * self.setting.minutes,
             seed=self.setting.seed, rate_at=lambda share, step: 1.5e-3 * (1.0 - 0.95 * share), scans=len(scans),
         )  # fmt: skip
+
+    def version(self, region: str) -> str:
+        return version_of(self._path(region))
 
     def budget(self, region: str) -> str:
         return described(self._path(region), "autoencoder")

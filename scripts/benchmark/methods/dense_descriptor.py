@@ -37,7 +37,9 @@ class DenseDescriptor(Method):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.model = load_model()
-        self.version = self.model.identity()
+
+    def version(self, region: str) -> str:
+        return self.model.identity()
 
     def _descriptors(self, volume: Volume) -> LatentMap:
         image, body, grid = body_input(volume, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The floor: the examples' boxes, moved as the body's outline says; a method should beat it."""
+"""The floor: the examples' boxes, moved as landmarks of the whole body say; a method should beat it."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from rprloc.geometry import Points
 from rprloc.volume import Volume
 from scans import SPACING_MM, Scan
 
-_MIN_OVERLAP_MM = 120.0
+_MIN_OVERLAP_MM = 200.0
+_BONE, _AIR = 0.7, 0.1  # network inputs above and below which a voxel of the body counts as bone and as air
 
 
 @dataclass(frozen=True, eq=False)
-class Outline:
-    """The body's cross-section at every 3 mm along the body: its centre (N, 2), extent (N, 2) and height (N,) in mm."""
+class Landmarks:
+    """Of every 3 mm along the body: height (N,) and centre (N, 2) in RAS mm, and the body's look (N, 3) there.
 
-    centre_ras: NDArray[np.float64]
-    extent_mm: NDArray[np.float64]
+    The look: the square roots of the areas of body, bone and air, in mm.
+    """
+
     height_ras: NDArray[np.float64]
+    centre_ras: NDArray[np.float64]
+    look_mm: NDArray[np.float64]
 
     @classmethod
-    def of(cls, volume: Volume) -> Outline:
-        body_ras = Scan.of(volume).body_ras()
-        heights, rows = np.unique(np.round(body_ras[:, 2], 3), return_inverse=True)
-        centres, extents = np.empty((len(heights), 2)), np.empty((len(heights), 2))
-        for row in range(len(heights)):
-            across = body_ras[rows == row, :2]
-            centres[row], extents[row] = across.mean(0), 4.0 * across.std(0)
-        return cls(centres, extents, heights)
+    def of(cls, volume: Volume) -> Landmarks:
+        scan = Scan.of(volume)
+        body = scan.body()
+        bone, air = body & (scan.image > 255 * _BONE), body & (scan.image < 255 * _AIR)
+        areas = np.stack([part.sum((0, 1)) for part in (body, bone, air)], axis=1) * SPACING_MM**2
+        places_ras, count = scan.grid.centres_ras(), np.maximum(body.sum((0, 1)), 1)
+        centre_ras = (places_ras[..., :2] * body[..., None]).sum((0, 1)) / count[:, None]
+        return cls(places_ras[0, 0, :, 2], centre_ras, np.sqrt(areas))
 
-    def shift_to(self, other: Outline) -> NDArray[np.float64]:
-        """The translation (3,) that lays this outline on the other: the best of all shifts along the body."""
-        best, shift = np.inf, other.height_ras[-1] - self.height_ras[-1]
-        fewest = min(round(_MIN_OVERLAP_MM / SPACING_MM), len(self.height_ras), len(other.height_ras))
-        for offset in range(fewest - len(self.height_ras), len(other.height_ras) - fewest + 1):
-            ours, theirs = _overlap(len(self.height_ras), len(other.height_ras), offset)
-            difference = float(np.abs(self.extent_mm[ours] - other.extent_mm[theirs]).mean())
+    def shift_to(self, other: Landmarks) -> NDArray[np.float64]:
+        """The translation (3,) to another body: the shift along it with which both look most alike."""
+        ours, theirs = len(self.height_ras), len(other.height_ras)
+        fewest = min(round(_MIN_OVERLAP_MM / SPACING_MM), ours, theirs)
+        best, shift = np.inf, np.zeros(3)
+        for offset in range(fewest - ours, theirs - fewest + 1):
+            here = slice(max(0, -offset), min(ours, theirs - offset))
+            there = slice(here.start + offset, here.stop + offset)
+            a, b = self.look_mm[here], other.look_mm[there]
+            difference = np.abs((a - a.mean(0)) - (b - b.mean(0))).mean() / (0.5 * (a.std(0) + b.std(0)).mean() + 5.0)
             if difference < best:
-                best, shift = difference, other.height_ras[theirs][0] - self.height_ras[ours][0]
-        near = np.abs(self.height_ras[:, None] + shift - other.height_ras) < 0.5 * SPACING_MM
-        ours, theirs = np.nonzero(near)
-        across = (other.centre_ras[theirs] - self.centre_ras[ours]).mean(0) if len(ours) else np.zeros(2)
-        return np.array([*across, shift])
-
-
-def _overlap(ours: int, theirs: int, offset: int) -> tuple[slice, slice]:
-    first, last = max(0, -offset), min(ours, theirs - offset)
-    return slice(first, last), slice(first + offset, last + offset)
+                across = (other.centre_ras[there] - self.centre_ras[here]).mean(0)
+                best, shift = difference, np.array([*across, other.height_ras[there][0] - self.height_ras[here][0]])
+        return shift
 
 
 @register
@@ -61,21 +61,21 @@ class MeanBox(Method):
         Row(
             "mean-box",
             3,
-            remark="the example's box, moved by the body's outline: the floor",
+            remark="the example's box, moved by landmarks of the whole body: the floor",
             strength="Patients of one clinic lie alike, so there is little to be found by looking.",
         ),
         Row("mean-box few-shot", 3, shots="all"),
     )
 
-    def prepare(self, example: Example, organs: Sequence[str]) -> tuple[Outline, dict[str, Points]]:
-        return Outline.of(example.volume), {organ: example.points_ras[organ] for organ in organs}
+    def prepare(self, example: Example, organs: Sequence[str]) -> tuple[Landmarks, dict[str, Points]]:
+        return Landmarks.of(example.volume), {organ: example.points_ras[organ] for organ in organs}
 
     def find(
-        self, prepared: Sequence[tuple[Outline, dict[str, Points]]], query: Volume, organs: Sequence[str]
+        self, prepared: Sequence[tuple[Landmarks, dict[str, Points]]], query: Volume, organs: Sequence[str]
     ) -> dict[str, Points]:
-        there = Outline.of(query)
+        there = Landmarks.of(query)
         moved = [
-            {organ: at + outline.shift_to(there) for organ, at in points_ras.items()}
-            for outline, points_ras in prepared
+            {organ: at + landmarks.shift_to(there) for organ, at in points_ras.items()}
+            for landmarks, points_ras in prepared
         ]
         return {organ: np.mean([points[organ] for points in moved if organ in points], axis=0) for organ in organs}

@@ -29,7 +29,10 @@ class Product(Method):
         digest = hashlib.sha256(self.engine.model.identity().encode())
         for path in sorted(Path(rprloc.__file__).parent.glob("*.py")):
             digest.update(path.read_bytes())
-        self.version = digest.hexdigest()[:16]
+        self._version = digest.hexdigest()[:16]
+
+    def version(self, region: str) -> str:
+        return self._version
 
     def budget(self, region: str) -> str:
         return f"shipped weights {self.engine.model.identity()}, see scripts/train_shipped_weights.sh"

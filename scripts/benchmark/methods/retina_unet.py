@@ -23,7 +23,7 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fitting import described, fit
+from fitting import described, fit, version_of
 from registry import SUPERVISED, Example, Method, Row, Setting, face_centres, register
 from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid, Points
@@ -171,6 +171,9 @@ class RetinaUNet(Method):
         boxes = [Box.from_extreme_points(example.points_ras[organ]) for organ in organs]
         corners = [np.concatenate([grid.ijk(box.min_ras), grid.ijk(box.max_ras)]) + 0.5 for box in boxes]
         return labels, np.array(corners)
+
+    def version(self, region: str) -> str:
+        return version_of(self._path(region))
 
     def budget(self, region: str) -> str:
         return described(self._path(region), "boxes and label maps")

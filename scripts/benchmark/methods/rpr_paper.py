@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circumstances import clock
-from fitting import described, fit
+from fitting import described, fit, version_of
 from registry import Example, Found, Method, Row, Setting, face_centres, register
 from rprloc.device import choose_device
 from rprloc.geometry import Box, Points, wall_coordinates
@@ -168,6 +168,9 @@ class RprPaper(Method):
             scans=len(scans),
             max_steps=FULL_PAIRS // pairs,
         )
+
+    def version(self, region: str) -> str:
+        return version_of(self._path(region, 0), self._path(region, 1))
 
     def budget(self, region: str) -> str:
         found = [described(self._path(region, stage), ("coarse", "fine")[stage]) for stage in (0, 1)]
