@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fitting import fit
+from fitting import fit, version_of
 from matching import SIMILARITIES, FourierMatcher, best_place, sliding_sums
 from predictions import Pair, Prediction, chosen_pairs, path_of, predict
 from registry import METHODS, Setting, load_methods
@@ -318,6 +318,8 @@ def test_training_that_was_interrupted_ends_where_it_would_have(tmp_path: Path) 
         return net.weight.detach()
 
     torch.testing.assert_close(trained(tmp_path / "a.pt", 4, 4, 9), trained(tmp_path / "b.pt", 9))
+    assert version_of(tmp_path / "a.pt").startswith("9 steps")
+    assert version_of(tmp_path / "missing.pt") == "not trained"
 
 
 def test_dense_latents_of_the_autoencoder_are_those_of_its_patches(method_module) -> None:
