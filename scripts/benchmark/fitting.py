@@ -83,6 +83,11 @@ def fit(
     return state
 
 
+def steps_of(path: Path) -> int:
+    """How many steps the weights in a file were trained; 0 if there are none."""
+    return int(torch.load(path, weights_only=True, map_location="cpu")["steps"]) if path.exists() else 0
+
+
 def version_of(*paths: Path) -> str:
     """What tells the weights in files from others: how much they were trained."""
     states = [torch.load(path, weights_only=True, map_location="cpu") for path in paths if path.exists()]

@@ -132,6 +132,10 @@ class Method:
         """In words: what was trained, on what, for how long; empty if nothing was."""
         return ""
 
+    def caution(self, region: str) -> str:
+        """What must be known before the method's accuracy is compared, in a sentence; empty if nothing."""
+        return ""
+
     def version(self, region: str) -> str:
         """Of weights and code: predictions that another version made are made again."""
         return "1"

@@ -37,6 +37,7 @@ def write_report(
     results: Sequence[Result],
     pairs: Mapping[str, Sequence[Pair]],
     budgets: Mapping[str, Mapping[str, str]],
+    cautions: Mapping[str, Mapping[str, str]],
     setting: Setting,
     docs: Path,
 ) -> None:
@@ -44,7 +45,7 @@ def write_report(
     matplotlib.use("Agg")
     regions = list(dict.fromkeys(one.region for one in results))
     parts = ["# Benchmark\n", _introduction(results, pairs, setting)]
-    parts += [_findings(results, region) for region in regions]
+    parts += [_findings(results, region, cautions[region]) for region in regions]
     parts += [_table(results, table) for table in (1, 2, 3) if any(one.row.table == table for one in results)]
     parts += [_times(results, region) for region in regions]
     for region in regions:
@@ -99,7 +100,7 @@ def _cell(iou: float, awd_mm: float) -> str:
     return f"{_percent(iou)}, {awd_mm:.2f}"
 
 
-def _findings(results: Sequence[Result], region: str) -> str:
+def _findings(results: Sequence[Result], region: str, cautions: Mapping[str, str]) -> str:
     """What the numbers say of the product, in words: what it beats, what beats it, and how fast it is."""
     ours = _row(results, region, PRODUCT)
     lines = [f"## What it says: {_REGIONS.get(region, region)}\n"]
@@ -123,6 +124,7 @@ def _findings(results: Sequence[Result], region: str) -> str:
             f"- {measure}: `{PRODUCT}` {verdict} ({shown[0]}; the best other one is `{best.row.name}` {shown[1]})."
         )
     lines += _winners(ours, rivals)
+    lines += [f"- **Beware**, `{name}`: {caution}" for name, caution in cautions.items() if caution]
     paper = _row(results, region, PAPER)
     if paper is not None:
         factor = paper.seconds_per_query / ours.seconds_per_query

@@ -78,7 +78,8 @@ def run(
     docs.mkdir(parents=True, exist_ok=True)
     write_records(results, docs / "results.json")
     budgets = {method.name: {region: method.budget(region) for region in chosen} for method in methods}
-    write_report(results, chosen, budgets, setting, docs)
+    cautions = {region: {method.name: method.caution(region) for method in methods} for region in chosen}
+    write_report(results, chosen, budgets, cautions, setting, docs)
     missing = [row.name for row in rows if row.name not in {one.row.name for one in results}]
     if missing:
         _log.warning("Rows without all predictions, which are not in the report: %s.", ", ".join(missing))

@@ -175,6 +175,11 @@ class RetinaUNet(Method):
     def version(self, region: str) -> str:
         return version_of(self._path(region))
 
+    def caution(self, region: str) -> str:
+        return (
+            f"trained for minutes on a CPU with voxels of {VOXEL_MM:.0f} mm, so its accuracy is below what it can be."
+        )
+
     def budget(self, region: str) -> str:
         return described(self._path(region), "boxes and label maps")
 
