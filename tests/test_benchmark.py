@@ -106,7 +106,7 @@ def test_a_new_method_is_one_small_file_and_gets_its_scores(toy: Setting, tmp_pa
 
 def test_the_scores_are_those_of_the_boxes(toy: Setting, tmp_path: Path) -> None:
     run_toy(toy, tmp_path)
-    rows = [row for make in load_methods(tmp_path / "methods") for row in make(toy).rows]
+    rows = [row for make in load_methods(tmp_path / "methods").values() for row in make(toy).rows]
     pairs = chosen_pairs(toy, "toy", 5)
 
     result = scored(toy, rows, "toy", pairs, toy.folder)[0]
@@ -141,7 +141,7 @@ def test_what_was_predicted_is_not_predicted_again(toy: Setting, tmp_path: Path)
     assert asked(toy) == first
 
     path_of(toy.folder, "same-place", Pair("toy", "anna", "bert")).unlink()
-    method = load_methods(tmp_path / "methods")[0](toy)
+    method = load_methods(tmp_path / "methods")["same-place"](toy)
     pairs = chosen_pairs(toy, "toy", 5)
     assert predict(method, "toy", pairs, toy.folder) == 1
     assert predict(method, "toy", pairs, toy.folder) == 0
@@ -202,7 +202,7 @@ def test_few_pairs_are_the_first_of_many_and_no_pair_comes_twice(toy: Setting) -
 
 
 def test_every_row_of_the_paper_is_there_once(toy: Setting) -> None:
-    rows = [row for method in load_methods() for row in method.rows]
+    rows = [row for method in load_methods().values() for row in method.rows]
     names = [row.name for row in rows]
     assert len(names) == len(set(names))
     assert [row.name for row in rows if row.table == 1] == [
@@ -354,7 +354,8 @@ def test_the_latent_difference_moves_from_the_query_to_the_support(method_module
 def test_the_detector_reads_its_maps_as_monai_does(method_module) -> None:
     pytest.importorskip("monai")
     module = method_module("retina_unet")
-    detector = module.detector_of([(6.0, 6.0, 9.0), (10.0, 9.0, 8.0)]).eval()
+    net = module.network_of(2)
+    detector = module.detector_of(net, np.array([[6.0, 6.0, 9.0], [10.0, 9.0, 8.0]])).eval()
     with torch.inference_mode():
         maps = detector.network(torch.rand(1, 1, 16, 24, 16))
         for values in maps.values():
@@ -389,7 +390,7 @@ def test_a_method_finds_the_organs_of_the_example_in_itself(
     cases = read_dataset(shared_data / "datasets.json")
     setting = Setting(tuple(cases), tmp_path, TARGETS)
     example = Example(next(case for case in cases if case.region == "abdomen" and case.split == "support"))
-    method = load_methods(only=[name])[0](setting)
+    method = load_methods()[name](setting)
     organs = TARGETS["abdomen"]
 
     found = method.locate([method.prepare(example, organs)], example.volume, organs)[row]

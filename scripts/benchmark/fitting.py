@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from circumstances import machine
+from rprloc.errors import InputError
 from rprloc.files import atomic_path
 
 _CHECKPOINT_SECONDS = 60.0
@@ -81,6 +82,14 @@ def fit(
     bar.close()
     (modes or net).eval()
     return state
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Put the weights that :func:`fit` left in ``path`` into a network. Raises InputError if there are none."""
+    if not path.exists():
+        raise InputError(f"There are no weights at {path}; the method must be trained first; run the stage train, too.")
+    net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["net"])
+    net.eval()
 
 
 def steps_of(path: Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -172,11 +172,8 @@ def register(method: type[Method]) -> type[Method]:
     return method
 
 
-def load_methods(*folders: Path, only: Sequence[str] = ()) -> list[Callable[[Setting], Method]]:
-    """The classes of all methods in the files of the folders, in the order of their rows' tables and of file names.
-
-    ``only``: names of those that are wanted. Raises InputError for a name that no file registers.
-    """
+def load_methods(*folders: Path) -> dict[str, type[Method]]:
+    """The methods in all files of the folders (by default ``methods/``) by name, in the order of the files' names."""
     _registered.clear()
     for folder in folders or (METHODS,):
         for path in sorted(folder.glob("*.py")):
@@ -186,12 +183,7 @@ def load_methods(*folders: Path, only: Sequence[str] = ()) -> list[Callable[[Set
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # as dataclasses want it
             spec.loader.exec_module(module)
-    unknown = [name for name in only if name not in _registered]
-    if unknown:
-        raise InputError(
-            f"There is no method {', '.join(unknown)}; one of {', '.join(_registered)} was expected; name one of these."
-        )
-    return [method for name, method in _registered.items() if not only or name in only]
+    return dict(_registered)
 
 
 def face_centres(box: Box) -> Points:

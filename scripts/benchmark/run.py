@@ -32,6 +32,8 @@ from scoring import scored, write_records
 TARGETS = {"han": MEAN_TARGETS["han"], "abdomen": ("pancreas",)}
 """The targets of the paper's tables."""
 
+STAGES = ("train", "predict", "report")
+
 _log = logging.getLogger("benchmark")
 
 
@@ -43,14 +45,14 @@ def run(
     only: Sequence[str] = (),
     again: Sequence[str] = (),
     folders: Sequence[Path] = (METHODS,),
-    stages: Sequence[str] = ("train", "predict", "report"),
+    stages: Sequence[str] = STAGES,
 ) -> None:
     """Run the benchmark on so many ``pairs`` of each region; see the module. ``only``: names of methods that run.
 
     The report holds every row of every method in ``folders`` that has its predictions.
     """
     setting.folder.mkdir(parents=True, exist_ok=True)
-    methods: list[Method] = [make(setting) for make in load_methods(*folders)]
+    methods: list[Method] = [make(setting) for make in load_methods(*folders).values()]
     known = [method.name for method in methods]
     unknown = [name for name in (*only, *again) if name not in known]
     if unknown:
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--abdomen-pairs", type=int, default=5, help="the same in the abdomen (%(default)s)")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="run these alone; all are reported")
     parser.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="predict anew with these")
-    parser.add_argument("--stages", nargs="+", default=["train", "predict", "report"], help="%(default)s")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="%(default)s")
     parser.add_argument(
         "--budget", type=float, default=1.0, help="factor on every method's time to train (%(default)s)"
     )

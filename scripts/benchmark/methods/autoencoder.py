@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circumstances import clock
-from fitting import described, fit, version_of
+from fitting import described, fit, load_weights, version_of
 from registry import Example, Found, Method, Row, Setting, register
 from rprloc.geometry import Points
 from rprloc.network import ChannelNorm, mixed_precision
@@ -123,9 +123,9 @@ class FeatureMaps(Method):
     def _latents(self, region: str, volume: Volume) -> tuple[Scan, Tensor]:
         """The latents of all windows; window (a, b, c) has its centre at index STRIDE (a, b, c) - 0.5 of the scan."""
         if region not in self._nets:
-            self._nets[region] = Autoencoder()
-            self._nets[region].load_state_dict(torch.load(self._path(region), weights_only=True)["net"])
-            self._nets[region].eval()
+            net = Autoencoder()
+            load_weights(net, self._path(region))
+            self._nets[region] = net
         scan = Scan.of(volume)
         padded = np.pad(scan.image, EDGE_VOX // 2)
         return scan, dense_latents(self._nets[region], torch.from_numpy(padded).float() / 255.0)

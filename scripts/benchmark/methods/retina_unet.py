@@ -23,7 +23,7 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fitting import described, fit, version_of
+from fitting import described, fit, load_weights, version_of
 from registry import SUPERVISED, Example, Method, Row, Setting, face_centres, register
 from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid, Points
@@ -90,11 +90,14 @@ class Detector(RetinaNetDetector):
         ]
 
 
-def detector_of(anchor_sizes: Sequence[Sequence[float]]) -> Detector:
-    """A detector for as many organs as there are ``anchor_sizes`` (organs, 3) in voxels: their usual boxes."""
-    anchors = AnchorGeneratorWithAnchorShape((1.0, 1.25), [list(size) for size in anchor_sizes])
-    net = Network(3, len(anchor_sizes), len(anchor_sizes), Pyramid(len(anchor_sizes) + 1), size_divisible=8)
-    detector = Detector(net, anchors)
+def network_of(organs: int) -> Network:
+    """A network for boxes and labels of so many organs, with one anchor a place for each."""
+    return Network(3, organs, organs, Pyramid(organs + 1), size_divisible=8)
+
+
+def detector_of(net: Network, anchor_sizes: NDArray[np.float64]) -> Detector:
+    """The detector around a network; ``anchor_sizes`` (organs, 3) in voxels: the organs' usual boxes."""
+    detector = Detector(net, AnchorGeneratorWithAnchorShape((1.0, 1.25), anchor_sizes.tolist()))
     detector.set_cls_loss(FocalLoss(reduction="mean", gamma=2.0))
     detector.set_atss_matcher(num_candidates=4, center_in_gt=False)
     detector.set_hard_negative_sampler(batch_size_per_image=64, positive_fraction=0.3, pool_size=20)
@@ -130,7 +133,7 @@ class RetinaUNet(Method):
         images = [coarse_image(scan)[0] for scan in scans]
         sizes = np.median([boxes[:, 3:] - boxes[:, :3] for _, boxes in marks], axis=0)
         torch.manual_seed(self.setting.seed)
-        detector = detector_of(sizes.tolist())
+        detector = detector_of(network_of(len(organs)), sizes)
         segmentation_loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
 
         def loss_of(generator: np.random.Generator) -> Tensor:
@@ -185,8 +188,9 @@ class RetinaUNet(Method):
 
     def _detector(self, region: str) -> Detector:
         if region not in self._detectors:
-            detector = detector_of(np.load(self._path(region).with_suffix(".npy")).tolist())
-            detector.network.load_state_dict(torch.load(self._path(region), weights_only=True)["net"])
+            net = network_of(len(self.setting.targets[region]))
+            load_weights(net, self._path(region))
+            detector = detector_of(net, np.load(self._path(region).with_suffix(".npy")))
             self._detectors[region] = detector.eval()
         return self._detectors[region]
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circumstances import clock
-from fitting import described, fit, steps_of, version_of
+from fitting import described, fit, load_weights, steps_of, version_of
 from registry import Example, Found, Method, Row, Setting, face_centres, register
 from rprloc.device import choose_device
 from rprloc.geometry import Box, Points, wall_coordinates
@@ -192,8 +192,8 @@ class RprPaper(Method):
         """Latents (N, 3) of the patches around places (N, 3)."""
         if (region, stage) not in self._nets:
             net = PatchPnet(WIDTH[region], PATCH[region][0])
-            net.load_state_dict(torch.load(self._path(region, stage), weights_only=True, map_location="cpu")["net"])
-            self._nets[region, stage] = net.eval()
+            load_weights(net, self._path(region, stage))
+            self._nets[region, stage] = net
         with torch.inference_mode():
             return torch.cat(
                 [self._nets[region, stage](patches(scan, place[None], *PATCH[region])) for place in places_ras]
