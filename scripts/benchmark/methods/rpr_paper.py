@@ -39,7 +39,7 @@ WARM_UP, COOL_DOWN = 0.1, 0.3
 
 RUNS = (1, 5, 10, 15, 20)
 STEP_RUNS = {"han": 15, "abdomen": 20}
-MINUTES = {"han": (14.0, 7.0), "abdomen": (4.0, 2.0)}
+MINUTES = {"han": (14.0, 3.0), "abdomen": (2.0, 1.0)}
 """The usual budget on one CPU core; 250 epochs of 12,000 pairs are the paper's."""
 EPOCH_PAIRS = 12_000
 FULL_PAIRS = 250 * EPOCH_PAIRS
