@@ -1,5 +1,6 @@
 # make setup: a virtual environment in .venv with everything; make demo: the demonstration; make test: all checks;
 # make audit: known vulnerabilities of the dependencies; make bundle: the release archive of the bundle, checked.
+# make benchmark: all methods on three pairs of scans, hardly trained, into runs/benchmark-quick; make benchmark-full: into docs/benchmark.
 # Another Python: make PYTHON=python3.12 setup. Another build of PyTorch: make TORCH=... setup.
 
 PYTHON ?= python3
@@ -9,10 +10,10 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test audit bundle clean
+.PHONY: help setup demo test audit bundle benchmark benchmark-full clean
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 setup: $(READY)
 
@@ -41,6 +42,18 @@ bundle: setup
 
 audit: setup
 	$(BIN)/python scripts/audit_dependencies.py
+
+# Annotated scans; see bundle/docs/README.md for the format. More pairs or another budget: make BENCHMARK='--pairs 40' benchmark-full.
+DATA ?= $(firstword $(wildcard data/datasets.json ../shared/data/datasets.json) data/datasets.json)
+BENCHMARK ?=
+run_benchmark = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/benchmark/run.py $(DATA)
+
+benchmark: setup
+	$(run_benchmark) --runs runs/benchmark-quick --docs runs/benchmark-quick/report \
+		--pairs 2 --abdomen-pairs 1 --budget 0.05 $(BENCHMARK)
+
+benchmark-full: setup
+	$(run_benchmark) --runs runs/benchmark --docs docs/benchmark $(BENCHMARK)
 
 clean:
 	rm -rf .venv demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis bundle/*.egg-info

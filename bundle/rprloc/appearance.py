@@ -164,6 +164,8 @@ def _with_trust(appearance: Appearance, field: PositionField, points_ras: Points
             squared_mm2.append(np.square(moved_mm))
     prior_mm2 = _DISPLACED_MM**2 / 3.0  # what the displacements come to on average
     trust = prior_mm2 / (prior_mm2 + np.mean(squared_mm2, axis=0) + np.square(bias_mm))
+    end_mm = field.grid.bounds.walls_mm
+    trust[4:] *= np.abs(marked_mm - end_mm)[4:] > _DISPLACED_MM  # where the scan ends, a wall cannot but come back
     return replace(appearance, bias_mm=bias_mm, trust=trust)
 
 

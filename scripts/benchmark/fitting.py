@@ -1,0 +1,116 @@
+"""Training with a budget of time, for the methods that need it: it resumes, and says what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from circumstances import machine
+from rprloc.errors import InputError
+from rprloc.files import atomic_path
+
+_CHECKPOINT_SECONDS = 60.0
+
+
+def fit(
+    net: nn.Module,
+    loss_of: Callable[[np.random.Generator], Tensor],
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    minutes: float,
+    *,
+    seed: int,
+    rate_at: Callable[[float, int], float],
+    scans: int,
+    max_steps: int | None = None,
+    modes: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Optimize ``net`` until the budget is spent, and leave it with its weights; ``path`` holds the state.
+
+    ``loss_of`` draws a batch. ``rate_at``: the learning rate as a function of the share of the budget that is spent
+    and of the step. ``max_steps`` ends it earlier. ``modes``: a module around the net that is
+    put into training mode, too. Resumes; a run that is complete only loads.
+    The random numbers of a step depend on the seed and the step's number alone. Returns the state: seconds, steps, ...
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0, "scans": scans, "losses": []}
+    device = next(net.parameters()).device
+    if path.exists():
+        state = torch.load(path, weights_only=True, map_location=device)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+    state["machine"] = machine(device)
+    budget = 60.0 * minutes
+    (modes or net).train()
+    last, last_cpu = time.perf_counter(), time.process_time()
+    saved = last
+    bar = tqdm(desc=path.stem, initial=state["steps"], unit="step", mininterval=20.0)
+
+    def done() -> bool:
+        return state["seconds"] >= budget or (max_steps is not None and state["steps"] >= max_steps)
+
+    while not done():
+        share = state["seconds"] / budget
+        if max_steps is not None:
+            share = max(share, state["steps"] / max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = float(rate_at(min(share, 1.0), state["steps"]))
+        loss = loss_of(np.random.default_rng([seed, state["steps"]]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        now, now_cpu = time.perf_counter(), time.process_time()
+        state["seconds"] += now - last
+        state["cpu_seconds"] += now_cpu - last_cpu
+        state["steps"] += 1
+        state["losses"].append(float(loss.detach()))
+        last, last_cpu = now, now_cpu
+        bar.update()
+        bar.set_postfix_str(f"loss {np.mean(state['losses'][-50:]):.4g}, {state['seconds']:.0f} of {budget:.0f} s")
+        if now - saved > _CHECKPOINT_SECONDS or done():
+            state |= {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+            with atomic_path(path) as temporary:
+                torch.save(state, temporary)
+            saved = now
+    bar.close()
+    (modes or net).eval()
+    return state
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Put the weights that :func:`fit` left in ``path`` into a network. Raises InputError if there are none."""
+    if not path.exists():
+        raise InputError(f"There are no weights at {path}; the method must be trained first; run the stage train, too.")
+    net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["net"])
+    net.eval()
+
+
+def steps_of(path: Path) -> int:
+    """How many steps the weights in a file were trained; 0 if there are none."""
+    return int(torch.load(path, weights_only=True, map_location="cpu")["steps"]) if path.exists() else 0
+
+
+def version_of(*paths: Path) -> str:
+    """What tells the weights in files from others: how much they were trained."""
+    states = [torch.load(path, weights_only=True, map_location="cpu") for path in paths if path.exists()]
+    return ", ".join(f"{state['steps']} steps in {state['seconds']:.1f} s" for state in states) or "not trained"
+
+
+def described(path: Path, what: str) -> str:
+    """In words: how long the weights in ``path`` were trained, and on how much."""
+    if not path.exists():
+        return f"{what}: not trained"
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    last = np.mean(state["losses"][-50:]) if state["losses"] else float("nan")
+    busy = f" ({state['cpu_seconds'] / 60:.1f} of a core's time)" if state["cpu_seconds"] else ""
+    return (
+        f"{what}: {state['seconds'] / 60:.1f} min{busy} on {state['machine']}, {state['steps']} steps, "
+        f"{state['scans']} scans, final loss {last:.3g}"
+    )

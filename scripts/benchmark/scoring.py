@@ -1,0 +1,135 @@
+"""The one scorer: every number of the report is computed here, from predictions on disk and label maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from predictions import Pair, Prediction, for_shots, path_of
+from registry import Row, Setting
+from rprloc.detection import OrganDetection
+from rprloc.evaluation import PairScore, Summary, annotated, mean_of, score, summarize
+from rprloc.files import write_text_atomically
+from rprloc.geometry import Points
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A row's scores in one region: all pairs, and the seconds of each query."""
+
+    row: Row
+    region: str
+    scores: tuple[PairScore, ...]
+    seconds: tuple[float, ...]
+    organs: int
+    estimates: dict[str, float]
+    machines: tuple[str, ...]
+
+    @property
+    def summaries(self) -> dict[str, Summary]:
+        return summarize(self.scores)
+
+    @property
+    def iou(self) -> float:
+        """The mean over targets of the mean over pairs."""
+        mean = mean_of(self.summaries)
+        return float("nan") if mean is None else mean.iou
+
+    @property
+    def awd_mm(self) -> float:
+        mean = mean_of(self.summaries)
+        return float("nan") if mean is None else mean.awd_mm
+
+    @property
+    def iou_sd_supports(self) -> float | None:
+        """The standard deviation (n - 1) over examples of the mean IoU of each; None for less than two."""
+        by_support: dict[str, list[float]] = {one.support: [] for one in self.scores}
+        for one in self.scores:
+            by_support[one.support].append(one.iou)
+        means = [fmean(values) for values in by_support.values()]
+        return stdev(means) if len(means) > 1 else None
+
+    @property
+    def seconds_per_query(self) -> float:
+        """All organs of a query, from the array in memory to the boxes: the median over pairs."""
+        return float(np.median(self.seconds))
+
+    @property
+    def seconds_per_organ(self) -> float:
+        return self.seconds_per_query / self.organs
+
+    def records(self) -> list[dict[str, Any]]:
+        """One entry for each target, and for several targets one for their mean."""
+        parts = {target: (one.iou, one.awd_mm, one.n) for target, one in self.summaries.items()}
+        if len(parts) > 1:
+            parts[MEAN] = (self.iou, self.awd_mm, len(self.seconds))
+        return [
+            {
+                "table": self.row.table,
+                "row": self.row.name,
+                "region": self.region,
+                "target": target,
+                "iou": round(iou, 4),
+                "awd_mm": round(awd_mm, 3),
+                "seconds_per_query": round(self.seconds_per_query, 3),
+                "seconds_per_organ": round(self.seconds_per_organ, 4),
+                "n": n,
+            }
+            for target, (iou, awd_mm, n) in parts.items()
+        ]
+
+
+def scored(setting: Setting, rows: Iterable[Row], region: str, pairs: Sequence[Pair], folder: Path) -> list[Result]:
+    """The result of every row that has predictions of all pairs; rows without are left out."""
+    cases = {case.name: case for case in setting.cases}
+    truths = {pair.query: annotated(cases[pair.query])[1] for pair in pairs}
+    results = []
+    for row in rows:
+        wanted = for_shots(pairs, row.shots)
+        paths = [path_of(folder, row.name, pair) for pair in wanted]
+        if not wanted or not all(path.exists() for path in paths):
+            continue
+        found = [Prediction.read(path) for path in paths]
+        scores = [one for prediction in found for one in score_prediction(prediction, truths[prediction.pair.query])]
+        estimates = {
+            name: float(np.median([one.estimates[name] for one in found])) for name in found[0].estimates
+        }  # fmt: skip
+        results.append(
+            Result(
+                row,
+                region,
+                tuple(scores),
+                tuple(one.seconds for one in found),
+                len(setting.targets[region]),
+                estimates,
+                tuple(dict.fromkeys(one.machine for one in found)),
+            )
+        )
+    return results
+
+
+def score_prediction(prediction: Prediction, truth_ras: dict[str, Points]) -> list[PairScore]:
+    """Every organ of a prediction compared with the query's true extreme points (6, 3)."""
+    return [
+        score(
+            prediction.pair.support,
+            prediction.pair.query,
+            OrganDetection(organ, points, np.zeros(6), 1, (prediction.pair.support,)),
+            truth_ras[organ],
+        )
+        for organ, points in prediction.points_ras.items()
+    ]
+
+
+def write_records(results: Iterable[Result], path: Path) -> None:
+    """All results as a JSON list, one line for each entry."""
+    lines = [json.dumps(record, allow_nan=False) for result in results for record in result.records()]
+    write_text_atomically(path, "[\n" + ",\n".join(f" {line}" for line in lines) + "\n]\n")
