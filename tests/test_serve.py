@@ -59,6 +59,9 @@ def test_a_set_that_is_built_equals_that_of_support_build(example: Example, tmp_
     (end,) = ends(answers(example, request))
     assert end["event"] == "result" and end["result"]["organs"] == ["bone"]
     assert Path(out).read_bytes() == (tmp_path / "cli.json").read_bytes()
+    # Also of a scan that was a query before, when nobody asked for its pseudonym.
+    _, end = ends(answers(example, located(example), request))
+    assert end["event"] == "result" and Path(out).read_bytes() == (tmp_path / "cli.json").read_bytes()
 
 
 def test_detections_equal_those_of_locate(example: Example, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.optim.adam import adam
 
 from rprloc.geometry import Grid, Points, apply_affine
 
@@ -235,6 +236,46 @@ def _descent() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class _Adam:
+    """PyTorch's Adam with rates that fall linearly to 1 / steps of what they were.
+
+    By its functional form: at its first use the class torch.optim.Adam loads PyTorch's compiler, which takes seconds.
+    """
+
+    def __init__(self, rates: Sequence[tuple[Tensor, float]], steps: int) -> None:
+        self._parameters = [parameter for parameter, _ in rates]
+        self._rates = [rate for _, rate in rates]
+        self._means = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._squares = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._counts = [torch.zeros(()) for _ in rates]
+        self._steps, self._done = steps, 0
+
+    def step(self, loss: Tensor) -> None:
+        """Move every parameter down the gradient of the loss."""
+        gradients = torch.autograd.grad(loss, self._parameters)
+        with torch.no_grad():
+            for n, rate in enumerate(self._rates):
+                adam(
+                    [self._parameters[n]],
+                    [gradients[n]],
+                    [self._means[n]],
+                    [self._squares[n]],
+                    [],
+                    [self._counts[n]],
+                    amsgrad=False,
+                    beta1=0.9,
+                    beta2=0.999,
+                    lr=rate,
+                    weight_decay=0.0,
+                    eps=1e-8,
+                    maximize=False,
+                )
+        fall = 1.0 / self._steps - 1.0
+        factor = 1.0 + fall / (self._steps + self._done * fall)  # of the rate before, as in torch.optim's LinearLR
+        self._rates = [rate * factor for rate in self._rates]
+        self._done += 1
+
+
 @_descent()
 def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages) -> BodyMap:
     """The map of a scan to the body frame, improved from ``start``; deterministic on one machine.
@@ -261,11 +302,10 @@ def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages)
         displacement = torch.from_numpy(np.ascontiguousarray(np.moveaxis(at_controls, -1, 0))).to(device)
         displacement.requires_grad_(control_mm is not None)
         turn, move = (torch.zeros(n, device=device, requires_grad=True) for n in ((3, 3), (3,)))
-        parameters = [{"params": [turn], "lr": 0.01}, {"params": [move], "lr": 1.0}]
+        rates = [(turn, 0.01), (move, 1.0)]
         if control_mm is not None:
-            parameters.append({"params": [displacement], "lr": 1.0})
-        optimizer = torch.optim.Adam(parameters)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1.0 / steps, steps)
+            rates.append((displacement, 1.0))
+        optimizer = _Adam(rates, steps)
         lattice = _normalized(controls, picture.places_ras).float().to(device)
         seen_at = [lattice[group][None, None, None] for group in groups]
         for step in range(steps):
@@ -281,10 +321,7 @@ def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages)
             if control_mm is not None:
                 gradients = [(displacement.diff(dim=axis) / control_mm).square().mean() for axis in (1, 2, 3)]
                 loss = loss + _ROUGHNESS[look] * sum(gradients) + _SIZE * displacement.square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            optimizer.step(loss)
         affine = np.eye(4)
         affine[:3, :3] = (matrix + turn).detach().cpu().numpy()
         affine[:3, 3] = (shift + move - turn @ centre).detach().cpu().numpy()

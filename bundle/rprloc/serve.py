@@ -49,7 +49,7 @@ _Request = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class _Scan:
-    """What is kept of a scan."""
+    """What is kept of a scan; ``pseudonym`` is empty until it is needed, because it takes a hash of all voxels."""
 
     name: str
     pseudonym: str
@@ -123,7 +123,7 @@ class Server:
         scan_name = request.get("scan_name")
         require_name(scan_name, '"scan_name"')
         require_writable(out)
-        scan = self._scan(request)
+        scan = self._scan(request, pseudonym=scan_name is None)
         built = self._engine.support_set_of(
             scan.field, scan.grid, marked, scan=scan_name or scan.pseudonym, source="extreme points"
         )
@@ -158,17 +158,18 @@ class Server:
         save_support_set(out, support_set)
         return _described(support_set)
 
-    def _scan(self, request: _Request) -> _Scan:
-        """The request's scan, from memory if its files are those of the last time."""
+    def _scan(self, request: _Request, *, pseudonym: bool = False) -> _Scan:
+        """The request's scan, from memory if its files are those of the last time; its pseudonym only if asked for."""
         path, series = _path(request, "image"), request.get("series")
         key = (path.resolve(), series, _state_of(path))
         known = self._scans.get(key)
-        if known is None:
+        if known is None or (pseudonym and not known.pseudonym):
             self._progress(0.0, "Reading the scan")
             volume = read_volume(path, series_uid=series)
             self._progress(0.2, "Looking at the scan")
-            field = self._engine.position_field(volume)
-            known = _Scan(volume.name, scan_pseudonym(volume), volume.grid, tuple(image_warnings(volume)), field)
+            field = self._engine.position_field(volume) if known is None else known.field
+            name = scan_pseudonym(volume) if pseudonym else ""
+            known = _Scan(volume.name, name, volume.grid, tuple(image_warnings(volume)), field)
             self._scans[key] = known
             while len(self._scans) > SCANS_IN_MEMORY:
                 self._scans.popitem(last=False)
