@@ -575,6 +575,11 @@ def make(folder: Path, seed: int) -> list[Case]:
     return made
 
 
+def leftovers() -> list[Path]:
+    """What reading left in the temporary folder."""
+    return list(Path(tempfile.gettempdir()).glob("rprloc-*"))
+
+
 def run(folder: Path, first: int) -> None:
     """Give the cases from ``first`` on to the command line; a JSON line for each when it begins and when it ends."""
     from typer.testing import CliRunner
@@ -593,7 +598,8 @@ def run(folder: Path, first: int) -> None:
         raised = None if error is None or isinstance(error, SystemExit) else f"raised {type(error).__name__}: {error}"
         lines, said, exit_code = done.stderr.splitlines(), done.stderr.strip(), done.exit_code
         del done, error
-        gc.collect()  # what the error still refers to
+        if leftovers():
+            gc.collect()  # what the error still refers to
         if raised is not None:
             outcome = raised
         elif exit_code != 2:
@@ -602,7 +608,7 @@ def run(folder: Path, first: int) -> None:
             outcome = f"said {said!r}"
         elif list((home / "out").iterdir()):
             outcome = f"left {[path.name for path in (home / 'out').iterdir()]}"
-        elif any(path.name.startswith("rprloc-") for path in Path(tempfile.gettempdir()).iterdir()):
+        elif leftovers():
             outcome = "left a temporary folder"
         else:
             outcome = "refused"

@@ -196,7 +196,7 @@ def locate_on(client: Client, job: Job, queries: Sequence[Query]) -> Iterator[Ou
     """
     from distributed import KilledWorker, as_completed
 
-    workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    workers = max(1, len(client.nthreads()))
     size = max(1, min(32, len(queries) // (4 * _BATCHES_A_WORKER * workers)))
     batches = (list(queries[start : start + size]) for start in range(0, len(queries), size))
     given: dict[Any, list[Query]] = {}

@@ -120,7 +120,7 @@ def training_files(path: Path, split: str = "train") -> list[ScanFile]:
 
 
 def scans_below(folder: Path) -> list[ScanFile]:
-    """The image files below a folder, at any depth, and the folders in which DICOM files lie, each a series.
+    """The image files below a folder, at any depth, and the folders in which other files lie, each a DICOM series.
 
     Raises InputError if there is no such folder, or nothing in it.
     """
@@ -132,7 +132,8 @@ def scans_below(folder: Path) -> list[ScanFile]:
         shown = sorted(name for name in names if not name.startswith("."))
         images = [name for name in shown if name.lower().endswith(IMAGE_EXTENSIONS)]
         paths += [Path(root, name) for name in images]
-        if not images and any(is_dicom(Path(root, name)) for name in shown):
+        # Where folders go on, files that are not DICOM belong to nothing; where they end, they are listed as no scan.
+        if shown and not images and (not folders or any(is_dicom(Path(root, name)) for name in shown)):
             paths.append(Path(root))
     if not paths:
         raise InputError(
