@@ -281,7 +281,8 @@ def _plot_bars(results: Sequence[Result], region: str, path: Path) -> None:
                 label=_title(target), error_kw={"lw": 0.7, "ecolor": "0.4"},
             )  # fmt: skip
     axes[0].set_ylabel("IoU, %")
-    axes[0].legend(ncols=len(targets), frameon=False)
+    axes[0].legend(ncols=len(targets), frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    axes[0].set_ylim(0, 100)
     axes[1].set_ylabel("AWD, mm")
     axes[1].set_ylim(0, min(axes[1].get_ylim()[1], 80.0))
     axes[1].set_xticks(range(len(shown)), [one.row.name for one in shown], rotation=35, ha="right")
