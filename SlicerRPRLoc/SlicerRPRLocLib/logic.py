@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import slicer
 
-from rprloc.console import require_folder, require_writable, result_names
+from rprloc.console import named_queries, require_folder, require_writable
 from rprloc.detection import Detections, save_detections
 from rprloc.errors import InputError
 from rprloc.markups import write_rois
@@ -134,7 +134,7 @@ class RPRLocLogic:
                 answers.append((volume, _detections(answer)))
 
             step = Step(volume.GetName(), take, vital=len(queries) == 1)
-            self._request(run, step, "locate", set=str(support_set), image=str(path), organs=wanted)
+            self._request(run, step, "locate", set=str(support_set), image=str(query.path), organs=wanted)
         self._begin(run)
 
     def locate_in_folder(self, folder: Path, out: Path, organs: Sequence[str] | None = None) -> None:
@@ -157,9 +157,9 @@ class RPRLocLogic:
 
         def search(answer: dict[str, Any]) -> None:
             paths = [Path(path) for path in answer["images"]]
-            for path, name in zip(paths, result_names(paths), strict=True):
+            for query in named_queries(paths):
 
-                def take(answer: dict[str, Any], name: str = name) -> None:
+                def take(answer: dict[str, Any], name: str = query.name) -> None:
                     nonlocal count
                     found = _detections(answer)
                     out.mkdir(parents=True, exist_ok=True)
@@ -168,8 +168,8 @@ class RPRLocLogic:
                     rows.extend(csv_row(found, organ) for organ in found.organs)
                     count += 1
 
-                step = Step(name, take, vital=len(paths) == 1)
-                self._request(run, step, "locate", set=str(support_set), image=str(path), organs=wanted)
+                step = Step(query.name, take, vital=len(paths) == 1)
+                self._request(run, step, "locate", set=str(support_set), image=str(query.path), organs=wanted)
 
         self._request(run, Step(folder.name, search, vital=True), "find", folder=str(folder))
         self._begin(run)
