@@ -134,7 +134,7 @@ class RPRLocLogic:
                 answers.append((volume, _detections(answer)))
 
             step = Step(volume.GetName(), take, vital=len(queries) == 1)
-            self._request(run, step, "locate", set=str(support_set), image=str(query.path), organs=wanted)
+            self._request(run, step, "locate", set=str(support_set), image=str(path), organs=wanted)
         self._begin(run)
 
     def locate_in_folder(self, folder: Path, out: Path, organs: Sequence[str] | None = None) -> None:
