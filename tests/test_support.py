@@ -34,14 +34,14 @@ from rprloc.support import (
 from rprloc.volume import Volume
 
 
-def organ(name: str, centre_ras: tuple[float, float, float], context: int = 4, channels: int = 5) -> SupportOrgan:
+def organ(name: str, centre_ras: tuple[float, float, float], context: int = 4, channels: int = 8) -> SupportOrgan:
     """An organ of 20 mm with numbers for latents that float32 holds exactly."""
     directions = np.repeat(np.eye(3), 2, axis=0) * np.tile([[-1.0], [1.0]], (3, 1))
     points = np.array(centre_ras) + 10.0 * directions
     around = np.array(centre_ras) + np.arange(3 * context).reshape(context, 3)
     anchors = np.concatenate([points, around])
     latents = np.arange(len(anchors) * channels, dtype=np.float32).reshape(-1, channels) / 8
-    return SupportOrgan(name, anchors, latents, appearance(channels - 3))
+    return SupportOrgan(name, anchors, latents, appearance(channels - 6))
 
 
 def appearance(channels: int) -> Appearance:
@@ -122,7 +122,7 @@ def change(*keys: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
 
 
 HEART_KEYS = ("supports", 0, "organs", "heart")
-NAN = base64.b64encode(np.full((10, 5), np.nan, "<f4").tobytes()).decode()
+NAN = base64.b64encode(np.full((10, 8), np.nan, "<f4").tobytes()).decode()
 DAMAGED = {
     "newer version": (change("version", to=3), "support set of version 3, but this program knows version 2"),
     "older version": (change("version", to=1), "support set of version 1, but this program knows version 2"),
@@ -204,6 +204,7 @@ def test_a_set_holds_no_voxels_and_no_name_of_the_file(example: Example, tmp_pat
     points = points_from_labels(read_label_map(example.labels, volume.grid), volume.grid, {2: "lung"})
     built = Engine.load(example.weights, "cpu").support_set(again, points, scan=name, source="label map")
     text = built.to_json()
+    assert same(SupportSet.from_json(text), built)
     readable = re.sub(r'"base64": "[^"]*"', "", text)  # encoded numbers may spell anything
     assert "Doe" not in readable and "1950" not in readable
     content = json.loads(text)

@@ -40,6 +40,7 @@ FORMAT, VERSION = "rprloc-support", 2
 
 CONTEXT_MARGIN_MM = 15.0
 _CONTEXT_SIDE = 5
+_POSITIONS = 6  # numbers of a latent before the descriptor: body coordinates and fine position
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,8 @@ class SupportOrgan:
     """One organ of one support scan.
 
     ``anchors_ras`` (6 + M, 3) mm in the support's world: the six extreme points in the order of WALLS, then places in
-    and around the organ. ``latents`` (6 + M, C): the position field at them, body coordinates first. ``appearance``:
+    and around the organ. ``latents`` (6 + M, C): the position field at them: body coordinates, fine
+    position, descriptor. ``appearance``:
     what the organ's own voxels look like.
     """
 
@@ -160,7 +162,7 @@ class SupportSet:
                 if not np.isfinite(missed).all():
                     raise InputError(f"{where}: an error of the points is not finite; {wanted}; build it again.")
                 arrays = {key: _decode(organ["appearance"][key], where) for key in _APPEARANCE}
-                appearance = _appearance(arrays, latents.shape[1] - 3, f"{where}: its appearance")
+                appearance = _appearance(arrays, latents.shape[1] - _POSITIONS, f"{where}: its appearance")
                 organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32), appearance, missed)
             supports.append(Support(entry["scan"], entry["source"], organs))
         return cls(content["model_id"], tuple(supports))

@@ -73,7 +73,8 @@ class Example:
 
     @cached_property
     def _read(self) -> tuple[Volume, dict[str, Points]]:
-        return annotated(self.case)
+        volume, points_ras, _ = annotated(self.case)
+        return volume, points_ras
 
     @property
     def volume(self) -> Volume:

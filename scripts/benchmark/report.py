@@ -357,7 +357,7 @@ def _failures(
         }
         worst = sorted(pairs[region], key=lambda pair: mean[pair.support, pair.query])[:_FAILURES]
         for number, pair in enumerate(worst, start=1):
-            volume, truth = annotated(cases[pair.query])
+            volume, truth, _ = annotated(cases[pair.query])
             truth = {organ: truth[organ] for organ in setting.targets[region]}
             found = Prediction.read(path_of(setting.folder, PRODUCT, pair)).points_ras
             other = Prediction.read(path_of(setting.folder, rival.row.name, pair)).points_ras if rival else {}

@@ -52,7 +52,7 @@ def true_box(case: Case, query: Any) -> Box:
 
 def test_the_heart_of_a_real_scan(scene: Scene, real: RPRLocLogic, cases: list[Case], tmp_path: Path) -> None:
     one, other = cases
-    _, marked = annotated(one)
+    _, marked, _ = annotated(one)
     support: Any = scene.load(one.image_path, "support")
     query: Any = scene.load(other.image_path, "query")
     example = real.examples.add(support, "heart")

@@ -18,7 +18,7 @@ from rprloc.volume import Volume
 class Product(Method):
     name = "rprloc"
     rows = (
-        Row("rprloc", 3, remark="the shipped product, one example"),
+        Row("rprloc", 3, remark="the shipped product, six points on one example"),
         Row("rprloc few-shot", 3, shots="all", remark="all examples of the region together"),
     )
 
@@ -40,7 +40,7 @@ class Product(Method):
     def prepare(self, example: Example, organs: Sequence[str]) -> Support:
         points_ras = {organ: example.points_ras[organ] for organ in organs}
         return self.engine.support_set(
-            example.volume, points_ras, scan=example.name, source="label map"
+            example.volume, points_ras, scan=example.name, source="extreme points"
         ).supports[0]  # fmt: skip
 
     def find(self, prepared: Sequence[Support], query: Volume, organs: Sequence[str]) -> dict[str, Points]:
