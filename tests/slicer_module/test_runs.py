@@ -106,7 +106,7 @@ def test_the_roi_is_the_box_of_rprloc_locate(
 def test_a_dicom_series_is_located_as_its_nifti_twin(
     scene: Scene, logic: RPRLocLogic, anna: Any, tmp_path: Path
 ) -> None:
-    from test_reading import write_series
+    from conftest import write_series
 
     write_series(tmp_path / "series", nodes.volume_from_node(anna).hu)
     series = read_volume(tmp_path / "series")
