@@ -20,8 +20,8 @@ from rprloc.device import Engine
 from rprloc.errors import InputError
 from rprloc.evaluation import Evaluation, PairScore, evaluate, mean_of, score, summarize
 from rprloc.geometry import WALLS, Box, Grid, Points, extreme_points_of_mask
-from rprloc.reading import read_volume
-from rprloc.support import SupportSet, merge
+from rprloc.reading import read_label_map, read_volume
+from rprloc.support import SupportSet, masks_from_labels, merge
 from rprloc.volume import to_sitk
 
 # split, voxels by which the body is moved along the first axis, targets
@@ -78,7 +78,9 @@ def support_of(engine: Engine, data: Path, case: str) -> SupportSet:
     volume = read_volume(data.parent / "chest" / "images" / f"{case}.nii.gz")
     points = {name: points_in(data, case, number) for number, name in ((1, "bone"), (2, "lung"))}
     wanted = {name: points[name] for name in CASES[case][2]}
-    return engine.support_set(volume, wanted, scan=case, source="label map")
+    labels = read_label_map(data.parent / "chest" / "labels" / f"{case}.nii.gz", volume.grid)
+    masks = masks_from_labels(labels, volume.grid, {1: "bone", 2: "lung"})
+    return engine.support_set(volume, wanted, scan=case, source="label map", masks=masks)
 
 
 def assert_score_is_that_of(one: PairScore, found: OrganDetection, truth: Points) -> None:
