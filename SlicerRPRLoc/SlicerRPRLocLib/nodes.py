@@ -267,12 +267,17 @@ def put_beside(node: Node, volume: Node, folder: str = "") -> None:
 
 
 def remove(node: Node) -> None:
-    """Remove a node from its scene and from subject hierarchy."""
+    """Remove a node, with how it is displayed, from its scene and from subject hierarchy."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     item = hierarchy.GetItemByDataNode(node)
     if item:
         hierarchy.RemoveItem(item, False, False)  # before the node, else its address stays in a cache
-    node.GetScene().RemoveNode(node)
+    scene = node.GetScene()
+    displays = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    scene.RemoveNode(node)
+    for display in displays:
+        if display is not None and display.GetScene() is scene:
+            scene.RemoveNode(display)
 
 
 def remove_empty_folder(scene: Any, name: str) -> None:

@@ -279,6 +279,15 @@ def test_a_kill_of_the_child_at_any_moment_leaves_the_scene_as_it_was(
     assert volumes_of(logic) == ["anna", "bert"]
 
 
+def test_an_undone_result_leaves_nothing_behind(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    mark(logic, anna)
+    located(logic, anna)
+    before = scene.content()
+    located(logic, bert, anna)
+    logic.history.undo()
+    assert scene.content() == before
+
+
 def test_two_runs_at_once_do_not_mix(scene: Scene, logic: RPRLocLogic, example: Example, anna: Any, bert: Any) -> None:
     mark(logic, anna, "heart")
     other_scene = new_scene()
