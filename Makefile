@@ -32,7 +32,7 @@ test: setup
 	$(BIN)/mypy
 	# 3: the database of vulnerabilities cannot be reached from here; nothing is known then, and the output says so.
 	$(BIN)/python scripts/audit_dependencies.py || [ $$? -eq 3 ]
-	$(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 # The release archive: what is committed of the bundle. VERSION is the package's.
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bundle/rprloc/__init__.py)
