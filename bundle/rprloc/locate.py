@@ -14,10 +14,10 @@ from torch import Tensor
 from rprloc.appearance import refined
 from rprloc.detection import Detections, OrganDetection
 from rprloc.errors import InputError
-from rprloc.field import LatentMap, PositionField, position_field
+from rprloc.field import PositionField, position_field
 from rprloc.geometry import Points
 from rprloc.network import RPRNet
-from rprloc.registration import BodyMap, robust_affine
+from rprloc.registration import robust_affine
 from rprloc.support import Support, SupportOrgan, SupportSet
 from rprloc.volume import Volume
 
@@ -32,13 +32,11 @@ class _Query:
     """What all organs share: the map to the body frame, and the fine lattice, ready for look-ups."""
 
     field: PositionField
-    body: BodyMap
-    fine: LatentMap
     fine_rows: Tensor  # (I * J * K, C)
 
     @classmethod
     def of(cls, field: PositionField) -> _Query:
-        return cls(field, field.body, field.fine, field.fine.latents.flatten(1).T.contiguous().cpu())
+        return cls(field, field.fine.latents.flatten(1).T.contiguous().cpu())
 
 
 def detect(model: RPRNet, volume: Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
@@ -104,7 +102,7 @@ def calibrated(support: Support, field: PositionField) -> Support:
 def _located(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
     """The six points (6, 3) by one support, refined by the organ's own voxels, and the votes' spread (6,) in mm."""
     points_ras, spread_mm = _stepped(organ, query)
-    registered_ras = query.body.ras(organ.latents[:6, :3].astype(float))
+    registered_ras = query.field.body.ras(organ.latents[:6, :3].astype(float))
     shift_mm = (points_ras - registered_ras).mean(0)
     return refined(organ.appearance, query.field, points_ras, shift_mm), spread_mm
 
@@ -116,7 +114,7 @@ def _stepped(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.flo
     around for its fine latent, and all vote on where each of them goes.
     """
     body, fine = organ.latents[:, :3].astype(float), torch.from_numpy(organ.latents[:, 3:])
-    anchors_ras = torch.from_numpy(query.body.ras(body)).float()
+    anchors_ras = torch.from_numpy(query.field.body.ras(body)).float()
     support_ras = torch.from_numpy(organ.anchors_ras).float()
     for reach_mm, outlier_mm in _FINE_STEPS:
         matched_ras, confidence = fine_match(fine, anchors_ras, query)
@@ -130,7 +128,7 @@ def fine_match(targets: Tensor, near_ras: Tensor, query: _Query) -> tuple[Tensor
     Likeness is the descriptors' cosine over a temperature, less the squared differences of the fine positions and from
     the window's centre over their variances; the place is the softmax mean. The confidence (M,) is the cosine there.
     """
-    grid = query.fine.grid
+    grid = query.field.fine.grid
     ijk = torch.from_numpy(grid.ijk(near_ras.double().numpy())).float()
     reach = torch.arange(-_WINDOW_PLACES, _WINDOW_PLACES + 1)
     limits = torch.tensor(grid.shape)

@@ -36,12 +36,13 @@ from rprloc.dataset import scans_below
 from rprloc.device import Engine
 from rprloc.errors import InputError
 from rprloc.field import PositionField
+from rprloc.files import parse_json
 from rprloc.geometry import Grid
 from rprloc.reading import image_warnings, read_volume
 from rprloc.support import SupportSet, load_support_set, merge, save_support_set, scan_pseudonym
 
 SCANS_IN_MEMORY = 8
-"""How many position fields are kept; each takes a few megabytes, the scan itself is not kept."""
+"""How many position fields are kept, megabytes each; of the scan itself they hold the networks' input at 4 mm."""
 
 Emit = Callable[[dict[str, Any]], None]
 _Request = Mapping[str, Any]
@@ -199,8 +200,8 @@ class _Events(logging.Handler):
 
 def _parsed(line: str) -> dict[str, Any]:
     try:
-        request = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        request = parse_json(line)
+    except ValueError as error:
         raise InputError(f"A request is not JSON ({error}); one JSON object in a line was expected.") from error
     if not isinstance(request, dict):
         raise InputError("A request is not a JSON object; one object in a line was expected.")

@@ -48,9 +48,8 @@ class SupportOrgan:
     """One organ of one support scan.
 
     ``anchors_ras`` (6 + M, 3) mm in the support's world: the six extreme points in the order of WALLS, then places in
-    and around the organ. ``latents`` (6 + M, C): the position field at them: body coordinates, fine
-    position, descriptor. ``appearance``:
-    what the organ's own voxels look like.
+    and around the organ. ``latents`` (6 + M, C): the position field at them: body coordinates, fine position,
+    descriptor. ``appearance``: what the organ's own voxels look like.
     """
 
     name: str
