@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import Example, rprloc
 
-from rprloc.batch import read_manifest
+from rprloc.batch import Job, Query, locate_here, read_manifest
 from rprloc.detection import load_detections
 from rprloc.errors import InputError
 from rprloc.reading import read_volume
@@ -66,8 +67,12 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 def assert_alike(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
-    """The same files with the same words, and numbers that differ by what other numbers of threads may do to sums."""
+    """The same files with the same words, and numbers that differ by what other numbers of threads may do to sums.
+
+    Only the name of the run in which a query failed is another one.
+    """
     number = re.compile(rb"-?\d+\.\d+(?:e-?\d+)?")
+    ours, theirs = ({name: re.sub(rb'"run": "\w+"', b"", one[name]) for name in one} for one in (ours, theirs))
     assert set(ours) == set(theirs)
     for name in ours:
         assert number.sub(b"", ours[name]) == number.sub(b"", theirs[name]), name
@@ -112,6 +117,20 @@ def test_only_what_is_missing_or_was_made_otherwise_is_done_again(example: Examp
     assert "3 located" in rprloc(*located(example, manifest, out, "--organ", "lung")).stdout  # other organs
     assert "3 located" in rprloc(*located(example, manifest, out, "--organ", "lung", "--labels")).stdout  # another file
     assert "3 were done" in rprloc(*located(example, manifest, out, "--organ", "lung", "--labels")).stdout
+
+
+def test_within_one_run_what_failed_is_not_tried_again(example: Example, tmp_path: Path) -> None:
+    """As when a worker dies between having tried a scan and having told so."""
+    scan, out = write_scans(example, tmp_path / "scans", 1)[0], tmp_path / "out"
+    scan.write_bytes(b"broken")
+    support_set = example.support_set.read_text(encoding="utf-8")
+    job = Job(support_set, out, weights=example.weights, device="cpu", keep_record=True)
+    queries = [Query(scan, scan.stem)]
+    first, second = (list(locate_here(job, queries)) for _ in range(2))
+    assert first == second and "not a NIfTI file" in str(first[0].error)
+    assert [row["outcome"] for row in journal(out)] == ["failed"]
+    list(locate_here(replace(job, run="another"), queries))
+    assert [row["outcome"] for row in journal(out)] == ["failed", "failed"]
 
 
 @pytest.mark.parametrize(

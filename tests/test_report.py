@@ -27,7 +27,7 @@ def results(tmp_path: Path) -> Path:
     for query, organ in (("anna", "liver"), ("b<script>", 'left, "upper" <lobe>')):
         found = OrganDetection(organ, points_of(box), np.full(6, 3.25), 5, ("s1", "s2"))
         save_detections(folder / f"{query}.detections.json", Detections(query, (found,), "m", "s", ("Doubt <1>.",)))
-    save_failure(folder / "carl.failed.json", "carl", "carl.nii is & remains broken.")
+    save_failure(folder / "carl.failed.json", "carl", "carl.nii is & remains broken.", "run 1")
     return folder
 
 

@@ -11,6 +11,7 @@ import functools
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rprloc.errors import InputError
 from rprloc.files import parse_json
-from rprloc.report import FAILURE, RESULT, save_failure
+from rprloc.report import FAILURE, RESULT, read_failure, save_failure
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -52,7 +53,8 @@ class Query:
 class Job:
     """What is done with every query. All paths must mean the same on every machine.
 
-    ``keep_record``: pass over what is done already, write why a query failed, and keep a journal.
+    ``keep_record``: pass over what is done already, write why a query failed, and keep a journal. ``run``: the name
+    of this run: another one tries again what failed, but a worker of this one may have died before it could tell.
     """
 
     support_set: str
@@ -65,6 +67,7 @@ class Job:
     labels: bool = False
     dicom: tuple[str, ...] = ()
     keep_record: bool = False
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -151,16 +154,16 @@ def locate_here(job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
     ids = (support_set.identity, engine.model.identity())
     with ThreadPoolExecutor(max_workers=_READ_AHEAD, thread_name_prefix="reading") as readers:
         waiting = iter(queries)
-        ahead: list[tuple[Query, Future[tuple[Volume, float]] | None]] = []
+        ahead: list[tuple[Query, Outcome | Future[tuple[Volume, float]]]] = []
         while True:
             for query in islice(waiting, _READ_AHEAD - len(ahead) + 1):
-                done = job.keep_record and _is_done(job, query, names, *ids)
-                ahead.append((query, None if done else readers.submit(read, query)))
+                known = _known_outcome(job, query, names, *ids) if job.keep_record else None
+                ahead.append((query, known or readers.submit(read, query)))
             if not ahead:
                 return
             query, reading = ahead.pop(0)
-            if reading is None:
-                yield Outcome(query, skipped=True)
+            if isinstance(reading, Outcome):
+                yield reading
                 continue
             seconds = {"read": 0.0, "locate": 0.0, "write": 0.0}
             error, found = None, None
@@ -249,6 +252,14 @@ def _support_set(text: str) -> SupportSet:
     return SupportSet.from_json(text, "The support set")
 
 
+def _known_outcome(job: Job, query: Query, organs: list[str], support_id: str, model_id: str) -> Outcome | None:
+    """The outcome of a query that is done already, or that has failed in this very run."""
+    if _is_done(job, query, organs, support_id, model_id):
+        return Outcome(query, skipped=True)
+    error = read_failure(job.out / f"{query.name}{FAILURE}", job.run)
+    return None if error is None else Outcome(query, error)
+
+
 def _is_done(job: Job, query: Query, organs: list[str], support_id: str, model_id: str) -> bool:
     """Whether all files of a query are there, made with this support set, these weights and these organs."""
     if not all((job.out / f"{query.name}{suffix}").is_file() for suffix in job.suffixes):
@@ -264,7 +275,7 @@ def _is_done(job: Job, query: Query, organs: list[str], support_id: str, model_i
 def _record_failure(job: Job, query: Query, error: str) -> None:
     path = job.out / f"{query.name}{FAILURE}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_failure(path, query.name, error)
+    save_failure(path, query.name, error, job.run)
 
 
 def _note(job: Job, query: Query, outcome: str, seconds: dict[str, float]) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from rprloc.archive import unpacked
 from rprloc.errors import InputError
+from rprloc.files import ITK_FILES
 from rprloc.geometry import Grid
 from rprloc.volume import AIR_HU
 
@@ -475,7 +476,8 @@ def _decompressed(data: Dataset) -> NDArray[np.generic]:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        return sitk.GetArrayFromImage(reader.Execute())
+        with ITK_FILES:
+            return sitk.GetArrayFromImage(reader.Execute())
 
 
 def _without_tilt(

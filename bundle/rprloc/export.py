@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rprloc.detection import Detections, organ_colour
 from rprloc.errors import InputError
-from rprloc.files import atomic_path
+from rprloc.files import ITK_FILES, atomic_path
 from rprloc.geometry import Box, Grid, Points
 from rprloc.volume import Volume, resample, to_sitk
 
@@ -138,7 +138,7 @@ def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict
     order = sorted(range(len(detections.organs)), key=lambda n: -detections.organs[n].box.volume_mm3)
     for index in order:
         _fill_box(labels, grid, detections.organs[index].box, index + 1)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, ITK_FILES:
         sitk.WriteImage(to_sitk(labels, grid), str(temporary), useCompression=True)
     return {index + 1: found.organ for index, found in enumerate(detections.organs)}
 

@@ -1,4 +1,5 @@
-"""Writing files so that nobody ever finds half of one, and parsing JSON that anybody may have written."""
+"""Writing files so that nobody ever finds half of one, parsing JSON that anybody may have written, and one image at a
+time for ITK."""
 
 from __future__ import annotations
 
@@ -6,12 +7,17 @@ import json
 import math
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rprloc.errors import InputError
+
+ITK_FILES = threading.Lock()
+"""Held by whoever reads or writes a file through SimpleITK: two at once can crash the process, above all at its first
+files (SimpleITK issue 74)."""
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rprloc.dicom import MIN_SLICES, choose_series, find_series, is_dicom, read_series
 from rprloc.errors import InputError
-from rprloc.files import parse_json
+from rprloc.files import ITK_FILES, parse_json
 from rprloc.geometry import Grid
 from rprloc.volume import Volume, from_sitk
 
@@ -321,8 +321,20 @@ def _read_file(path: Path) -> tuple[NDArray[np.generic], Grid]:
         _check_nrrd(path)
     else:
         _check_metaimage(path)
+    with ITK_FILES:
+        array, grid = from_sitk(_read_image(path, _IMAGE_IOS[extension]))
+    if sform_ras is not None and not grid.same_as(Grid(grid.shape, sform_ras)):
+        raise InputError(
+            f"The NIfTI header of {path} gives two different positions (its sform, qform or voxel sizes disagree); one "
+            "was expected, as programs differ in which they take; write it again with all the same."
+        )
+    return array, grid
+
+
+def _read_image(path: Path, image_io: str) -> sitk.Image:
+    """The 3D scalar image of a file; further axes of length 1 are left out."""
     reader = sitk.ImageFileReader()
-    reader.SetImageIO(_IMAGE_IOS[extension])
+    reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     size = list(reader.GetSize())
@@ -336,13 +348,7 @@ def _read_file(path: Path) -> tuple[NDArray[np.generic], Grid]:
     _require_scalar(reader.GetNumberOfComponents(), path)
     if reader.GetDimension() > 3:
         reader.SetExtractSize(size + [0] * (reader.GetDimension() - 3))
-    array, grid = from_sitk(reader.Execute())
-    if sform_ras is not None and not grid.same_as(Grid(grid.shape, sform_ras)):
-        raise InputError(
-            f"The NIfTI header of {path} gives two different positions (its sform, qform or voxel sizes disagree); one "
-            "was expected, as programs differ in which they take; write it again with all the same."
-        )
-    return array, grid
+    return reader.Execute()
 
 
 def _require_scalar(components: int, path: Path) -> None:

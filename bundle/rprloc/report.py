@@ -55,9 +55,19 @@ class Failure:
     error: str
 
 
-def save_failure(path: Path, query: str, error: str) -> None:
-    """Write why a query has no result."""
-    write_text_atomically(path, json.dumps({"query": query, "error": error}, ensure_ascii=False) + "\n")
+def save_failure(path: Path, query: str, error: str, run: str) -> None:
+    """Write why a query has no result, and the name of the run in which it failed."""
+    content = {"query": query, "error": error, "run": run}
+    write_text_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def read_failure(path: Path, run: str) -> str | None:
+    """Why a query failed in this run; None if it did not, or if nothing legible tells."""
+    try:
+        record = parse_json(path.read_text(encoding="utf-8"))
+        return str(record["error"]) if record["run"] == run else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_results(folder: Path) -> list[Detections | Failure]:
