@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""What labels can tell: scripts/benchmark/label_ceiling.py DATASETS.json REGION [--minutes 60] [--split test].
+
+A U-Net (MONAI's) is trained on the label maps of a region's training cases, all of its organs at once, at 3 mm, and the
+box of each organ's largest piece in the cases of ``--split`` is compared with the true one. The product sees no label
+of these cases and one example in place of all; the table tells how much of its error labels would take away. An organ
+of which no voxel is found has IoU 0; its walls are not in the mean distance, and the last column counts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.inferers import sliding_window_inference
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+from scipy.ndimage import label as pieces_of
+from torch import Tensor
+
+from circumstances import machine
+from fitting import fit
+from registry import Example
+from rprloc.dataset import read_dataset
+from rprloc.evaluation import annotated
+from rprloc.geometry import Box
+from rprloc.network import mixed_precision
+from rprloc.sampling import jitter, random_matrix
+from scans import Scan, packed_scans
+
+CROP_VOX = 80
+_ROTATION_DEG, _SCALE = 12.0, 0.12
+
+
+def labels_at(example: Example, scan: Scan, organs: tuple[str, ...]) -> NDArray[np.uint8]:
+    """The label map (I, J, K) on the scan's grid by the nearest voxel: 0, or 1 + the organ's place in ``organs``."""
+    ijk = np.rint(example.volume.grid.ijk(scan.grid.centres_ras())).astype(int)
+    inside = np.all((ijk >= 0) & (ijk < example.labels.shape), axis=-1)
+    i, j, k = np.moveaxis(np.clip(ijk, 0, np.array(example.labels.shape) - 1), -1, 0)
+    stored = np.where(inside, example.labels[i, j, k], 0)
+    labels = np.zeros(stored.shape, np.uint8)
+    for number, name in example.case.label_names.items():
+        labels[stored == number] = 1 + organs.index(name)
+    return labels
+
+
+def random_crop(image: NDArray, labels: NDArray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """An image and its labels, both (1, edge, edge, edge), around a random voxel of a random class, transformed."""
+    wanted = generator.choice(np.unique(labels))
+    flat = np.flatnonzero(labels == wanted)
+    centre = np.array(np.unravel_index(generator.choice(flat), labels.shape)) + generator.uniform(-10, 10, 3)
+    shape = np.array(labels.shape)
+    matrix = random_matrix(generator, _ROTATION_DEG, _SCALE) * (CROP_VOX / shape)[:, None]
+    # affine_grid wants the last axis first, in units of half an image.
+    theta = np.concatenate([matrix, ((2 * centre + 1) / shape - 1)[:, None]], axis=1)[::-1][:, [2, 1, 0, 3]]
+    lattice = F.affine_grid(torch.from_numpy(theta.copy()).float()[None], [1, 1, *[CROP_VOX] * 3], align_corners=False)
+    source = torch.from_numpy(image)[None, None].float() / 255.0
+    seen = jitter(F.grid_sample(source, lattice, align_corners=False)[0], generator)
+    classes = torch.from_numpy(labels)[None, None].float()
+    return seen, F.grid_sample(classes, lattice, mode="nearest", align_corners=False)[0]
+
+
+def boxes_of(scores: Tensor, scan: Scan, organs: tuple[str, ...]) -> dict[str, Box]:
+    """The box of each organ's largest piece, by the scores (1 + organs, I, J, K) of a scan's voxels."""
+    classes, boxes = scores.argmax(0).numpy(), {}
+    for number, organ in enumerate(organs, 1):
+        pieces, count = pieces_of(classes == number)
+        if count:
+            largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+            box = find_objects(pieces == largest)[0]
+            ends_ras = scan.grid.ras([[s.start - 0.5 for s in box], [s.stop - 0.5 for s in box]])
+            boxes[organ] = Box(ends_ras.min(0), ends_ras.max(0))
+    return boxes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("region")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--runs", type=Path, default=Path("runs/label-ceiling"))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    cases = [case for case in read_dataset(given.data) if case.region == given.region]
+    organs = tuple(cases[0].label_names.values())
+    training = [case for case in cases if case.split == "train"]
+    scans = packed_scans(training, given.runs / "packed")
+    marks = [labels_at(Example(case), scan, organs) for case, scan in zip(training, scans, strict=True)]
+    torch.manual_seed(given.seed)
+    net = UNet(3, 1, 1 + len(organs), (24, 48, 96, 160), (2, 2, 2), num_res_units=1, norm="INSTANCE")
+    compare = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+
+    def loss_of(generator: np.random.Generator) -> Tensor:
+        index = generator.integers(len(scans))
+        seen, wanted = random_crop(scans[index].image, marks[index], generator)
+        with mixed_precision(seen.device):
+            found = net(seen[None])
+        return compare(found.float(), wanted[None])
+
+    path = given.runs / f"{given.region}.pt"
+    state = fit(
+        net, loss_of, torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-4), path, given.minutes,
+        seed=given.seed, rate_at=lambda share, step: 2e-3 * (0.01 + 0.99 * np.cos(0.5 * np.pi * share) ** 2),
+        scans=len(scans),
+    )  # fmt: skip
+    scores, missed = defaultdict(list), defaultdict(int)
+    for case in (case for case in cases if case.split == given.split):
+        volume, truth, _ = annotated(case)
+        scan = Scan.of(volume)
+        with torch.inference_mode(), mixed_precision(torch.device("cpu")):
+            image = torch.from_numpy(scan.image)[None, None].float() / 255.0
+            found = sliding_window_inference(image, (CROP_VOX,) * 3, 1, net, overlap=0.5, mode="gaussian")[0].float()
+        boxes = boxes_of(found, scan, organs)
+        for organ, points_ras in truth.items():
+            true = Box.from_extreme_points(points_ras)
+            missed[organ] += organ not in boxes
+            iou_awd = (boxes[organ].iou(true), boxes[organ].wall_distances_mm(true).mean()) if organ in boxes else ()
+            scores[organ].append(iou_awd or (0.0, np.nan))
+    spent = (
+        f"{state['steps']} steps, {state['seconds'] / 60:.0f} minutes ({state['cpu_seconds'] / 60:.0f} of a core)"
+    )
+    print(f"{given.region}, split {given.split}; {len(scans)} labelled scans, {spent}, seed {given.seed};", end=" ")
+    print(machine(torch.device("cpu")))
+    for organ in (name for name in organs if name in scores):
+        iou, awd_mm = np.array(scores[organ]).T
+        print(f"{organ:24} {iou.mean():.2f} {np.nanmean(awd_mm):6.1f} mm {missed[organ]:3d} of {len(iou)} not found")
+    means = [(np.mean([iou for iou, _ in pairs]), np.nanmean([awd for _, awd in pairs])) for pairs in scores.values()]
+    print(f"{'mean of ' + str(len(means)):24} {np.mean(means, axis=0)[0]:.2f} {np.nanmean(means, axis=0)[1]:6.1f} mm")
+
+
+if __name__ == "__main__":
+    main()
