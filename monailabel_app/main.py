@@ -24,8 +24,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import SimpleITK as sitk
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
@@ -233,12 +231,9 @@ class BoxPainter(_Locator):
         super().__init__(rprloc, support_set, organs, InferType.SEGMENTATION, described)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, _Json]:
-        """The file of the label map, the labels in it, and the detections (RAS)."""
+        """The file of the label map, the organ of each label, and the detections (RAS)."""
         path, found = self.located(request, "label_map", ".nrrd")
-        # Slicer's module gives the names, in their order, to the numbers that it finds in the label map.
-        drawn = set(np.unique(sitk.GetArrayViewFromImage(sitk.ReadImage(str(path)))).tolist())
-        label_names = {organ: number for organ, number in self.labels.items() if number in drawn}
-        return str(path), {"label_names": label_names, "detections": found}
+        return str(path), {"label_names": self.labels, "detections": found}
 
 
 def _not_started(sentence: str) -> MONAILabelException:

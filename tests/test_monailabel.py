@@ -31,9 +31,11 @@ import torch
 from conftest import AFFINES, Example, phantom_hu, rprloc, write_series
 
 from rprloc.detection import Detections, load_detections
+from rprloc.device import Engine
 from rprloc.geometry import Grid
 from rprloc.network import RPRNet, save_model
 from rprloc.reading import read_label_map, read_volume
+from rprloc.support import points_from_labels, save_support_set
 from rprloc.volume import to_sitk
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,12 +140,24 @@ def write_studies(example: Example, folder: Path) -> None:
         sitk.WriteImage(to_sitk(phantom_hu(grid), grid), folder / f"{name}.nii.gz")
 
 
+def write_support_sets(example: Example, folder: Path) -> None:
+    """The example's set, and one of two organs that are the same, so that one box covers the other."""
+    folder.mkdir()
+    shutil.copy(example.support_set, folder)
+    volume = read_volume(example.image)
+    points = points_from_labels(read_label_map(example.labels, volume.grid), volume.grid, {1: "bone"})["bone"]
+    twins = {"covered": points, "on top": points}
+    engine = Engine.load(example.weights, "cpu")
+    save_support_set(folder / "twins.json", engine.support_set(volume, twins, scan="anna", source="label map"))
+
+
 @pytest.fixture(scope="module")
 def service(example: Example, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder, port = tmp_path_factory.mktemp("monailabel"), free_port()
     write_studies(example, folder / "studies")
+    write_support_sets(example, folder / "sets")
     with (folder / "server.log").open("wb") as log:
-        started = command(folder, settings(example), port)
+        started = command(folder, {**settings(example), "support_set": folder / "sets"}, port)
         process = subprocess.Popen(
             started, cwd=folder, env=environment(folder), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
@@ -192,7 +206,7 @@ def assert_same_mm(given: Any, wanted: Any) -> None:
     np.testing.assert_allclose(np.array(given, float), np.array(wanted, float), rtol=0.0, atol=0.1)
 
 
-def test_the_server_offers_a_detector_and_a_painter_of_boxes(service: Service) -> None:
+def test_the_server_offers_a_detector_and_a_painter_of_boxes_of_each_set(service: Service) -> None:
     told = service.ask("/info/").json
     models = told["models"]
     labels = {"bone": 1, "lung": 2}
@@ -200,6 +214,8 @@ def test_the_server_offers_a_detector_and_a_painter_of_boxes(service: Service) -
     assert {name: (model["type"], model["labels"]) for name, model in models.items()} == {
         "detect_set": ("detection", labels),
         "boxes_set": ("segmentation", labels),
+        "detect_twins": ("detection", {"covered": 1, "on top": 2}),
+        "boxes_twins": ("segmentation", {"covered": 1, "on top": 2}),
     }
     assert models["detect_set"]["config"] == {"organ": ["all", "bone", "lung"]}
 
@@ -261,16 +277,33 @@ def test_the_label_map_lies_on_the_voxels_of_the_scan(
     np.testing.assert_array_equal(labels, read_label_map(located / f"{scan}.boxes.nii.gz", grid))
 
 
-def test_the_names_of_a_label_map_are_of_those_labels_that_are_in_it(service: Service, tmp_path: Path) -> None:
-    """Slicer's module hands the names to the labels that it finds, in order: a name too many would shift them."""
-    hu, grid = phantom_hu(Grid((48, 44, 40), np.diag([2.0, 3, 4, 1]))), Grid((48, 44, 12), np.diag([2.0, 3, 4, 1]))
-    sitk.WriteImage(to_sitk(hu[:, :, :12], grid), tmp_path / "feet.nii.gz")
-    answer = service.infer("boxes_set", str(tmp_path / "feet.nii.gz"))
+@pytest.mark.parametrize("support_set", ["set", "twins"])
+def test_slicer_gives_the_boxes_their_names(service: Service, tmp_path: Path, support_set: str) -> None:
+    """As MONAI Label's module for Slicer does: it hands the names, in the order of their labels, to Slicer's import."""
+    slicer = pytest.importorskip("slicer", reason="slicer-core is not installed: pip install '.[slicer]'")
+    import vtk
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    answer = service.infer(f"boxes_{support_set}", "anna")
     path = tmp_path / answer.file_name
     path.write_bytes(answer.file)
-    shown = set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(path))).tolist()) - {0}
-    assert answer.json["label_names"] == {organ: n for organ, n in {"bone": 1, "lung": 2}.items() if n in shown}
-    assert len(answer.json["detections"]["organs"]) == 2 > len(shown)
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    scene, logic = slicer.vtkMRMLScene(), slicer.vtkSlicerSegmentationsModuleLogic()
+    logic.SetMRMLScene(scene)
+    label_map = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    slicer.util.updateVolumeFromArray(label_map, labels)
+    names = vtk.vtkStringArray()
+    for name in sorted(answer.json["label_names"], key=answer.json["label_names"].get):
+        names.InsertNextValue(name)
+    logic.ImportLabelmapToSegmentationNode(label_map, segmentation, names)
+    voxels = {}
+    for index in range(segmentation.GetSegmentation().GetNumberOfSegments()):
+        segment = segmentation.GetSegmentation().GetNthSegment(index)
+        shown = vtk_to_numpy(segment.GetRepresentation("Binary labelmap").GetPointData().GetScalars())
+        voxels[segment.GetName()] = int((shown == segment.GetLabelValue()).sum())
+    assert voxels == {name: int((labels == n).sum()) for name, n in answer.json["label_names"].items()}
+    assert {name for name, count in voxels.items() if count == 0} == ({"covered"} if support_set == "twins" else set())
 
 
 @pytest.mark.parametrize("wanted", ["lung", ["lung"], ["lung", "lung"]])
@@ -280,15 +313,25 @@ def test_one_organ_can_be_chosen(service: Service, located: Path, wanted: object
     assert_same_mm(answer.json["box"], boxes_lps(load_detections(located / "anna.detections.json"))[1:])
 
 
-def test_a_file_that_is_sent_and_a_dicom_folder_do_too(service: Service, located: Path, tmp_path: Path) -> None:
-    wanted = boxes_lps(load_detections(located / "flipped.detections.json"))
+def test_a_file_that_is_sent_does_too(service: Service, located: Path) -> None:
     sent = service.ask("/infer/detect_set", {}, upload=service.studies / "flipped.nii.gz", image="")
     assert sent.status == 200
-    assert_same_mm(sent.json["box"], wanted)
+    assert_same_mm(sent.json["box"], boxes_lps(load_detections(located / "flipped.detections.json")))
+
+
+def test_dicom_gives_the_same_boxes_as_what_monai_label_makes_of_it(service: Service, tmp_path: Path) -> None:
+    """MONAI Label converts the series that OHIF shows."""
     grid = Grid((30, 24, 20), np.array([[-4.0, 0, 0, 60], [0, -5, 0, 50], [0, 0, 6, 300], [0, 0, 0, 1]]))
     write_series(tmp_path / "dora", phantom_hu(grid))
-    answer = service.infer("detect_set", str(tmp_path / "dora"))
-    assert answer.status == 200 and len(answer.json["box"]) == 2
+    code = (
+        "import sys; from monailabel.datastore.utils.convert import dicom_to_nifti; print(dicom_to_nifti(sys.argv[1]))"
+    )
+    converting = [str(PYTHON), "-W", "ignore", "-c", code, str(tmp_path / "dora")]
+    done = subprocess.run(converting, capture_output=True, text=True, timeout=_ANSWER_S, check=True)
+    converted = shutil.move(done.stdout.strip().splitlines()[-1], tmp_path)
+    answer, of_converted = service.infer("detect_set", str(tmp_path / "dora")), service.infer("detect_set", converted)
+    assert answer.status == of_converted.status == 200 and len(answer.json["box"]) == 2
+    assert_same_mm(of_converted.json["box"], answer.json["box"])
 
 
 def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(service: Service, tmp_path: Path) -> None:
