@@ -12,7 +12,6 @@ environment of its own: the app imports nothing of RPR-Loc and lets ``rprloc ser
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -100,7 +99,6 @@ class Rprloc:
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
-        self._numbers = itertools.count(1)
         self._lock = threading.Lock()  # MONAI Label infers in several threads if it is told to
         self._start()
 
@@ -109,9 +107,8 @@ class Rprloc:
         with self._lock:
             if self._process.poll() is not None:
                 self._start()
-            request = {"id": next(self._numbers), "command": command, **options}
             try:
-                self._stdin.write(json.dumps(request) + "\n")
+                self._stdin.write(json.dumps({"command": command, **options}) + "\n")
                 self._stdin.flush()
             except OSError:
                 pass  # it has ended; reading tells
@@ -187,12 +184,15 @@ class _Locator(InferTask):
                 "The image is not among the studies of this server; the name of one of them was expected; "
                 "GET /datastore/?output=all lists them.",
             )
-        options = {"organs": organs} if organs else {}
         handle, name = tempfile.mkstemp(suffix)
         os.close(handle)
         try:
             found = self.rprloc.ask(
-                "locate", set=str(self.support_set), image=request["image"], **{kind: name}, **options
+                "locate",
+                set=str(self.support_set),
+                image=request["image"],
+                organs=organs or list(self.labels),  # named, as the file may be another by now
+                **{kind: name},
             )
         except BaseException:
             Path(name).unlink()
