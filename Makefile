@@ -1,6 +1,7 @@
 # make setup: a virtual environment in .venv with everything; make demo: the demonstration; make test: all checks;
 # make audit: known vulnerabilities of the dependencies; make bundle: the release archive of the bundle, checked.
 # make benchmark: all methods on three pairs of scans, hardly trained, into runs/benchmark-quick; make benchmark-full: into docs/benchmark.
+# make test-monailabel: the app for MONAI Label in a real server, in an environment that make monailabel makes in .venv-monailabel.
 # Another Python: make PYTHON=python3.12 setup. Another build of PyTorch: make TORCH=... setup.
 
 PYTHON ?= python3
@@ -10,10 +11,10 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test audit bundle benchmark benchmark-full clean
+.PHONY: help setup demo test monailabel test-monailabel audit bundle benchmark benchmark-full clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 setup: $(READY)
 
@@ -33,6 +34,23 @@ test: setup
 	# 3: the database of vulnerabilities cannot be reached from here; nothing is known then, and the output says so.
 	$(BIN)/python scripts/audit_dependencies.py || [ $$? -eq 3 ]
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+# MONAI Label for the app in monailabel_app, apart: it needs pydicom before 3 and jsonschema before 4, RPR-Loc later ones.
+# Its many packages take some minutes, so make test does not install them; where they are, it runs their tests, too.
+MONAILABEL := .venv-monailabel
+
+monailabel: $(MONAILABEL)/.ready
+
+# sam2, which MONAI Label wants, would otherwise download PyTorch once more to be built.
+$(MONAILABEL)/.ready:
+	$(PYTHON) -m venv $(MONAILABEL)
+	$(MONAILABEL)/bin/python -m pip install --disable-pip-version-check --quiet $(TORCH) setuptools wheel
+	SAM2_BUILD_CUDA=0 $(MONAILABEL)/bin/python -m pip install --disable-pip-version-check --quiet --no-build-isolation \
+		$(TORCH) 'monailabel==0.8.5' 'pydicom<3'
+	touch $@
+
+test-monailabel: setup monailabel
+	$(BIN)/python -m pytest tests/test_monailabel.py
 
 # The release archive: what is committed of the bundle. VERSION is the package's.
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bundle/rprloc/__init__.py)
@@ -58,5 +76,5 @@ benchmark-full: setup
 	$(run_benchmark) --runs runs/benchmark --docs docs/benchmark $(BENCHMARK)
 
 clean:
-	rm -rf .venv demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis bundle/*.egg-info
+	rm -rf .venv $(MONAILABEL) demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis bundle/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

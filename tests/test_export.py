@@ -154,6 +154,17 @@ def test_a_box_outside_the_grid_has_no_voxels(tmp_path: Path) -> None:
     assert labels.shape == (4, 5, 6) and not labels.any()
 
 
-def test_a_label_map_needs_the_suffix_of_nifti(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\.nii or \.nii\.gz was expected"):
+def test_a_label_map_may_be_nrrd_which_is_not_compressed(tmp_path: Path) -> None:
+    grid = grid_around_origin(AXES["oblique"], 120)
+    box = Box([10, -40, 8], [44, -12, 38])
+    found = Detections("q", (OrganDetection("organ", points_of(box), np.ones(6), 1, ("s",)),), "m", "s")
+    save_label_map(tmp_path / "boxes.nrrd", found, grid)
+    labels, labels_grid = from_sitk(sitk.ReadImage(str(tmp_path / "boxes.nrrd")))
+    assert labels_grid.same_as(grid, tolerance_mm=1e-3) and b"encoding: raw" in (tmp_path / "boxes.nrrd").read_bytes()
+    np.testing.assert_array_equal(labels, inside(grid, box))
+    assert labels.any()
+
+
+def test_a_label_map_needs_the_suffix_of_nifti_or_nrrd(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\.nii, \.nii\.gz or \.nrrd was expected"):
         save_label_map(tmp_path / "boxes.mha", Detections("q", (), "m", "s"), Grid((4, 5, 6), np.eye(4)))

@@ -77,6 +77,21 @@ def test_detections_equal_those_of_locate(example: Example, tmp_path: Path) -> N
     assert fractions == sorted(fractions) and len(fractions) >= 3
 
 
+def test_located_boxes_are_written_as_locate_writes_them(example: Example, tmp_path: Path) -> None:
+    for folder in ("cli", "served"):
+        (tmp_path / folder).mkdir()
+    command = ["locate", example.support_set, example.image, "--out", tmp_path / "cli", "--model", example.weights]
+    assert rprloc(*command, "--device", "cpu", "--labels").exit_code == 0
+    files = {"rois": "anna.mrk.json", "label_map": "anna.boxes.nii.gz"}
+    (end,) = ends(
+        answers(example, located(example, **{key: str(tmp_path / "served" / name) for key, name in files.items()}))
+    )
+    assert end["event"] == "result"
+    assert sorted(path.name for path in (tmp_path / "served").iterdir()) == sorted(files.values())
+    for name in files.values():
+        assert (tmp_path / "served" / name).read_bytes() == (tmp_path / "cli" / name).read_bytes()
+
+
 def test_the_network_sees_each_scan_once_until_its_file_changes(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +171,9 @@ def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example:
             "sets": [str(example.support_set)],
             "out": str(tmp_path / "no/a.json"),
         },
+        '"rois" is missing': located(example, rois=7),
+        "make the folder or name another": located(example, label_map=str(tmp_path / "no/boxes.nrrd")),
+        ".nrrd was expected": located(example, label_map=str(tmp_path / "boxes.mha")),
     }
     *errors, last = ends(answers(example, *bad.values(), located(example)))
     for wanted, event in zip(bad, errors, strict=True):

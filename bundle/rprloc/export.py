@@ -126,20 +126,23 @@ def save_picture(
 
 
 def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict[int, str]:
-    """Write the boxes as a NIfTI label map on ``grid``; returns the organ of each label.
+    """Write the boxes as a label map on ``grid``, NIfTI or NRRD; returns the organ of each label.
 
     Label n is the n-th organ. A voxel belongs to a box if its centre is inside; where boxes overlap, the smaller one
-    is drawn. What lies outside the grid is cut off. Raises InputError for another suffix than .nii or .nii.gz and if
-    the folder cannot be written to.
+    is drawn. What lies outside the grid is cut off. NRRD is not compressed: viewers in a browser may not unpack it.
+    Raises InputError for another suffix than .nii, .nii.gz or .nrrd and if the folder cannot be written to.
     """
-    if not Path(path).name.lower().endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path} is not a NIfTI file's name; .nii or .nii.gz was expected; change the suffix.")
+    nrrd = Path(path).name.lower().endswith(".nrrd")
+    if not nrrd and not Path(path).name.lower().endswith((".nii", ".nii.gz")):
+        raise InputError(
+            f"{path} is not the name of a label map; .nii, .nii.gz or .nrrd was expected; change the suffix."
+        )
     labels = np.zeros(grid.shape, np.uint8 if len(detections.organs) < 256 else np.uint16)
     order = sorted(range(len(detections.organs)), key=lambda n: -detections.organs[n].box.volume_mm3)
     for index in order:
         _fill_box(labels, grid, detections.organs[index].box, index + 1)
     with atomic_path(path) as temporary, ITK_FILES:
-        sitk.WriteImage(to_sitk(labels, grid), str(temporary), useCompression=True)
+        sitk.WriteImage(to_sitk(labels, grid), str(temporary), useCompression=not nrrd)
     return {index + 1: found.organ for index, found in enumerate(detections.organs)}
 
 

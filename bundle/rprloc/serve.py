@@ -10,7 +10,9 @@ stdin, an event is one line of JSON on stdout::
     {"id": 5, "command": "locate", "set": SET.json, "image": PATH, "organs": [ORGAN, ...]}
 
 ``build`` takes ``scan_name`` and ``build`` and ``locate`` take ``series`` as the commands of the same names do;
-``find`` lists the scans below a folder; without ``organs`` all are located. Events carry the id of their request:
+``find`` lists the scans below a folder; without ``organs`` all are located. ``locate`` also writes the boxes as ROIs of
+Slicer to ``"rois": FILE.mrk.json``, and as a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the
+request names these files. Events carry the id of their request:
 
     {"id": null, "event": "ready", "model_id": ..., "device": ...}             once, before the first request is read
     {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
@@ -35,9 +37,11 @@ from rprloc.console import require_name, require_writable
 from rprloc.dataset import scans_below
 from rprloc.device import Engine
 from rprloc.errors import InputError
+from rprloc.export import save_label_map
 from rprloc.field import PositionField
 from rprloc.files import parse_json
 from rprloc.geometry import Grid
+from rprloc.markups import write_rois
 from rprloc.reading import image_warnings, read_volume
 from rprloc.support import SupportSet, load_support_set, merge, save_support_set, scan_pseudonym
 
@@ -148,10 +152,17 @@ class Server:
         organs = request.get("organs")
         if organs is not None and not (isinstance(organs, list) and organs):
             raise InputError('"organs" is not a list of names; leave it out for all organs, or name some.')
+        rois, label_map = (_path(request, name) if name in request else None for name in ("rois", "label_map"))
+        for path in filter(None, (rois, label_map)):
+            require_writable(path)
         self._engine.check(support_set, organs)
         scan = self._scan(request)
         self._progress(0.9, "Locating")
         found = self._engine.detect_in(scan.field, scan.name, support_set, organs, warnings=scan.warnings)
+        if rois:
+            write_rois(rois, found)
+        if label_map:
+            save_label_map(label_map, found, scan.grid)
         result: dict[str, Any] = json.loads(found.to_json())
         return result
 
