@@ -58,23 +58,52 @@ def test_sampling_is_exact_for_a_linear_field_on_any_grid(ras_from_ijk: np.ndarr
     np.testing.assert_allclose(sample(values, grid, points), points @ matrix.T, rtol=1e-4, atol=2e-3)
 
 
+@pytest.mark.parametrize("found", [bent(), BodyMap.affine(AFFINE[:3, :3], AFFINE[:3, 3])], ids=["bent", "affine"])
+def test_sampling_on_a_grid_is_sampling_at_its_voxels(found: BodyMap) -> None:
+    voxels = Grid.isotropic((25, 31, 28), 11.0, [-160.0, -130.0, -190.0])  # it reaches beyond the controls
+    body_grid = Grid.isotropic((8, 9, 7), 40.0, [-160.0, -150.0, 560.0])
+    values = torch.rand(2, 8, 9, 7, generator=torch.Generator().manual_seed(0))
+    expected = sample(values, body_grid, found.body(voxels.centres_ras()))
+    np.testing.assert_allclose(found.sampled_on(values, body_grid, voxels), expected, atol=1e-4)
+    assert expected.std() > 0.05
+
+
 def test_a_robust_fit_finds_the_map_of_most_pairs() -> None:
-    sources = torch.from_numpy(np.random.default_rng(0).uniform(-80, 80, (2, 100, 3)))
+    sources = torch.from_numpy(np.random.default_rng(0).uniform(-80, 80, (100, 3)))
     matrix, shift = torch.from_numpy(AFFINE[:3, :3]), torch.from_numpy(AFFINE[:3, 3])
     places = sources @ matrix.T + shift
     wild = places.clone()
-    wild[:, ::7] += 90.0
+    wild[::7] += 90.0
     kept = torch.ones(100, dtype=torch.bool)
     kept[::7] = False
-    found, moved, residual_mm = robust_affine(
-        sources, wild, torch.ones(2, 100).double(), ridge_mm2=1e-6, outlier_mm=10.0, rounds=12
-    )
-    torch.testing.assert_close(sources @ found.transpose(1, 2) + moved[:, None], places, atol=2.0, rtol=0)
-    exact = robust_affine(
-        sources[:, kept], places[:, kept], torch.ones(2, 86)[:, : int(kept.sum())].double(),
-        ridge_mm2=1e-6, outlier_mm=10.0, rounds=2,
-    )  # fmt: skip
+    nearer_the_first = torch.exp(-torch.linalg.norm(sources - sources[0], dim=1) / 100.0)
+    weights = torch.stack([torch.ones(100).double(), nearer_the_first])
+    found, moved, residual_mm = robust_affine(sources, wild, weights, ridge_mm2=1e-6, outlier_mm=10.0, rounds=12)
+    everywhere = sources @ found.transpose(1, 2) + moved[:, None]
+    torch.testing.assert_close(everywhere, places.expand(2, -1, -1), atol=2.0, rtol=0)
+    exact = robust_affine(sources[kept], places[kept], weights[:, kept], ridge_mm2=1e-6, outlier_mm=10.0, rounds=2)
     assert float(exact[2].max()) < 1e-3 < float(residual_mm.min())
+
+
+def test_a_ridge_and_weights_do_what_they_do_in_least_squares() -> None:
+    generator = np.random.default_rng(0)
+    sources, places, weights = (
+        generator.normal(0, 30, (20, 3)),
+        generator.normal(200, 30, (20, 3)),
+        generator.random(20),
+    )
+    found, shift, residual_mm = robust_affine(
+        *(torch.from_numpy(values) for values in (sources, places, weights[None])),
+        ridge_mm2=50.0, outlier_mm=10.0, rounds=1,
+    )  # fmt: skip
+    share = weights / weights.sum()
+    s, x = sources - share @ sources, places - share @ places
+    rows = np.concatenate([np.sqrt(share)[:, None] * s, np.sqrt(50.0) * np.eye(3)])
+    wanted = np.concatenate([np.sqrt(share)[:, None] * x, np.sqrt(50.0) * np.eye(3)])
+    turn = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    np.testing.assert_allclose(found[0].numpy(), turn.T, atol=1e-9)
+    np.testing.assert_allclose(shift[0].numpy(), share @ places - turn.T @ (share @ sources), atol=1e-7)
+    assert float(residual_mm[0]) == pytest.approx(np.sqrt((share[:, None] * np.square(x - s @ turn)).sum() / 3.0))
 
 
 @pytest.fixture(scope="module")

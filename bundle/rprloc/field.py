@@ -110,12 +110,11 @@ def coarse_pose(coarse: LatentMap) -> BodyMap:
 
     People's sizes differ by less than _SIZES, so a field that is flatter or steeper is one that the net got wrong.
     """
-    places_ras, latents = (torch.from_numpy(values).double()[None] for values in coarse.places())
-    matrix, shift, _ = robust_affine(
-        places_ras, latents, torch.ones_like(places_ras[..., 0]), ridge_mm2=900.0, outlier_mm=50.0, rounds=8
-    )
+    places_ras, latents = (torch.from_numpy(values).double() for values in coarse.places())
+    everywhere = torch.ones_like(places_ras[None, :, 0])
+    matrix, shift, _ = robust_affine(places_ras, latents, everywhere, ridge_mm2=900.0, outlier_mm=50.0, rounds=8)
     left, sizes, right = torch.linalg.svd(matrix[0])
-    middle = places_ras[0].median(dim=0).values
+    middle = places_ras.median(dim=0).values
     limited = left @ torch.diag(sizes.clamp(*_SIZES)) @ right
     return BodyMap.affine(limited.numpy(), (shift[0] + (matrix[0] - limited) @ middle).numpy())
 

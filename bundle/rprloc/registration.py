@@ -104,6 +104,31 @@ class BodyMap:
         displacement = sample(torch.from_numpy(self.displacement_mm), self.control_grid, points_ras)
         return apply_affine(self.body_from_ras, points_ras) + displacement
 
+    def sampled_on(self, values: Tensor, body_grid: Grid, voxels: Grid) -> NDArray[np.float32]:
+        """Values (D, A, B, C) on a grid in the body frame, at the body coordinates of a grid's voxels: (I, J, K, D).
+
+        Like :func:`sample` at ``body(voxels.centres_ras())``, but quick: the axes of ``voxels`` must be parallel to
+        those of ``control_grid``, so that the displacement can be interpolated along one axis after the other.
+        """
+        to_lattice = _normalized_from_ras(body_grid)
+        lattice_from_ras = to_lattice @ self.body_from_ras
+        found = torch.from_numpy(to_lattice[:3, :3]).float() @ torch.from_numpy(self.displacement_mm).flatten(1)
+        found = found.unflatten(1, self.displacement_mm.shape[1:])
+        steps_ijk = self.control_grid.ijk_from_ras @ voxels.ras_from_ijk
+        for axis, count in enumerate(voxels.shape):
+            controls = self.control_grid.shape[axis]
+            where = (steps_ijk[axis, axis] * np.arange(count) + steps_ijk[axis, 3]).clip(0.0, controls - 1)
+            share = (1.0 - np.abs(where[:, None] - np.arange(controls))).clip(0.0)  # (count, controls)
+            # The axis comes in front and goes to the end, so after three rounds they are in order.
+            found = found.movedim(1, -1) @ torch.from_numpy(share).float().T
+            step = torch.from_numpy(lattice_from_ras[:3, :3] @ voxels.ras_from_ijk[:3, axis])
+            found += (step[:, None] * torch.arange(count)).float()[:, None, None]
+        found += torch.from_numpy(lattice_from_ras[:3, :3] @ voxels.ras_from_ijk[:3, 3] + lattice_from_ras[:3, 3]).to(
+            found
+        )[:, None, None, None]
+        sampled = F.grid_sample(values[None], found.movedim(0, -1)[None], padding_mode="border", align_corners=False)
+        return sampled[0].movedim(0, -1).numpy()
+
     def ras(self, points_body: Points) -> Points:
         """World points (..., 3) whose body coordinates are (..., 3): the agent's walk from where the affine sends it.
 
@@ -187,31 +212,45 @@ def sample(values: Tensor, grid: Grid, points_ras: Points) -> NDArray[np.float32
 
 def _normalized(grid: Grid, points_ras: Points) -> Tensor:
     """What grid_sample (align_corners=False) calls world points (..., 3) on a grid: (N, 3), k first."""
-    ijk = grid.ijk(points_ras).reshape(-1, 3)
-    return torch.from_numpy(((2.0 * ijk + 1.0) / np.array(grid.shape) - 1.0)[:, ::-1].copy())
+    return torch.from_numpy(apply_affine(_normalized_from_ras(grid), points_ras).reshape(-1, 3))
+
+
+def _normalized_from_ras(grid: Grid) -> NDArray[np.float64]:
+    """The 4x4 matrix from world points to what grid_sample (align_corners=False) calls them on a grid: k first."""
+    shape = np.array(grid.shape)
+    normalized_from_ijk = np.diag([*(2.0 / shape), 1.0])
+    normalized_from_ijk[:3, 3] = 1.0 / shape - 1.0
+    return (normalized_from_ijk @ grid.ijk_from_ras)[[2, 1, 0, 3]]
 
 
 def robust_affine(
     sources: Tensor, places: Tensor, weights: Tensor, *, ridge_mm2: float, outlier_mm: float, rounds: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One affine map each of sources to places, both (M, K, 3): matrix (M, 3, 3), shift (M, 3), and residuals (M,).
+    """Affine maps of sources (K, 3) to places (K, 3), one for each row of weights (M, K): matrix (M, 3, 3), shift
+    (M, 3), and residuals (M,).
 
-    Weighted least squares, weights (M, K), with a ridge towards a pure shift; in every round but the first, pairs whose
-    residual exceeds ``outlier_mm`` have lost weight (Cauchy weights). The residual is the weighted root mean square,
-    per axis.
+    Weighted least squares with a ridge towards a pure shift; in every round but the first, pairs whose residual exceeds
+    ``outlier_mm`` have lost weight (Cauchy weights). The residual is the weighted root mean square, per axis.
     """
     ridge, weight = ridge_mm2 * torch.eye(3).to(sources), weights
+    middle_source, middle_place = sources.mean(0), places.mean(0)  # sums of products of what is small lose nothing
+    s, x = sources - middle_source, places - middle_place
+    s_and_x = torch.cat([s, x], dim=1)
+    moments = torch.cat([s_and_x, (s[:, :, None] * s_and_x[:, None]).flatten(1)], dim=1)  # (K, 6 + 3 * 6)
     for _ in range(rounds):
-        share = (weight / weight.sum(1, keepdim=True))[..., None]  # (M, K, 1)
-        mean_source, mean_place = (share * sources).sum(1), (share * places).sum(1)
-        s, x = sources - mean_source[:, None], places - mean_place[:, None]
-        moments = (share * s).transpose(1, 2)  # (M, 3, K)
-        turn = torch.linalg.solve(moments @ s + ridge, moments @ x + ridge)  # source row vector @ turn = place
-        squared_mm = (x - s @ turn).square().sum(2)  # (M, K)
-        residual_mm = (share[..., 0] * squared_mm / 3.0).sum(1).sqrt()
+        share = weight / weight.sum(1, keepdim=True)  # (M, K)
+        means, products = (share @ moments).split([6, 18], dim=1)
+        mean_s, mean_x = means.split(3, dim=1)
+        covariances = products.unflatten(1, (3, 6)) - mean_s[:, :, None] * means[:, None]
+        turn = torch.linalg.solve(covariances[..., :3] + ridge, covariances[..., 3:] + ridge)  # row vector s @ turn = x
+        shift = mean_x - (mean_s[:, None] @ turn)[:, 0]
+        squared_mm = torch.zeros_like(share)
+        for axis in range(3):
+            squared_mm += (x[:, axis] - torch.addmm(shift[:, axis, None], turn[..., axis], s.T)).square_()
+        residual_mm = ((share * squared_mm).sum(1) / 3.0).sqrt()
         weight = weights / (1.0 + squared_mm / outlier_mm**2)
     matrix = turn.transpose(1, 2)
-    return matrix, mean_place - (matrix @ mean_source[..., None])[..., 0], residual_mm
+    return matrix, shift + middle_place - matrix @ middle_source, residual_mm
 
 
 def registered(picture: Picture, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
