@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.test_alignment import person
 
 from rprloc.alignment import _mean_picture, _picture
@@ -18,9 +19,11 @@ from rprloc.registration import (
     Look,
     Picture,
     Stages,
+    _pull,
     local_contrast,
     register,
     registered,
+    registrations,
     robust_affine,
     sample,
     smooth_contrast,
@@ -174,7 +177,7 @@ def test_a_query_is_registered_to_the_mean_of_what_grey_values_and_contrast_say(
     picture, atlas, true = drawn
     start = BodyMap.affine(true.body_from_ras[:3, :3], true.body_from_ras[:3, 3] + [10.0, -8.0, 12.0])
     places_ras = picture.places_ras[::50]
-    one, other = (register(picture, atlas, start, stages).body(places_ras) for stages in (BY_GREY, BY_CONTRAST))
+    one, other = (found.body(places_ras) for found in registrations(picture, atlas, start, (BY_GREY, BY_CONTRAST)))
     np.testing.assert_allclose(registered(picture, atlas, start).body(places_ras), (one + other) / 2.0, atol=1e-3)
     assert np.abs(one - other).max() > 0.05
 
@@ -196,3 +199,33 @@ def test_the_pose_of_a_flat_field_keeps_a_persons_size() -> None:
     assert np.linalg.svd(pose.body_from_ras[:3, :3])[1].min() > 0.59
     middle = grid.bounds.centre_ras
     np.testing.assert_allclose(pose.body(middle), 0.0, atol=20.0)
+
+
+def test_the_written_out_gradient_is_that_of_the_likeness() -> None:
+    """As PyTorch differentiates it, beyond the atlas and at its border of what is known too."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (6, 5, 7)
+    tables = [torch.rand(*shape, 2, generator=generator) for _ in range(2)]
+    for table in tables:
+        table[..., 1].round_()
+    at_voxels = torch.rand(2, 3, 400, generator=generator) * torch.tensor([[8.0], [6.0], [9.0]]) - 1.0
+    looks_like = torch.rand(2, 400, generator=generator)
+    given = at_voxels.clone().requires_grad_()
+    lattice = ((2.0 * given + 1.0) / torch.tensor(shape)[:, None] - 1.0).flip(1).transpose(1, 2)[:, None, None]
+    atlas = torch.stack(tables).movedim(-1, 1)
+    found = F.grid_sample(atlas, lattice, padding_mode="border", align_corners=False)[:, :, 0, 0]
+    squared = (found[:, 1] * (found[:, 0] - looks_like).square()).sum(1) / (found[:, 1].sum(1) + 1.0)
+    (expected,) = torch.autograd.grad(100.0 * squared.sum(), given)
+    torch.testing.assert_close(_pull(tables, at_voxels, looks_like), expected, atol=1e-4, rtol=1e-3)
+    assert float((expected == 0.0).float().mean()) < 0.5
+
+
+def test_registrations_side_by_side_are_what_each_is_alone(drawn: tuple[Picture, BodyAtlas, BodyMap]) -> None:
+    picture, atlas, true = drawn
+    start = BodyMap.affine(true.body_from_ras[:3, :3], true.body_from_ras[:3, 3] + [10.0, -8.0, 12.0])
+    places_ras = picture.places_ras[::50]
+    both = registrations(picture, atlas, start, (BY_GREY, BY_CONTRAST))
+    alone = [register(picture, atlas, start, stages) for stages in (BY_GREY, BY_CONTRAST)]
+    for one, other in zip(both, alone, strict=True):
+        np.testing.assert_allclose(one.body(places_ras), other.body(places_ras), atol=0.1)
+    assert np.abs(alone[0].body(places_ras) - alone[1].body(places_ras)).max() > 0.5
