@@ -214,7 +214,7 @@ class _Seen:
         along = [np.arange(a, a + n) // step - a // step for a, n in zip(first, voxels.shape, strict=True)]
         shape = [int(index[-1]) + 1 for index in along]
         inner = tuple(slice(a // step, a // step + n) for a, n in zip(first, shape, strict=True))
-        descriptors = field.fine.latents[3:][(slice(None), *inner)].flatten(1).T.contiguous().cpu().numpy()
+        descriptors = field.fine.latents[(slice(3, None), *inner)].permute(1, 2, 3, 0).flatten(0, 2).cpu().numpy()
         i, j, k = np.ix_(*along)
         return cls(bins.clip(0, GREY_BINS - 1), (i * shape[1] + j) * shape[2] + k, descriptors)
 
