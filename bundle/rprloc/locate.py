@@ -17,7 +17,7 @@ from rprloc.errors import InputError
 from rprloc.field import PositionField, position_field
 from rprloc.geometry import Points
 from rprloc.network import RPRNet
-from rprloc.registration import robust_affine
+from rprloc.registration import robust_affine, small_steps
 from rprloc.support import Support, SupportOrgan, SupportSet
 from rprloc.volume import Volume
 
@@ -72,6 +72,7 @@ def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[s
         )
 
 
+@small_steps()
 def locate(
     support_set: SupportSet, field: PositionField, organs: Sequence[str] | None = None
 ) -> tuple[OrganDetection, ...]:

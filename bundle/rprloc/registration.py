@@ -270,8 +270,8 @@ def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages)
 
 
 @contextmanager
-def _small_steps() -> Iterator[None]:
-    """For steps on a few thousand places: no gradients by PyTorch, and one thread, which is faster than two."""
+def small_steps() -> Iterator[None]:
+    """For many steps on little data: no gradients by PyTorch, and one thread, as several wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -281,7 +281,7 @@ def _small_steps() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_small_steps()
+@small_steps()
 def registrations(picture: Picture, atlas: BodyAtlas, start: BodyMap, courses: Sequence[Stages]) -> tuple[BodyMap, ...]:
     """Maps of a scan to the body frame, improved from ``start`` side by side: one for each of the courses, whose stages
     may differ in what they compare alone. On the CPU, whatever the device, and deterministic on one machine.
