@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,35 @@ def test_a_nifti_lies_where_nibabel_says(tmp_path: Path, hu, ras_from_ijk: np.nd
     volume = read_volume(path)
     assert volume.grid.same_as(Grid(SHAPE, nibabel.load(path).affine), tolerance_mm=1e-3)
     np.testing.assert_array_equal(volume.hu, nibabel.load(path).dataobj)
+
+
+def test_zipped_nifti_is_read_as_plain_and_leaves_nothing_behind(
+    tmp_path: Path, hu: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members, bytes after the voxels and a name that hides the zip change nothing; errors name the file given."""
+    plain = write(tmp_path / "scan.nii", hu)
+    content = plain.read_bytes()
+    zipped = tmp_path / "other.nii"
+    zipped.write_bytes(gzip.compress(content[:9000]) + gzip.compress(content[9000:] + bytes(5000)))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    ours, other = read_volume(plain), read_volume(zipped)
+    np.testing.assert_array_equal(ours.hu, other.hu)
+    assert ours.grid.same_as(other.grid, tolerance_mm=0.0) and other.name == "other"
+    zipped.write_bytes(gzip.compress(content[:-100]))
+    message = refusal(lambda: read_volume(zipped), "cut off", str(zipped))
+    assert str(temporary) not in message and not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_zip_stream_is_refused(tmp_path: Path, hu: np.ndarray, seed: int) -> None:
+    path = write(tmp_path / "scan.nii.gz", hu)
+    generator, content = np.random.default_rng(seed), bytearray(path.read_bytes())
+    for place in generator.integers(20, len(content) - 8, 20):
+        content[place] ^= int(generator.integers(1, 256))
+    path.write_bytes(bytes(content))
+    refusal(lambda: read_volume(path), str(path))
 
 
 def test_real_scans_lie_where_nibabel_says(shared_data: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.test_alignment import person
 
 from rprloc.alignment import _mean_picture, _picture
@@ -18,9 +19,11 @@ from rprloc.registration import (
     Look,
     Picture,
     Stages,
+    _pull,
     local_contrast,
     register,
     registered,
+    registrations,
     robust_affine,
     sample,
     smooth_contrast,
@@ -58,23 +61,52 @@ def test_sampling_is_exact_for_a_linear_field_on_any_grid(ras_from_ijk: np.ndarr
     np.testing.assert_allclose(sample(values, grid, points), points @ matrix.T, rtol=1e-4, atol=2e-3)
 
 
+@pytest.mark.parametrize("found", [bent(), BodyMap.affine(AFFINE[:3, :3], AFFINE[:3, 3])], ids=["bent", "affine"])
+def test_sampling_on_a_grid_is_sampling_at_its_voxels(found: BodyMap) -> None:
+    voxels = Grid.isotropic((25, 31, 28), 11.0, [-160.0, -130.0, -190.0])  # it reaches beyond the controls
+    body_grid = Grid.isotropic((8, 9, 7), 40.0, [-160.0, -150.0, 560.0])
+    values = torch.rand(2, 8, 9, 7, generator=torch.Generator().manual_seed(0))
+    expected = sample(values, body_grid, found.body(voxels.centres_ras()))
+    np.testing.assert_allclose(found.sampled_on(values, body_grid, voxels), expected, atol=1e-4)
+    assert expected.std() > 0.05
+
+
 def test_a_robust_fit_finds_the_map_of_most_pairs() -> None:
-    sources = torch.from_numpy(np.random.default_rng(0).uniform(-80, 80, (2, 100, 3)))
+    sources = torch.from_numpy(np.random.default_rng(0).uniform(-80, 80, (100, 3)))
     matrix, shift = torch.from_numpy(AFFINE[:3, :3]), torch.from_numpy(AFFINE[:3, 3])
     places = sources @ matrix.T + shift
     wild = places.clone()
-    wild[:, ::7] += 90.0
+    wild[::7] += 90.0
     kept = torch.ones(100, dtype=torch.bool)
     kept[::7] = False
-    found, moved, residual_mm = robust_affine(
-        sources, wild, torch.ones(2, 100).double(), ridge_mm2=1e-6, outlier_mm=10.0, rounds=12
-    )
-    torch.testing.assert_close(sources @ found.transpose(1, 2) + moved[:, None], places, atol=2.0, rtol=0)
-    exact = robust_affine(
-        sources[:, kept], places[:, kept], torch.ones(2, 86)[:, : int(kept.sum())].double(),
-        ridge_mm2=1e-6, outlier_mm=10.0, rounds=2,
-    )  # fmt: skip
+    nearer_the_first = torch.exp(-torch.linalg.norm(sources - sources[0], dim=1) / 100.0)
+    weights = torch.stack([torch.ones(100).double(), nearer_the_first])
+    found, moved, residual_mm = robust_affine(sources, wild, weights, ridge_mm2=1e-6, outlier_mm=10.0, rounds=12)
+    everywhere = sources @ found.transpose(1, 2) + moved[:, None]
+    torch.testing.assert_close(everywhere, places.expand(2, -1, -1), atol=2.0, rtol=0)
+    exact = robust_affine(sources[kept], places[kept], weights[:, kept], ridge_mm2=1e-6, outlier_mm=10.0, rounds=2)
     assert float(exact[2].max()) < 1e-3 < float(residual_mm.min())
+
+
+def test_a_ridge_and_weights_do_what_they_do_in_least_squares() -> None:
+    generator = np.random.default_rng(0)
+    sources, places, weights = (
+        generator.normal(0, 30, (20, 3)),
+        generator.normal(200, 30, (20, 3)),
+        generator.random(20),
+    )
+    found, shift, residual_mm = robust_affine(
+        *(torch.from_numpy(values) for values in (sources, places, weights[None])),
+        ridge_mm2=50.0, outlier_mm=10.0, rounds=1,
+    )  # fmt: skip
+    share = weights / weights.sum()
+    s, x = sources - share @ sources, places - share @ places
+    rows = np.concatenate([np.sqrt(share)[:, None] * s, np.sqrt(50.0) * np.eye(3)])
+    wanted = np.concatenate([np.sqrt(share)[:, None] * x, np.sqrt(50.0) * np.eye(3)])
+    turn = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    np.testing.assert_allclose(found[0].numpy(), turn.T, atol=1e-9)
+    np.testing.assert_allclose(shift[0].numpy(), share @ places - turn.T @ (share @ sources), atol=1e-7)
+    assert float(residual_mm[0]) == pytest.approx(np.sqrt((share[:, None] * np.square(x - s @ turn)).sum() / 3.0))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +177,7 @@ def test_a_query_is_registered_to_the_mean_of_what_grey_values_and_contrast_say(
     picture, atlas, true = drawn
     start = BodyMap.affine(true.body_from_ras[:3, :3], true.body_from_ras[:3, 3] + [10.0, -8.0, 12.0])
     places_ras = picture.places_ras[::50]
-    one, other = (register(picture, atlas, start, stages).body(places_ras) for stages in (BY_GREY, BY_CONTRAST))
+    one, other = (found.body(places_ras) for found in registrations(picture, atlas, start, (BY_GREY, BY_CONTRAST)))
     np.testing.assert_allclose(registered(picture, atlas, start).body(places_ras), (one + other) / 2.0, atol=1e-3)
     assert np.abs(one - other).max() > 0.05
 
@@ -167,3 +199,33 @@ def test_the_pose_of_a_flat_field_keeps_a_persons_size() -> None:
     assert np.linalg.svd(pose.body_from_ras[:3, :3])[1].min() > 0.59
     middle = grid.bounds.centre_ras
     np.testing.assert_allclose(pose.body(middle), 0.0, atol=20.0)
+
+
+def test_the_written_out_gradient_is_that_of_the_likeness() -> None:
+    """As PyTorch differentiates it, beyond the atlas and at its border of what is known too."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (6, 5, 7)
+    tables = [torch.rand(*shape, 2, generator=generator) for _ in range(2)]
+    for table in tables:
+        table[..., 1].round_()
+    at_voxels = torch.rand(2, 3, 400, generator=generator) * torch.tensor([[8.0], [6.0], [9.0]]) - 1.0
+    looks_like = torch.rand(2, 400, generator=generator)
+    given = at_voxels.clone().requires_grad_()
+    lattice = ((2.0 * given + 1.0) / torch.tensor(shape)[:, None] - 1.0).flip(1).transpose(1, 2)[:, None, None]
+    atlas = torch.stack(tables).movedim(-1, 1)
+    found = F.grid_sample(atlas, lattice, padding_mode="border", align_corners=False)[:, :, 0, 0]
+    squared = (found[:, 1] * (found[:, 0] - looks_like).square()).sum(1) / (found[:, 1].sum(1) + 1.0)
+    (expected,) = torch.autograd.grad(100.0 * squared.sum(), given)
+    torch.testing.assert_close(_pull(tables, at_voxels, looks_like), expected, atol=1e-4, rtol=1e-3)
+    assert float((expected == 0.0).float().mean()) < 0.5
+
+
+def test_registrations_side_by_side_are_what_each_is_alone(drawn: tuple[Picture, BodyAtlas, BodyMap]) -> None:
+    picture, atlas, true = drawn
+    start = BodyMap.affine(true.body_from_ras[:3, :3], true.body_from_ras[:3, 3] + [10.0, -8.0, 12.0])
+    places_ras = picture.places_ras[::50]
+    both = registrations(picture, atlas, start, (BY_GREY, BY_CONTRAST))
+    alone = [register(picture, atlas, start, stages) for stages in (BY_GREY, BY_CONTRAST)]
+    for one, other in zip(both, alone, strict=True):
+        np.testing.assert_allclose(one.body(places_ras), other.body(places_ras), atol=0.1)
+    assert np.abs(alone[0].body(places_ras) - alone[1].body(places_ras)).max() > 0.5

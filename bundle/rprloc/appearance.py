@@ -11,12 +11,13 @@ adapted to the query as voxels are judged (expectation maximization with a spati
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_filter1d, uniform_filter
+from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_filter1d
 
 from rprloc.field import PositionField
 from rprloc.geometry import Box, Grid, Points, wall_coordinates
@@ -81,15 +82,14 @@ def learned_appearance(field: PositionField, points_ras: Points, mask: Mask | No
     occupancy = sample(torch.from_numpy(smoothed)[None], voxels, field.body.ras(lattice.centres_ras()))[..., 0]
 
     seen = _Seen.of(field, voxels)
-    weights = np.stack([inside, 1.0 - inside]) + np.float32(1e-6)
-    covariance = np.mean([seen.descriptor_covariance(weight) for weight in weights], axis=0)
+    covariance = seen.descriptor_covariances(inside).mean(0)
     outline_ras = np.zeros((0, 3)) if mask is None else _outline(mask)
     appearance = Appearance(
         outline_body_mm=field.body.body(outline_ras).astype(np.float32),
         occupancy=np.rint(255.0 * occupancy.clip(0.0, 1.0)).astype(np.uint8),
         origin_body_mm=origin_body_mm,
-        grey=np.stack([seen.grey_distribution(weight) for weight in weights]),
-        descriptors=np.stack([seen.mean_descriptor(weight) for weight in weights]),
+        grey=seen.grey_distributions(inside),
+        descriptors=seen.mean_descriptors(inside),
         precision=np.linalg.inv(covariance + _DESCRIPTOR_NOISE * np.eye(len(covariance))).astype(np.float32),
         bias_mm=np.zeros(6),
         trust=np.zeros(6),
@@ -108,8 +108,10 @@ def judged_walls(
     lattice = Grid.isotropic(appearance.occupancy.shape, SHAPE_SPACING_MM, appearance.origin_body_mm)
     occupancy = F.pad(torch.from_numpy(appearance.occupancy), [1] * 6).float() / 255.0
     padded = lattice.cropped((-1, -1, -1), list(occupancy.shape))  # nothing of the organ lies beyond the lattice
-    body_mm = field.body.body(voxels.centres_ras() + np.asarray(displaced_mm))
-    prior = sample(occupancy[None], padded, body_mm)[..., 0].clip(_PRIOR_FLOOR, 1.0 - _PRIOR_FLOOR)
+    displaced = voxels.ras_from_ijk.copy()
+    displaced[:3, 3] += np.asarray(displaced_mm)
+    prior = field.body.sampled_on(occupancy[None], padded, Grid(voxels.shape, displaced))[..., 0]
+    prior = prior.clip(_PRIOR_FLOOR, 1.0 - _PRIOR_FLOOR)
     share = _judged(appearance, _Seen.of(field, voxels), prior)
     organ = ((share - 0.3) / 0.4).clip(0.0, 1.0)  # soft, so that little changes move the walls little
     if organ.sum() < _LEAST_VOXELS:
@@ -131,13 +133,11 @@ def _judged(appearance: Appearance, seen: _Seen, prior: NDArray[np.float32]) -> 
     for _ in range(_ROUNDS):
         direction = appearance.precision @ (descriptors[0] - descriptors[1])
         threshold = 0.5 * (descriptors[0] + descriptors[1]) @ direction
-        odds = prior_odds + _NEIGHBOURS_WEIGHT * (2.0 * uniform_filter(share, 3) - 1.0)
-        odds += (_GREY_WEIGHT * np.log(grey[0] / grey[1]))[seen.grey_bins]
-        odds += (_DESCRIPTOR_WEIGHT * (seen.descriptors @ direction - threshold))[seen.cells]
+        odds = prior_odds + _NEIGHBOURS_WEIGHT * (2.0 * _mean_of_27(share) - 1.0)
+        odds += np.take(_GREY_WEIGHT * np.log(grey[0] / grey[1]), seen.grey_bins)
+        odds += np.take(_DESCRIPTOR_WEIGHT * (seen.descriptors @ direction - threshold), seen.cells)
         share = 1.0 / (1.0 + np.exp(-odds))
-        weights = np.stack([share, 1.0 - share]) + np.float32(1e-6)
-        own_grey = np.stack([seen.grey_distribution(weight) for weight in weights])
-        own_descriptors = np.stack([seen.mean_descriptor(weight) for weight in weights])
+        own_grey, own_descriptors = seen.grey_distributions(share), seen.mean_descriptors(share)
         grey = kept * appearance.grey + (1 - kept) * own_grey
         descriptors = kept * appearance.descriptors + (1 - kept) * own_descriptors
     return share
@@ -207,35 +207,69 @@ class _Seen:
     def of(cls, field: PositionField, voxels: Grid) -> _Seen:
         first = np.rint(field.grid.ijk(voxels.ras((0, 0, 0)))).astype(int)
         box = tuple(slice(a, a + n) for a, n in zip(first, voxels.shape, strict=True))
-        grey = uniform_filter(field.image[box].cpu().numpy(), 3)
+        grey = _mean_of_27(field.image[box].cpu().numpy())
         low, high = _GREY_WINDOW
         bins = np.floor((grey - low) / (high - low) * (GREY_BINS - 2)).astype(np.int64) + 1
         step = round(field.fine.grid.spacing_mm[0] / field.grid.spacing_mm[0])
         along = [np.arange(a, a + n) // step - a // step for a, n in zip(first, voxels.shape, strict=True)]
         shape = [int(index[-1]) + 1 for index in along]
         inner = tuple(slice(a // step, a // step + n) for a, n in zip(first, shape, strict=True))
-        descriptors = field.fine.latents[3:][(slice(None), *inner)].flatten(1).T.contiguous().cpu().numpy()
+        descriptors = field.fine.latents[(slice(3, None), *inner)].permute(1, 2, 3, 0).flatten(0, 2).cpu().numpy()
         i, j, k = np.ix_(*along)
         return cls(bins.clip(0, GREY_BINS - 1), (i * shape[1] + j) * shape[2] + k, descriptors)
 
-    def grey_distribution(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The smoothed distribution (GREY_BINS,) of the grey values of weighted voxels (i, j, k); no bin is empty."""
-        counts = np.bincount(self.grey_bins.ravel(), weight.ravel(), GREY_BINS)
-        smoothed = gaussian_filter1d(counts, 1.0) + 1e-3 * counts.sum()
-        return (smoothed / smoothed.sum()).astype(np.float32)
+    def grey_distributions(self, share: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The smoothed distributions (2, GREY_BINS) of the grey values inside and around an organ that has this share
+        of each voxel (i, j, k); no bin is empty.
+        """
+        counts = _inside_and_around(self.grey_bins, share, self._voxels_of_bins)
+        smoothed = gaussian_filter1d(counts, 1.0, axis=1) + 1e-3 * counts.sum(1, keepdims=True)
+        return (smoothed / smoothed.sum(1, keepdims=True)).astype(np.float32)
 
-    def mean_descriptor(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The mean descriptor (D,) of weighted voxels (i, j, k)."""
-        share = self._of_cells(weight)
-        return share @ self.descriptors / share.sum()
+    def mean_descriptors(self, share: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The mean descriptors (2, D) inside and around an organ that has this share of each voxel (i, j, k)."""
+        weights = self._weights_of_cells(share)
+        return weights @ self.descriptors / weights.sum(1, keepdims=True)
 
-    def descriptor_covariance(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The covariance (D, D) of the descriptors of weighted voxels (i, j, k)."""
-        share, off = self._of_cells(weight), self.descriptors - self.mean_descriptor(weight)
-        return (share[:, None] * off).T @ off / share.sum()
+    def descriptor_covariances(self, share: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The covariances (2, D, D) of the descriptors inside and around, as above."""
+        weights = self._weights_of_cells(share)
+        off = self.descriptors - self.mean_descriptors(share)[:, None]  # (2, cell, D)
+        return (weights[..., None] * off).transpose(0, 2, 1) @ off / weights.sum(1)[:, None, None]
 
-    def _of_cells(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.bincount(self.cells.ravel(), weight.ravel(), len(self.descriptors)).astype(np.float32)
+    def _weights_of_cells(self, share: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _inside_and_around(self.cells, share, self._voxels_of_cells).astype(np.float32)
+
+    @cached_property
+    def _voxels_of_bins(self) -> NDArray[np.int64]:
+        return np.bincount(self.grey_bins.ravel(), minlength=GREY_BINS)
+
+    @cached_property
+    def _voxels_of_cells(self) -> NDArray[np.int64]:
+        return np.bincount(self.cells.ravel(), minlength=len(self.descriptors))
+
+
+def _inside_and_around(
+    kinds: NDArray[np.int64], share: NDArray[np.float32], voxels: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """How many voxels of each kind (2, M) lie in an organ that has a share of each (i, j, k), and how many around it,
+    and a trace of them all; ``voxels`` (M,): how many there are of each kind.
+    """
+    inside = np.bincount(kinds.ravel(), share.ravel(), len(voxels))
+    return np.stack([inside, voxels - inside]) + 1e-6 * voxels
+
+
+def _mean_of_27(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the 3x3x3 values around each of (i, j, k); beyond the border lies the outermost value again."""
+    for axis in range(3):
+        total = values.copy()
+        ours, theirs = np.moveaxis(total, axis, 0), np.moveaxis(values, axis, 0)
+        ours[1:] += theirs[:-1]
+        ours[:1] += theirs[:1]
+        ours[:-1] += theirs[1:]
+        ours[-1:] += theirs[-1:]
+        values = total
+    return values / np.float32(27.0)
 
 
 def _near(grid: Grid, points_ras: Points) -> Grid:

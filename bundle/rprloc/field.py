@@ -110,12 +110,11 @@ def coarse_pose(coarse: LatentMap) -> BodyMap:
 
     People's sizes differ by less than _SIZES, so a field that is flatter or steeper is one that the net got wrong.
     """
-    places_ras, latents = (torch.from_numpy(values).double()[None] for values in coarse.places())
-    matrix, shift, _ = robust_affine(
-        places_ras, latents, torch.ones_like(places_ras[..., 0]), ridge_mm2=900.0, outlier_mm=50.0, rounds=8
-    )
+    places_ras, latents = (torch.from_numpy(values).double() for values in coarse.places())
+    everywhere = torch.ones_like(places_ras[None, :, 0])
+    matrix, shift, _ = robust_affine(places_ras, latents, everywhere, ridge_mm2=900.0, outlier_mm=50.0, rounds=8)
     left, sizes, right = torch.linalg.svd(matrix[0])
-    middle = places_ras[0].median(dim=0).values
+    middle = places_ras.median(dim=0).values
     limited = left @ torch.diag(sizes.clamp(*_SIZES)) @ right
     return BodyMap.affine(limited.numpy(), (shift[0] + (matrix[0] - limited) @ middle).numpy())
 
@@ -141,12 +140,13 @@ def latent_map(net: Pnet, image: Tensor, body: Tensor, grid: Grid) -> LatentMap:
         _latents(net, image, [(first, min(first + rows, outputs[0])), (0, outputs[1]), (0, outputs[2])])
         for first in range(0, outputs[0], rows)
     ]
+    by_place = [slab.permute(1, 2, 3, 0) for slab in slabs]  # as they lie in memory
     cell_centre = 0.5 * (stride - 1)
     to_input = np.diag([stride, stride, stride, 1.0])
     to_input[:3, 3] = cell_centre
     inside = F.avg_pool3d(body[None, None].float(), stride)[0, 0] > 0.5
     return LatentMap(
-        torch.cat(slabs, dim=1).float().contiguous(),
+        (by_place[0] if len(slabs) == 1 else torch.cat(by_place)).permute(3, 0, 1, 2),
         Grid((outputs[0], outputs[1], outputs[2]), grid.ras_from_ijk @ to_input),
         inside,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -113,7 +114,12 @@ class Grid:
 
     def ijk(self, points_ras: ArrayLike) -> Points:
         """Continuous array positions (..., 3) of world points (..., 3)."""
-        return apply_affine(np.linalg.inv(self.ras_from_ijk), points_ras)
+        return apply_affine(self.ijk_from_ras, points_ras)
+
+    @cached_property
+    def ijk_from_ras(self) -> NDArray[np.floating]:
+        """The inverse (4, 4) of ``ras_from_ijk``."""
+        return np.linalg.inv(self.ras_from_ijk)
 
     def contains(self, points_ras: ArrayLike, tolerance_mm: float = 1e-3) -> NDArray[np.bool_]:
         """For world points (..., 3): whether each lies inside the outer faces of the grid."""

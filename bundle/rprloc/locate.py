@@ -17,7 +17,7 @@ from rprloc.errors import InputError
 from rprloc.field import PositionField, position_field
 from rprloc.geometry import Points
 from rprloc.network import RPRNet
-from rprloc.registration import robust_affine
+from rprloc.registration import robust_affine, small_steps
 from rprloc.support import Support, SupportOrgan, SupportSet
 from rprloc.volume import Volume
 
@@ -29,14 +29,20 @@ _FINE_STEPS = ((80.0, 15.0), (50.0, 12.0))
 
 @dataclass(frozen=True, eq=False)
 class _Query:
-    """What all organs share: the map to the body frame, and the fine lattice, ready for look-ups."""
+    """What all organs share: the map to the body frame, and the fine latents, ready for look-ups.
+
+    ``windows`` (i, j, k, w, w, w, C): a view of the fine latents (I, J, K, C) that shows every window in the lattice.
+    """
 
     field: PositionField
-    fine_rows: Tensor  # (I * J * K, C)
+    windows: NDArray[np.float32]
 
     @classmethod
     def of(cls, field: PositionField) -> _Query:
-        return cls(field, field.fine.latents.flatten(1).T.contiguous().cpu())
+        latents = np.ascontiguousarray(field.fine.latents.permute(1, 2, 3, 0).cpu().numpy())
+        edges = [min(2 * _WINDOW_PLACES + 1, n) for n in latents.shape[:3]]
+        windows = np.lib.stride_tricks.sliding_window_view(latents, edges, (0, 1, 2))
+        return cls(field, np.moveaxis(windows, 3, 6))
 
 
 def detect(model: RPRNet, volume: Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
@@ -66,6 +72,7 @@ def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[s
         )
 
 
+@small_steps()
 def locate(
     support_set: SupportSet, field: PositionField, organs: Sequence[str] | None = None
 ) -> tuple[OrganDetection, ...]:
@@ -128,22 +135,32 @@ def fine_match(targets: Tensor, near_ras: Tensor, query: _Query) -> tuple[Tensor
     Likeness is the descriptors' cosine over a temperature, less the squared differences of the fine positions and from
     the window's centre over their variances; the place is the softmax mean. The confidence (M,) is the cosine there.
     """
-    grid = query.field.fine.grid
-    ijk = torch.from_numpy(grid.ijk(near_ras.double().numpy())).float()
-    reach = torch.arange(-_WINDOW_PLACES, _WINDOW_PLACES + 1)
-    limits = torch.tensor(grid.shape)
-    index = ijk.round().long()[:, None] + torch.cartesian_prod(reach, reach, reach)  # (M, W, 3)
-    known = ((index >= 0) & (index < limits)).all(2)
-    inside = index.clamp(torch.zeros(3, dtype=torch.long), limits - 1)
-    found = query.fine_rows[(inside[..., 0] * limits[1] + inside[..., 1]) * limits[2] + inside[..., 2]]  # (M, W, C)
-    offsets_mm = (index - ijk[:, None]) * float(grid.spacing_mm[0])
-    similarity = (found[..., 3:] @ targets[:, 3:, None])[..., 0]
-    score = similarity / _TEMPERATURE
-    score = score - 0.5 * (found[..., :3] - targets[:, None, :3]).square().sum(2) / _FINE_POSITION_MM**2
-    score = score - 0.5 * offsets_mm.square().sum(2) / _FINE_PRIOR_MM**2
+    grid, windows = query.field.fine.grid, query.windows
+    ijk = grid.ijk(near_ras.double().numpy())
+    middle, sizes = np.rint(ijk), windows.shape[3:6]
+    # At the border the window begins at the lattice's first place or ends at its last, and some of it is out of reach.
+    first = (middle - _WINDOW_PLACES).clip(0, np.array(grid.shape) - sizes).astype(int)
+    found = windows[tuple(first.T)].reshape(len(first), -1, windows.shape[6])  # (M, W, C)
+    positions, descriptors = np.split(targets.numpy(), [3], axis=1)
+    similarity = (found[..., 3:] @ descriptors[..., None])[..., 0]
+    off_mm = found[..., :3] - positions[:, None]
+    score = np.einsum("mwc,mwc->mw", off_mm, off_mm) * np.float32(-0.5 / _FINE_POSITION_MM**2)
+    score += similarity / np.float32(_TEMPERATURE)
+    offsets_mm, anything = [], np.ones(len(found), bool)
+    for axis, size in enumerate(sizes):
+        index = first[:, axis, None] + np.arange(size)
+        known = np.abs(index - middle[:, axis, None]) <= _WINDOW_PLACES
+        offsets_mm.append(((index - ijk[:, axis, None]) * grid.spacing_mm[0]).astype(np.float32))
+        prior = np.where(known, -0.5 * np.square(offsets_mm[axis] / _FINE_PRIOR_MM), -1e9).astype(np.float32)
+        score.reshape(-1, *sizes)[:] += prior.reshape(-1, *(size if other == axis else 1 for other in range(3)))
+        anything &= known.any(1)
+    weight = np.exp(score - score.max(1, keepdims=True))
     # A window wholly outside of the lattice has nothing to offer: its point stays where it is.
-    weight = torch.softmax(score.masked_fill(~known, -1e9), dim=1) * known
-    return near_ras + (weight[..., None] * offsets_mm).sum(1), (similarity * weight).sum(1).clamp(min=0.0)
+    weight *= (anything / weight.sum(1))[:, None].astype(np.float32)
+    shares = weight.reshape(-1, *sizes)
+    moved_mm = [np.einsum(f"mijk,m{'ijk'[axis]}->m", shares, offsets_mm[axis]) for axis in range(3)]
+    confidence = np.einsum("mw,mw->m", similarity, weight).clip(0.0)
+    return near_ras + torch.from_numpy(np.stack(moved_mm, 1)), torch.from_numpy(confidence)
 
 
 def regularized(
@@ -157,8 +174,7 @@ def regularized(
     """
     distance_mm = torch.cdist(support_ras, support_ras)
     near = torch.exp(-0.5 * (distance_mm / reach_mm).square()) * (confidence + 0.05)  # (M, M)
-    sources, matches = (points.expand(len(points), -1, -1) for points in (support_ras, matched_ras))  # (M, M, 3)
     matrix, shift_mm, spread_mm = robust_affine(
-        sources, matches, near, ridge_mm2=100.0, outlier_mm=outlier_mm, rounds=4
+        support_ras, matched_ras, near, ridge_mm2=100.0, outlier_mm=outlier_mm, rounds=4
     )
     return (matrix @ support_ras[..., None])[..., 0] + shift_mm, spread_mm

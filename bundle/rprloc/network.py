@@ -77,10 +77,12 @@ class Pnet(nn.Module):
 
     def heads(self, features: Tensor) -> Tensor:
         """Latents (N, 3 + D, i, j, k) of the trunk's features (N, C, i, j, k), float32."""
-        position_mm = self.position(features) * self.mm_per_unit
-        if self.descriptor is None:
-            return position_mm
-        return torch.cat([position_mm, F.normalize(self.descriptor(features), dim=1)], dim=1)
+        rows = features.permute(0, 2, 3, 4, 1)  # a product of matrices: quicker than a convolution of one voxel
+        latents = F.linear(rows, self.position.weight.flatten(1), self.position.bias) * self.mm_per_unit
+        if self.descriptor is not None:
+            descriptor = F.linear(rows, self.descriptor.weight.flatten(1), self.descriptor.bias)
+            latents = torch.cat([latents, F.normalize(descriptor, dim=-1)], dim=-1)
+        return latents.permute(0, 4, 1, 2, 3)
 
 
 COARSE_LAYERS = (

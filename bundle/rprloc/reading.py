@@ -20,6 +20,8 @@ from typing import IO, cast
 
 import numpy as np
 import SimpleITK as sitk
+from isal import igzip
+from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
 from rprloc.dicom import MIN_SLICES, choose_series, find_series, is_dicom, read_series
@@ -277,7 +279,7 @@ def _reading(path: Path) -> Iterator[None]:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
-    except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error, IsalError) as error:  # type: ignore[misc]
         reason = re.sub(r"\w+\(0x\w+\): |ITK ERROR: ", "", str(error).strip().splitlines()[-1]).strip(" .")
         raise InputError(
             f"{path} is damaged or cut off ({reason}); a complete file was expected; copy or export it again."
@@ -311,9 +313,13 @@ def _read_file(path: Path) -> tuple[NDArray[np.generic], Grid]:
     extension = _extension(path)
     if not extension:
         raise InputError(f"{path} has an extension that is not known; {_WANTED}; convert it to one of these.")
-    if extension in (".nii", ".nii.gz") and _is_nifti2(path):
-        with _as_nifti1(path) as converted:
-            return _read_file(converted)
+    if extension in (".nii", ".nii.gz"):
+        if _is_nifti2(path):
+            with _as_nifti1(path) as converted:
+                return _read_file(converted)
+        if _is_zipped(path):
+            with _unzipped(path) as plain:
+                return _read_file(plain)
     sform_ras = None
     if extension in (".nii", ".nii.gz"):
         sform_ras = _check_nifti(path)
@@ -361,14 +367,46 @@ def _require_scalar(components: int, path: Path) -> None:
 
 def _opened(path: Path) -> IO[bytes]:
     """The file's bytes, unzipped if they are zipped, whatever its name says."""
+    return cast(IO[bytes], igzip.open(path)) if _is_zipped(path) else path.open("rb")
+
+
+def _is_zipped(path: Path) -> bool:
     with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path)) if zipped else path.open("rb")
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _is_nifti2(path: Path) -> bool:
     with _opened(path) as stream:
         return stream.read(7)[4:] == b"n+2"
+
+
+@contextmanager
+def _unzipped(path: Path) -> Iterator[Path]:
+    """A plain copy of a zipped NIfTI-1 file under the same name in a temporary folder: unzipped once and quickly.
+
+    The zipped stream is read to its end, as that checks its length and CRC; kept is no more than its header promises.
+    """
+    with tempfile.TemporaryDirectory(prefix="rprloc-") as folder:
+        copy = Path(folder) / f"{scan_name(path)}.nii"
+        with _opened(path) as stream, copy.open("wb") as file:
+            header = stream.read(352)
+            _, _, start, size = _nifti_layout(path, header)
+            file.write(header)
+            left = start + size - len(header)
+            while chunk := stream.read(1 << 20):
+                file.write(chunk[: max(left, 0)])
+                left -= len(chunk)
+        with _speaking_of(path, copy):
+            yield copy
+
+
+@contextmanager
+def _speaking_of(path: Path, copy: Path) -> Iterator[None]:
+    """Errors about a copy of a file are about the file."""
+    try:
+        yield
+    except (InputError, RuntimeError) as error:
+        raise type(error)(str(error).replace(str(copy), str(path))) from error
 
 
 @contextmanager
@@ -401,10 +439,8 @@ def _as_nifti1(path: Path) -> Iterator[Path]:
                 f"The NIfTI-2 file {path} cannot be used ({str(error).splitlines()[0].rstrip('.')}); a complete 3D "
                 "image of at most 32767 voxels along an axis was expected; save it as NIfTI-1."
             ) from error
-        try:
+        with _speaking_of(path, copy):
             yield copy
-        except InputError as error:
-            raise InputError(str(error).replace(str(copy), str(path))) from error
 
 
 def _check_nifti(path: Path) -> NDArray[np.float64] | None:
@@ -413,28 +449,38 @@ def _check_nifti(path: Path) -> NDArray[np.float64] | None:
     Raises InputError where SimpleITK would put zeros for missing voxels and for NaN, or make up an orientation. Header
     fields as in nifti1.h.
     """
-    with _opened(path) as stream:
+    with path.open("rb") as stream:
         header = stream.read(352)
-        order = "<" if header[:4] == struct.pack("<i", 348) else ">"
-        if header[:4] != struct.pack(order + "i", 348) or header[344:347] != b"n+1":
-            raise InputError(
-                f"{path} is not a NIfTI file, whatever its name says; {_WANTED}; give the scan as it was exported."
-            )
-        dimensions = struct.unpack(order + "8h", header[40:56])
-        data_type, bits_per_voxel = struct.unpack(order + "2h", header[70:74])
-        offset = struct.unpack(order + "f", header[108:112])[0]
-        expected = math.prod(max(n, 1) for n in dimensions[1 : 1 + max(dimensions[0], 0)]) * bits_per_voxel // 8
-        floating = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(data_type)
-        stream.seek(int(offset) if offset >= 352 and math.isfinite(offset) else 352)
-        size = not_finite = 0
-        while chunk := stream.read(1 << 20):  # to the end, as that also checks the length and the CRC of a gzip stream
-            if floating is not None:
-                values = np.frombuffer(chunk, floating, min(len(chunk), max(expected - size, 0)) // floating.itemsize)
+        order, data_type, start, expected = _nifti_layout(path, header)
+        size = path.stat().st_size - start
+        not_finite, floating = 0, {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(data_type)
+        if floating is not None:
+            stream.seek(start)
+            left = expected
+            while left > 0 and (chunk := stream.read(min(1 << 20, left))):
+                values = np.frombuffer(chunk, floating, len(chunk) // floating.itemsize)
                 not_finite += len(values) - int(np.count_nonzero(np.isfinite(values)))
-            size += len(chunk)
+                left -= len(chunk)
     _require_bytes(path, size, expected)
     _require_finite(path, not_finite)
     return _nifti_sform(path, header, order)
+
+
+def _nifti_layout(path: Path, header: bytes) -> tuple[str, int, int, int]:
+    """Of a NIfTI-1 header (352 bytes): the byte order, the type of its voxels, the byte at which these begin, and how
+    many bytes they take. Raises InputError for any other header.
+    """
+    order = "<" if header[:4] == struct.pack("<i", 348) else ">"
+    if header[:4] != struct.pack(order + "i", 348) or header[344:347] != b"n+1":
+        raise InputError(
+            f"{path} is not a NIfTI file, whatever its name says; {_WANTED}; give the scan as it was exported."
+        )
+    dimensions = struct.unpack(order + "8h", header[40:56])
+    data_type, bits_per_voxel = struct.unpack(order + "2h", header[70:74])
+    offset = struct.unpack(order + "f", header[108:112])[0]
+    voxels = math.prod(max(n, 1) for n in dimensions[1 : 1 + max(dimensions[0], 0)])
+    start = int(offset) if offset >= 352 and math.isfinite(offset) else 352
+    return order, data_type, start, voxels * bits_per_voxel // 8
 
 
 def _nifti_sform(path: Path, header: bytes, order: str) -> NDArray[np.float64] | None:

@@ -9,13 +9,14 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from rprloc.geometry import Grid, apply_affine
+from rprloc.geometry import Grid
 
 if TYPE_CHECKING:
     from rprloc.dicom import DicomSeries
 
 AIR_HU = -1024.0
 _DARKEST_DISPLAYED_HU, _DISPLAYED_AS_AIR_HU, _PADDING_HU = -300.0, -124.0, -900.0
+_AT_ONCE = 1 << 20  # voxels that fit a processor's cache
 # Soft tissue takes 60% of the range, lung and bone the rest; air, and with it everything outside the scan, is 0.
 _HU_KNOTS, _INPUT_KNOTS = (-1000.0, -200.0, 300.0, 1500.0), (0.0, 0.2, 0.8, 1.0)
 
@@ -73,31 +74,71 @@ def resample(volume: Volume, grid: Grid) -> Volume:
     the world, and filled up at the volume's faces by its outermost voxels, so that the result does not depend on how
     the scan was stored: flipped, permuted or at another spacing.
     """
-    image, inside = to_sitk(volume.hu, volume.grid), None
+    hu, source, outside = *_as_stored(volume), None
     spacing_mm = float(grid.spacing_mm.min())
-    factors = np.maximum(np.floor(spacing_mm / volume.grid.spacing_mm + 0.01), 1).astype(int)
+    factors = np.maximum(np.floor(spacing_mm / source.spacing_mm + 0.01), 1).astype(int)
     if (factors > 1).any():
         # A bin begins at the voxel face nearest to the new grid's corner; the shift decides between faces equally near.
         corner_ras = grid.bounds.min_ras + np.array([1e-3, 2e-3, 3e-3])
-        first_face = np.rint(volume.grid.ijk(corner_ras) + 0.5).astype(int)
-        before = -first_face % factors
-        after = -(before + volume.grid.shape) % factors
-        if (before + after > 0).any():  # what is filled up shall not make the volume larger
-            middle_ijk = 0.5 * (np.array(volume.grid.shape) - 1)
-            wider = volume.grid.ras_from_ijk.copy()  # so little that only centres on the very faces come in
-            wider[:3, :3] *= 1.0 + 1e-5
-            wider[:3, 3] += volume.grid.ras(middle_ijk) - apply_affine(wider, middle_ijk)
-            inside = to_sitk(np.ones(volume.grid.shape, np.uint8), Grid(volume.grid.shape, wider))
-            image = sitk.ZeroFluxNeumannPad(image, before.tolist(), after.tolist())
-        image = sitk.BinShrink(image, factors.tolist())
+        before = -np.rint(source.ijk(corner_ras) + 0.5).astype(int) % factors
+        hu = _binned(hu, factors, before)
+        outside = _outside(source, grid)  # what was filled up does not make the volume larger
+        to_source = np.diag([*factors, 1.0])
+        to_source[:3, 3] = 0.5 * (factors - 1) - before
+        source = Grid((hu.shape[0], hu.shape[1], hu.shape[2]), source.ras_from_ijk @ to_source)
+    image = to_sitk(hu, source)
     origin_lps, direction_lps, spacing = grid.to_lps()
-    shape, unmoved = [int(n) for n in grid.shape], sitk.Transform()
     lattice = (origin_lps.tolist(), spacing.tolist(), direction_lps.ravel().tolist())
-    found = sitk.Resample(image, shape, unmoved, sitk.sitkLinear, *lattice, AIR_HU, sitk.sitkFloat32)
-    if inside is not None:
-        known = sitk.Resample(inside, shape, unmoved, sitk.sitkNearestNeighbor, *lattice, 0, sitk.sitkUInt8)
-        found = sitk.Mask(found, known, AIR_HU)
-    return Volume(sitk.GetArrayFromImage(found).transpose(2, 1, 0), grid, volume.name)
+    shape = [int(n) for n in grid.shape]
+    found = sitk.Resample(image, shape, sitk.Transform(), sitk.sitkLinear, *lattice, AIR_HU, sitk.sitkFloat32)
+    values = sitk.GetArrayFromImage(found).transpose(2, 1, 0)
+    if outside is not None:
+        values[outside] = AIR_HU
+    return Volume(values, grid, volume.name)
+
+
+def _as_stored(volume: Volume) -> tuple[NDArray[np.generic], Grid]:
+    """The volume's array and grid, their axes in such an order that neighbours along the first are next in memory."""
+    order = np.argsort(np.abs(volume.hu.strides), kind="stable")
+    affine = volume.grid.ras_from_ijk.copy()
+    affine[:, :3] = affine[:, order]
+    array = volume.hu.transpose(order)
+    return array, Grid((array.shape[0], array.shape[1], array.shape[2]), affine)
+
+
+def _binned(array: NDArray[np.generic], factors: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Means over bins of ``factors`` (3,) voxels of (I, J, K); the first bin begins ``before`` (3,) voxels outside.
+
+    Bins that reach beyond the array are filled up by its outermost voxels. Quick if neighbours along i are next in
+    memory.
+    """
+    in_i, in_j, in_k = (
+        np.arange(-early, size + -(early + size) % factor).clip(0, size - 1).reshape(-1, factor)
+        for early, size, factor in zip(before, array.shape, factors, strict=True)
+    )
+    small = np.issubdtype(array.dtype, np.integer) and array.dtype.itemsize <= 2
+    sums = np.empty((len(in_k), len(in_j), len(in_i)), np.int32 if small else np.float64)
+    planes = array.T
+    for total, slices in zip(sums, in_k, strict=True):  # plane by plane, which stays in the processor's cache
+        plane = planes[slices[0]].astype(sums.dtype)
+        for other in slices[1:]:
+            plane += planes[other]
+        rows = sum(plane[in_j[:, n]] for n in range(in_j.shape[1]))
+        total[:] = sum(rows[:, in_i[:, n]] for n in range(in_i.shape[1]))
+    return (sums / factors.prod()).astype(np.float32).T
+
+
+def _outside(volume: Grid, grid: Grid) -> NDArray[np.bool_]:
+    """Which voxels of a grid (I, J, K) have their centres outside of a volume; centres on its very faces are inside."""
+    volume_from_grid = volume.ijk_from_ras @ grid.ras_from_ijk
+    outside = np.zeros(grid.shape, bool)
+    for axis, size in enumerate(volume.shape):
+        off = volume_from_grid[axis, 3] - 0.5 * (size - 1)  # from the volume's middle, in its voxels
+        for other, along in enumerate(np.ogrid[tuple(slice(n) for n in grid.shape)]):
+            if volume_from_grid[axis, other] != 0.0:
+                off = off + volume_from_grid[axis, other] * along
+        outside |= np.abs(off) > 0.5 * size * (1.0 + 1e-5)
+    return outside
 
 
 def display_window_air(hu: NDArray[np.generic]) -> float | None:
@@ -109,9 +150,14 @@ def display_window_air(hu: NDArray[np.generic]) -> float | None:
     darkest = float(hu.min())
     if darkest > _DARKEST_DISPLAYED_HU:
         return darkest
-    values = np.asarray(hu)
-    displayed = values[values > _DARKEST_DISPLAYED_HU]
-    between = values.size - displayed.size - int((values <= _PADDING_HU).sum())
+    stored = np.asarray(hu).transpose(np.argsort([-abs(step) for step in hu.strides])).reshape(-1)
+    between = 0
+    for first in range(0, stored.size, _AT_ONCE):
+        part = stored[first : first + _AT_ONCE]
+        between += int(np.count_nonzero(part <= _DARKEST_DISPLAYED_HU) - np.count_nonzero(part <= _PADDING_HU))
+        if between > 0.01 * stored.size:
+            return None
+    displayed = stored[stored > _DARKEST_DISPLAYED_HU]
     if displayed.size == 0 or between > 0.01 * displayed.size:
         return None
     dark_end = float(displayed.min())

@@ -115,7 +115,15 @@ class Packages:
         self.installed.update(self.brings)
 
 
-ALL = {"jsonschema": "4.26", "matplotlib": "3.11", "nibabel": "5.3", "psutil": "7.0", "tqdm": "4.70", "typer": "0.20"}
+ALL = {
+    "isal": "1.9",
+    "jsonschema": "4.26",
+    "matplotlib": "3.11",
+    "nibabel": "5.3",
+    "psutil": "7.0",
+    "tqdm": "4.70",
+    "typer": "0.20",
+}
 
 
 class Torch:
