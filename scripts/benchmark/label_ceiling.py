@@ -73,7 +73,7 @@ def boxes_of(scores: Tensor, scan: Scan, organs: tuple[str, ...]) -> dict[str, B
         pieces, count = pieces_of(classes == number)
         if count:
             largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-            box = find_objects(pieces == largest)[0]
+            box = find_objects(pieces)[largest - 1]
             ends_ras = scan.grid.ras([[s.start - 0.5 for s in box], [s.stop - 0.5 for s in box]])
             boxes[organ] = Box(ends_ras.min(0), ends_ras.max(0))
     return boxes
@@ -123,16 +123,15 @@ def main() -> None:
             missed[organ] += organ not in boxes
             iou_awd = (boxes[organ].iou(true), boxes[organ].wall_distances_mm(true).mean()) if organ in boxes else ()
             scores[organ].append(iou_awd or (0.0, np.nan))
-    spent = (
-        f"{state['steps']} steps, {state['seconds'] / 60:.0f} minutes ({state['cpu_seconds'] / 60:.0f} of a core)"
-    )
+    spent = f"{state['steps']} steps, {state['seconds'] / 60:.0f} minutes ({state['cpu_seconds'] / 60:.0f} of a core)"
     print(f"{given.region}, split {given.split}; {len(scans)} labelled scans, {spent}, seed {given.seed};", end=" ")
     print(machine(torch.device("cpu")))
+    means = []
     for organ in (name for name in organs if name in scores):
         iou, awd_mm = np.array(scores[organ]).T
-        print(f"{organ:24} {iou.mean():.2f} {np.nanmean(awd_mm):6.1f} mm {missed[organ]:3d} of {len(iou)} not found")
-    means = [(np.mean([iou for iou, _ in pairs]), np.nanmean([awd for _, awd in pairs])) for pairs in scores.values()]
-    print(f"{'mean of ' + str(len(means)):24} {np.mean(means, axis=0)[0]:.2f} {np.nanmean(means, axis=0)[1]:6.1f} mm")
+        means.append((iou.mean(), np.mean(awd_mm[~np.isnan(awd_mm)]) if missed[organ] < len(iou) else np.nan))
+        print(f"{organ:24} {means[-1][0]:.2f} {means[-1][1]:6.1f} mm {missed[organ]:3d} of {len(iou)} not found")
+    print(f"{f'mean of {len(means)}':24} {np.mean(means, axis=0)[0]:.2f} {np.nanmean(means, axis=0)[1]:6.1f} mm")
 
 
 if __name__ == "__main__":
