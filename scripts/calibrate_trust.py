@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects, label
 from scipy.stats import rankdata
 from tqdm import tqdm
 
@@ -31,7 +32,7 @@ from rprloc.errors import InputError
 from rprloc.evaluation import annotated
 from rprloc.field import PositionField
 from rprloc.files import atomic_path, write_text_atomically
-from rprloc.geometry import Box, Points
+from rprloc.geometry import Box
 from rprloc.locate import observed
 from rprloc.reading import image_warnings, read_label_map, read_volume
 from rprloc.support import Support, SupportSet
@@ -133,6 +134,15 @@ def like_mr(volume: Volume) -> Volume:
     return Volume((np.interp(volume.hu, hu, signal) + np.abs(noise)).astype(np.float32), volume.grid, volume.name)
 
 
+def has_specks(mask: NDArray[np.bool_]) -> bool:
+    """Whether pieces of a mask (I, J, K) lie beyond the box of its largest one, so that its box is not the organ's."""
+    pieces, _ = label(mask, np.ones((3, 3, 3)))
+    boxes = find_objects(pieces)
+    largest = boxes[int(np.argmax(np.bincount(pieces.ravel())[1:]))]
+    reach = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)]
+    return any(abs(a - one.start) > 1 or abs(b - one.stop) > 1 for (a, b), one in zip(reach, largest, strict=True))
+
+
 def views(engine: Engine, case: Case, folder: Path | None, *, change: bool) -> list[View]:
     """All views of a case, those of CHANGES only if asked for; ``folder`` keeps their position fields."""
     kept = None if folder is None else folder / f"{engine.model.identity()}-{case.name}.pickle"
@@ -141,12 +151,13 @@ def views(engine: Engine, case: Case, folder: Path | None, *, change: bool) -> l
             return [View(case, *rest) for rest in pickle.load(file)]
     volume = dataclasses.replace(read_volume(case.image_path), name=case.name)
     labels = read_label_map(case.labels_path, volume.grid)
-    whole = {name: np.count_nonzero(labels == number) for number, name in case.label_names.items()}
+    masks = {name: labels == number for number, name in case.label_names.items() if name in case.targets}
+    whole = {name: np.count_nonzero(mask) for name, mask in masks.items() if not has_specks(mask)}
     wanted = [("whole", volume, labels), *crops(volume, labels, CROPS.get(case.region, 3))]
     found = []
     for kind, scan, part in wanted:
         seen = {name: np.count_nonzero(part == number) for number, name in case.label_names.items()}
-        shares = {name: seen[name] / whole[name] for name in case.targets}
+        shares = {name: seen[name] / number for name, number in whole.items()}
         found.append((kind, engine.position_field(scan), image_warnings(scan), shares))
     for kind, scan in changed(volume) if change else ():
         try:
@@ -168,17 +179,12 @@ def observations(case_views: Sequence[View], supports: Sequence[Support], region
             continue
         seen = Seen.of(view.field)
         _, truth, _ = annotated(case)
-        exchanged = {name for name in truth if _is_exchanged(name, truth)}
         own = [support for support in supports if regions[support.scan] == case.region and support.scan != case.name]
         sets = [(support.scan, (support,)) for support in own]
         if view.kind == "whole":
             sets.append(("all", tuple(own)))
         for name, members in sets:
-            organs = [
-                organ
-                for organ in SupportSet("", members).organs
-                if organ in truth.keys() & view.shares.keys() - exchanged
-            ]
+            organs = [organ for organ in SupportSet("", members).organs if organ in truth.keys() & view.shares.keys()]
             for one, evidence in observed(SupportSet("", members), seen, organs) if organs else ():
                 share = view.shares[one.organ]
                 state = WHOLE if share == 1.0 else ABSENT if share == 0.0 else PART
@@ -200,13 +206,6 @@ def observations(case_views: Sequence[View], supports: Sequence[Support], region
                     )
                 )
     return found
-
-
-def _is_exchanged(name: str, truth: dict[str, Points]) -> bool:
-    """Whether the label map calls a left organ right: then it is the truth that is wrong. (One scan of han does.)"""
-    stem = name.removesuffix("_left").removesuffix("_right")
-    left, right = truth.get(f"{stem}_left"), truth.get(f"{stem}_right")
-    return left is not None and right is not None and bool(left[:, 0].mean() > right[:, 0].mean())
 
 
 Fit = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
@@ -232,7 +231,7 @@ def probability(x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[
     return _newton(x, weight, slopes, 0.0, RIDGE_OF_ODDS)
 
 
-RIDGE_OF_ERRORS, RIDGE_OF_ODDS = 30.0, 1.0  # observations' worth, on standardized evidence
+RIDGE_OF_ERRORS, RIDGE_OF_ODDS = 100.0, 1.0  # observations' worth, on standardized evidence
 
 
 def _newton(
@@ -252,12 +251,12 @@ def _newton(
     return found
 
 
-def linear(fit: Fit, rows: Sequence[dict[str, float]], names: Sequence[str], y: Any, weight: Any) -> Linear:
+def linear(regression: Fit, rows: Sequence[dict[str, float]], names: Sequence[str], y: Any, weight: Any) -> Linear:
     """What a fit finds for this evidence, in the evidence's own units."""
     values = np.array([[row[name] for name in names] for row in rows], float)
     middle, scale = values.mean(0), values.std(0) + 1e-6
     x = np.concatenate([np.ones((len(values), 1)), (values - middle) / scale], axis=1)
-    found = fit(x, np.asarray(y, float), np.asarray(weight, float))
+    found = regression(x, np.asarray(y, float), np.asarray(weight, float))
     weights = found[1:] / scale
     return Linear(float(found[0] - weights @ middle), dict(zip(names, weights.tolist(), strict=True)))
 
@@ -271,10 +270,10 @@ def fitted(model_id: str, seen: Sequence[Observation], least: tuple[float, float
     nothing = Linear(0.0, {})
     partial = Calibration(model_id, error, nothing, nothing, *least)
     rows = [trust.presence_evidence(one.evidence, partial.expected_mm(one.evidence)) for one in known]
-    absent = linear(probability, rows, trust.ABSENT_EVIDENCE, [one.state == ABSENT for one in known], _weights(known))
+    absent = linear(probability, rows, ("seen",), [one.state == ABSENT for one in known], _weights(known))
     there = [n for n, one in enumerate(known) if one.state != ABSENT]
     known, rows = [known[n] for n in there], [rows[n] for n in there]
-    inside = linear(probability, rows, trust.WHOLE_EVIDENCE, [one.state == WHOLE for one in known], _weights(known))
+    inside = linear(probability, rows, ("inside",), [one.state == WHOLE for one in known], _weights(known))
     return dataclasses.replace(partial, absent=absent, whole=inside)
 
 
@@ -347,15 +346,22 @@ def bins(expected: Sequence[float], true: Sequence[float], count: int = 10) -> N
     return np.array([part.mean(0) for part in np.array_split(pairs, min(count, len(pairs)))])
 
 
+MANY = 200  # pairs; of fewer, fifths in place of deciles are compared
 REGIONS = ("han", "thorax", "abdomen")
 
 
 def report(title: str, plot: Path, found: Sequence[Judged]) -> str:
     """Tables as Markdown, and a plot."""
     lines = [f"## {title}", "", f"![{title}]({plot.name})", ""]
-    lines += [
-        "| region | pairs | expected mm | true mm | largest difference of a decile | expected and true mm by decile |"
-    ]
+    columns = (
+        "region, examples",
+        "pairs",
+        "expected mm",
+        "true mm",
+        "largest difference",
+        "deciles or fifths, mm each",
+    )
+    lines.append(f"| {' | '.join(columns)} |")
     lines += ["|---|---|---|---|---|---|"]
     curves = {}
     for region in REGIONS:
@@ -370,7 +376,7 @@ def report(title: str, plot: Path, found: Sequence[Judged]) -> str:
             if len(pairs) < 30:
                 continue
             expected, true = zip(*pairs, strict=True)
-            deciles = bins(expected, true)
+            deciles = bins(expected, true, 10 if len(pairs) >= MANY else 5)
             worst = np.abs(deciles[:, 0] / deciles[:, 1] - 1.0).max()
             both = ", ".join(f"{a:.1f}/{b:.1f}" for a, b in deciles)
             lines.append(
@@ -394,7 +400,7 @@ def report(title: str, plot: Path, found: Sequence[Judged]) -> str:
         ("all regions, with their own examples", lambda one: one.kind != "other region"),
         ("and with those of other regions", lambda one: True),
     ]
-    for label, belongs in groups:
+    for group, belongs in groups:
         some = [one for one in single if belongs(one.seen)]
         states = [one.seen.state for one in some]
         there = [one for one in some if one.seen.state != ABSENT]
@@ -408,7 +414,7 @@ def report(title: str, plot: Path, found: Sequence[Judged]) -> str:
         ]
         counts = ", ".join(str(states.count(state)) for state in (WHOLE, PART, ABSENT))
         lines.append(
-            f"| {label} | {counts} | {absent:.3f} | {cut:.3f} | {100 * called[0]:.1f} % | {100 * called[1]:.1f} % |"
+            f"| {group} | {counts} | {absent:.3f} | {cut:.3f} | {100 * called[0]:.1f} % | {100 * called[1]:.1f} % |"
         )
     lines += [""]
     _plot(plot, title, curves, single)
@@ -451,9 +457,9 @@ def _plot(path: Path, title: str, curves: dict[tuple[str, str], NDArray[np.float
     errors.set_title("Deciles of the expected error")
     errors.legend(fontsize=8)
     presence.plot([0, 1], [0, 1], color="0.6", lw=1)
-    for state, label in ((ABSENT, "absent"), (PART, "cut"), (WHOLE, "whole")):
+    for state, name in ((ABSENT, "absent"), (PART, "cut"), (WHOLE, "whole")):
         chances = [one.chances[state] for one in single]
-        presence.plot(*bins(chances, [one.seen.state == state for one in single]).T, "o-", ms=4, lw=1, label=label)
+        presence.plot(*bins(chances, [one.seen.state == state for one in single]).T, "o-", ms=4, lw=1, label=name)
     presence.set(xlabel="probability said", ylabel="share that is so", title="Probabilities")
     presence.legend(fontsize=8)
     for region in REGIONS:
@@ -470,6 +476,63 @@ def _plot(path: Path, title: str, curves: dict[tuple[str, str], NDArray[np.float
         figure.savefig(temporary, format="png", dpi=90, metadata={"Software": None})
 
 
+@dataclasses.dataclass(frozen=True)
+class LookedAt:
+    """The observations on all organs, and of every view its region, its kind, the warnings that its values alone give,
+    and the evidence on the scan.
+    """
+
+    seen: list[Observation]
+    scans: list[tuple[str, str, list[str], ScanEvidence]]
+
+
+def look(engine: Engine, cases: Sequence[Case], test: bool, folder: Path | None) -> LookedAt:
+    """Look at the support and val cases, or at the test cases."""
+    regions = {case.name: case.region for case in cases}
+    examples = [case for case in cases if case.split == "support"]
+    supports = [_support(engine, case) for case in tqdm(examples, desc="examples", unit="scan")]
+    splits = ("test",) if test else ("support", "val")
+    queries = [case for split in splits for case in cases if case.split == split]
+    found = LookedAt([], [])
+    for case in tqdm(queries, desc="queries", unit="scan"):
+        of_region = [one.name for one in queries if one.region == case.region]
+        change = of_region.index(case.name) % max(1, len(of_region) // CHANGED) == 0
+        looked_at = views(engine, case, folder, change=change)
+        found.seen.extend(observations(looked_at, supports, regions))
+        for view in looked_at:
+            found.scans.append((case.region, view.kind, view.warnings, Seen.of(view.field).as_a_whole()))
+    return found
+
+
+def fit(model_id: str, found: LookedAt, out: Path) -> None:
+    """Write the shipped calibration, and what it is worth on scans and organs that it was fitted without."""
+    least = thresholds([(kind, scan) for _, kind, _, scan in found.scans])
+    calibration = fitted(model_id, found.seen, least)
+    write_text_atomically(SHIPPED, calibration.to_json())
+    by_scan = cross_validated(model_id, found.seen, lambda one: one.query, least)
+    by_organ = cross_validated(model_id, found.seen, lambda one: one.organ, least)
+    tables = [
+        report("Each scan judged without itself", out / "by_scan.png", by_scan),
+        report("Each organ judged without itself", out / "by_organ.png", by_organ),
+    ]
+    _write(out / "tuning.md", calibration, tables, found)
+
+
+def measure(calibration: Calibration, found: LookedAt, out: Path) -> None:
+    """Write what a calibration is worth on scans that had no part in it."""
+    _write(
+        out / "test.md", calibration, [report("Test cases", out / "test.png", judged(calibration, found.seen))], found
+    )
+
+
+def _write(path: Path, calibration: Calibration, tables: Sequence[str], found: LookedAt) -> None:
+    doubts = [(region, kind, [*said, *calibration.doubts(scan, ())]) for region, kind, said, scan in found.scans]
+    intro = f"Written by `scripts/calibrate_trust.py`, model {calibration.model_id}."
+    text = "\n".join([intro, "", *tables, "## Scans that are doubted", "", checks(doubts)])
+    write_text_atomically(path, text)
+    print(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="datasets.json")
@@ -478,50 +541,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/trust"), help="where tables and plots go")
     given = parser.parse_args()
     engine, cases = Engine.load(None, "cpu"), read_dataset(given.data)
-    model_id = engine.model.identity()
-    if given.fields is not None:
-        given.fields.mkdir(parents=True, exist_ok=True)
-    given.out.mkdir(parents=True, exist_ok=True)
-    regions = {case.name: case.region for case in cases}
-    examples = [case for case in cases if case.split == "support"]
-    supports = [_support(engine, case) for case in tqdm(examples, desc="examples", unit="scan")]
-    queries = (
-        [case for case in cases if case.split == "test"]
-        if given.test
-        else [
-            *examples,
-            *(case for case in cases if case.split == "val"),
-        ]
-    )
-    seen: list[Observation] = []
-    scans: list[tuple[str, str, list[str], ScanEvidence]] = []
-    for case in tqdm(queries, desc="queries", unit="scan"):
-        of_region = [one.name for one in queries if one.region == case.region]
-        change = of_region.index(case.name) % max(1, len(of_region) // CHANGED) == 0
-        looked_at = views(engine, case, given.fields, change=change)
-        seen += observations(looked_at, supports, regions)
-        scans += [(case.region, view.kind, view.warnings, Seen.of(view.field).as_a_whole()) for view in looked_at]
-    if given.test:
-        calibration = trust.calibration_for(model_id)
-        if calibration is None:
-            raise SystemExit("The shipped trust.json was fitted for other weights; run this without --test first.")
-        tables = [report("Test cases", given.out / "test.png", judged(calibration, seen))]
+    for folder in (given.fields, given.out):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    calibration = trust.calibration_for(engine.model.identity())
+    if given.test and calibration is None:
+        raise SystemExit("The shipped trust.json was fitted for other weights; run this without --test first.")
+    found = look(engine, cases, given.test, given.fields)
+    if given.test and calibration is not None:
+        measure(calibration, found, given.out)
     else:
-        least = thresholds([(kind, scan) for _, kind, _, scan in scans])
-        calibration = fitted(model_id, seen, least)
-        write_text_atomically(SHIPPED, calibration.to_json())
-        tables = [
-            report(f"Each {what} judged without itself", given.out / f"by_{what}.png", found)
-            for what, found in (
-                ("scan", cross_validated(model_id, seen, lambda one: one.query, least)),
-                ("organ", cross_validated(model_id, seen, lambda one: one.organ, least)),
-            )
-        ]
-    doubts = [(region, kind, [*said, *calibration.doubts(scan, ())]) for region, kind, said, scan in scans]
-    tables.append("## Scans that are doubted\n\n" + checks(doubts))
-    text = f"Written by `scripts/calibrate_trust.py`, model {model_id}.\n\n" + "\n".join(tables)
-    write_text_atomically(given.out / ("test.md" if given.test else "tuning.md"), text)
-    print(text)
+        fit(engine.model.identity(), found, given.out)
 
 
 def _support(engine: Engine, case: Case) -> Support:

@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = Evidence(
     log_size=4.0,
     log_spread=1.0,
-    surroundings=0.8,
     log_back=3.0,
     atlas=0.9,
     log_supports=0.0,
@@ -83,7 +82,7 @@ def test_a_scan_that_does_not_reach_the_organ_makes_it_absent() -> None:
     example = SupportSet("m", (support,))
     whole = field()
     ((found, evidence),) = observed(example, Seen.of(whole), None)
-    assert evidence.inside_mm > 0.0 and evidence.surroundings > 0.8
+    assert evidence.inside_mm > 0.0 and evidence.log_back < np.log(20.0)
     assert evidence.log_supports == evidence.log_disagreement == 0.0
     chances = []
     for left_mm in (60.0, -10.0, -60.0):  # of the scan above the organ's lower wall

@@ -40,26 +40,22 @@ NOT_CALIBRATED = (
 )
 
 ERROR_EVIDENCE = ("log_size", "log_spread", "log_back", "atlas", "log_supports", "log_disagreement")
-ABSENT_EVIDENCE = ("seen", "surroundings")
-WHOLE_EVIDENCE = ("inside",)
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What tells how far one organ's box is to be trusted.
 
-    ``log_size`` and ``log_spread``: logarithms of the box's mean edge and the votes' mean spread, mm. ``surroundings``:
-    mean cosine between the fine descriptors where the anchors went and the support's. ``log_back``: logarithm of how
-    far from an anchor in the support the place is that looks most like the one in the query where the anchor went, mm.
-    ``atlas``: correlation of the scan with the atlas around the box. ``log_supports``, ``log_disagreement``: logarithms
-    of the number of supports and, mm, of how far their walls lie from the box; 0 for one. ``seen_mm``: how far the
-    organ reaches into the scan, across the nearest end; below 0 it does not. ``inside_mm``: how far the whole organ
-    lies inside that end.
+    ``log_size`` and ``log_spread``: logarithms of the box's mean edge and the votes' mean spread, mm. ``log_back``:
+    logarithm of how far from an anchor in the support the place is that looks most like the one in the query where the
+    anchor went, mm. ``atlas``: correlation of the scan with the atlas around the box. ``log_supports``,
+    ``log_disagreement``: logarithms of the number of supports and, mm, of how far their walls lie from the box; 0 for
+    one. ``seen_mm``: how far the organ reaches into the scan, across the nearest end; below 0 it does not.
+    ``inside_mm``: how far the whole organ lies inside that end.
     """
 
     log_size: float
     log_spread: float
-    surroundings: float
     log_back: float
     atlas: float
     log_supports: float
@@ -150,15 +146,13 @@ class Seen:
         """
         walls_mm = wall_coordinates(points_ras)
         box = Box.from_extreme_points(points_ras)
-        matches = [self._match(organ, points) for organ, (points, _) in zip(organs, located, strict=True)]
-        surroundings, back_mm = np.mean(matches, axis=0)
+        back_mm = np.mean([self._back_mm(organ, points) for organ, (points, _) in zip(organs, located, strict=True)])
         apart_mm = np.mean([np.abs(wall_coordinates(points) - walls_mm).mean() for points, _ in located])
         low, high = box.walls_mm.reshape(3, 2).T
         first, last = self.bounds.walls_mm.reshape(3, 2).T
         return Evidence(
             log_size=float(np.log(box.size_mm.mean() + 1.0)),
             log_spread=float(np.log(np.mean([spread_mm for _, spread_mm in located]) + 1.0)),
-            surroundings=float(surroundings),
             log_back=float(np.log(back_mm + 1.0)),
             atlas=self.near(box),
             log_supports=float(np.log(min(len(organs), _MOST_SUPPORTS))),
@@ -167,23 +161,20 @@ class Seen:
             inside_mm=float(min((low - first).min(), (last - high).min())),
         )
 
-    def _match(self, organ: SupportOrgan, points_ras: Points) -> tuple[float, float]:
-        """Of one support's match: the mean cosine, and how far off in mm the places lead back to in the support.
+    def _back_mm(self, organ: SupportOrgan, points_ras: Points) -> float:
+        """How far off, on average, the places where one support's anchors went lead back to in the support.
 
-        Anchors are taken to where the box's walls went. Those outside of the scan look like nothing: their cosine is 0.
+        Anchors are taken to where the box's walls went; those that come to lie outside of the scan do not count.
         """
         own, found = organ.box, Box.from_extreme_points(points_ras)
         stretch = (found.size_mm + 1.0) / (own.size_mm + 1.0)
         places_ras = found.centre_ras + (organ.anchors_ras - own.centre_ras) * stretch
         places_ras[:6] = points_ras
         shown = ((places_ras >= self.bounds.min_ras) & (places_ras <= self.bounds.max_ras)).all(1)
-        there, descriptors = self.field.fine.at(places_ras)[:, 3:], organ.latents[:, 6:]
-        cosines = there @ descriptors.T  # (place, anchor)
-        alike = np.where(shown, np.diag(cosines), 0.0)
-        weight = np.exp((cosines - cosines.max(1, keepdims=True)) / _TEMPERATURE)
+        likeness = self.field.fine.at(places_ras)[:, 3:] @ organ.latents[:, 6:].T / _TEMPERATURE  # (place, anchor)
+        weight = np.exp(likeness - likeness.max(1, keepdims=True))
         back_ras = weight @ organ.anchors_ras / weight.sum(1, keepdims=True)
-        back_mm = np.linalg.norm(back_ras - organ.anchors_ras, axis=1)
-        return float(alike.mean()), float(np.average(back_mm, weights=shown + 1e-3))
+        return float(np.average(np.linalg.norm(back_ras - organ.anchors_ras, axis=1), weights=shown + 1e-3))
 
 
 def _middle_mm(values: Any, lattice: Grid) -> float:
@@ -215,7 +206,7 @@ def _correlation(values: NDArray[np.float32], others: NDArray[np.float32], weigh
 
 @dataclass(frozen=True)
 class Linear:
-    """An intercept and the weight of each kind of evidence, in its own units."""
+    """An intercept, and the weight of each kind of evidence."""
 
     intercept: float
     weights: Mapping[str, float]
@@ -229,9 +220,9 @@ class Calibration:
     """What the evidence means, for the weights ``model_id``.
 
     ``error``: the logarithm of the expected wall error in mm. ``absent``: the log odds that an organ is absent;
-    ``whole``: those that one which is not absent lies wholly in the scan. For these two, ``seen`` and ``inside`` are
-    the distances to the scan's end over the expected error. ``least_likeness`` and ``least_sidedness``: what a scan
-    must have so that it is not doubted; see :class:`ScanEvidence`.
+    ``whole``: those that one which is not absent lies wholly in the scan. Of these two the evidence is ``seen`` and
+    ``inside``, the distances to the scan's end over the expected error. ``least_likeness`` and ``least_sidedness``:
+    what a scan must have so that it is not doubted; see :class:`ScanEvidence`.
     """
 
     model_id: str
@@ -293,12 +284,9 @@ class Calibration:
 
 
 def presence_evidence(evidence: Evidence, expected_mm: float) -> dict[str, float]:
-    """What tells of an organ's presence: how far it lies inside the scan, in expected errors, and its surroundings."""
-    inside = {
-        name: float(np.clip(mm / expected_mm, -_FURTHEST, _FURTHEST))
-        for name, mm in (("seen", evidence.seen_mm), ("inside", evidence.inside_mm))
-    }
-    return {**inside, "surroundings": evidence.surroundings}
+    """What tells of an organ's presence: how far it lies inside the scan, in expected errors."""
+    inside = {"seen": evidence.seen_mm, "inside": evidence.inside_mm}
+    return {name: float(np.clip(mm / expected_mm, -_FURTHEST, _FURTHEST)) for name, mm in inside.items()}
 
 
 @cache
