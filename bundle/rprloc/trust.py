@@ -99,10 +99,11 @@ class Seen:
     @classmethod
     def of(cls, field: PositionField) -> Seen:
         picture = Picture.of(field.image.cpu(), field.image.cpu() > 0.1, field.grid)
-        places_ras, grey = picture.places_ras, picture.values.numpy()
+        chosen = picture.near.nonzero()
+        chosen = chosen[:: -(-max(1, len(chosen)) // _MOST_PLACES)]
+        places_ras, grey = picture.grid.ras(chosen.numpy()), picture.image[tuple(chosen.T)].numpy()
         inside = ((places_ras > field.bounds.min_ras) & (places_ras < field.bounds.max_ras)).all(1)
-        every = -(-max(1, int(inside.sum())) // _MOST_PLACES)
-        places_ras, grey = places_ras[inside][::every], grey[inside][::every]
+        places_ras, grey = places_ras[inside], grey[inside]
         body_mm = field.body.body(places_ras)
         values = field.atlas.values.cpu()
         lattice = Grid.isotropic(values.shape[1:], STEP * float(field.grid.spacing_mm[0]), field.atlas.origin_mm.cpu())
@@ -186,7 +187,7 @@ def _middle_mm(values: Any, lattice: Grid) -> float:
 
 def _shown(field: PositionField) -> Box:
     """What a scan shows: its bounds, along the body without slices that show nothing of it (padding)."""
-    filled = ((field.image > 0.1).sum((0, 1)) > _MIN_BODY_VOXELS).nonzero()[:, 0].cpu().numpy()
+    filled = ((field.image > 0.1).float().sum((0, 1)) > _MIN_BODY_VOXELS).nonzero()[:, 0].cpu().numpy()
     low, high = field.bounds.min_ras.copy(), field.bounds.max_ras.copy()
     if len(filled):
         faces_mm = field.grid.bounds.min_ras[2] + field.grid.spacing_mm[2] * np.array([filled[0], filled[-1] + 1])
