@@ -156,7 +156,7 @@ class Engine:
         found = run_on_device(
             self.model, lambda: detect(self.model, volume, support_set, organs), fall_back=self.fall_back
         )
-        return replace(found, warnings=(*found.warnings, *image_warnings(volume)))
+        return replace(found, warnings=(*image_warnings(volume), *found.warnings))
 
     def detect_in(
         self,
@@ -170,4 +170,4 @@ class Engine:
         """:meth:`detect` in the scan named ``query`` whose position field and ``warnings`` are known."""
         self.check(support_set, organs)
         found = detect_in(field, query, support_set, organs)
-        return replace(found, warnings=(*found.warnings, *warnings))
+        return replace(found, warnings=(*warnings, *found.warnings))
