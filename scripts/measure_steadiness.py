@@ -14,6 +14,7 @@ from rprloc.dataset import read_dataset
 from rprloc.device import Engine
 from rprloc.evaluation import MEAN_TARGETS
 from rprloc.geometry import Grid
+from rprloc.locate import locate
 from rprloc.reading import read_label_map, read_volume
 from rprloc.support import masks_from_labels, points_from_labels
 from rprloc.volume import resample
@@ -36,7 +37,10 @@ def main(data: Path, splits: tuple[str, ...]) -> None:
                 bounds = scan.grid.bounds
                 shape = np.floor(bounds.size_mm / 2.0).astype(int).tolist()
                 finer = resample(scan, Grid.isotropic(shape, 2.0, bounds.min_ras + 1.0))
-                ours, theirs = (engine.detect(one, organs).boxes for one in (scan, finer))
+                ours, theirs = (
+                    {found.organ: found.box for found in locate(organs, engine.position_field(one))}
+                    for one in (scan, finer)
+                )
                 for name in MEAN_TARGETS.get(region, tuple(ours)):
                     if scan.grid.contains(np.stack([ours[name].min_ras, ours[name].max_ras])).all():
                         moved_mm.append(np.abs(ours[name].walls_mm - theirs[name].walls_mm).max())

@@ -201,6 +201,13 @@ class Run:
     stdout: str
     stderr: str
 
+    @property
+    def complaints(self) -> str:
+        """What stderr says besides that the example's random weights are not calibrated."""
+        from rprloc.trust import NOT_CALIBRATED
+
+        return "".join(line for line in self.stderr.splitlines(keepends=True) if NOT_CALIBRATED not in line)
+
 
 def rprloc(*arguments: object) -> Run:
     """Run the command line with these arguments."""

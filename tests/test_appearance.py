@@ -27,7 +27,7 @@ def scan(to_body: BodyMap, organ_body: tuple[np.ndarray, np.ndarray], off_mm: fl
     seen = BodyMap(to_body.body_from_ras.copy(), to_body.displacement_mm, to_body.control_grid)
     seen.body_from_ras[:3, 3] += off_mm
     plain = without_grey()
-    return PositionField(seen, plain.fine, grey, INPUT)
+    return replace(plain, body=seen, image=grey)
 
 
 IDENTITY = BodyMap.affine(np.eye(3), np.zeros(3))
@@ -67,9 +67,9 @@ def test_a_larger_organ_gets_a_larger_box() -> None:
 def test_an_organ_that_looks_like_its_surroundings_is_left_to_registration() -> None:
     field, points, mask = marked()
     fine = LatentMap(torch.ones_like(field.fine.latents), FINE, field.fine.inside)
-    appearance = learned_appearance(PositionField(field.body, fine, torch.full(INPUT.shape, DARK), INPUT), points, mask)
+    appearance = learned_appearance(replace(field, fine=fine, image=torch.full(INPUT.shape, DARK)), points, mask)
     for off_mm in (0.0, 12.0):
-        query = PositionField(scan(IDENTITY, (CENTRE, RADII), off_mm).body, fine, torch.full(INPUT.shape, DARK), INPUT)
+        query = replace(scan(IDENTITY, (CENTRE, RADII), off_mm), fine=fine, image=torch.full(INPUT.shape, DARK))
         registered = query.body.ras(points)
         np.testing.assert_allclose(refined(appearance, query, registered, np.zeros(3)), registered, atol=2.0)
 
@@ -81,9 +81,9 @@ def test_the_part_that_reaches_furthest_may_be_another_one() -> None:
     known = (np.abs(grid.centres_ras() - CENTRE) < RADII).all(-1)  # a block: turned, its edges reach furthest
     points = extreme_points_of_mask(known, grid)
     plain = field.image.mul(0.0).add(DARK)  # nothing to see: the outline alone tells
-    support = PositionField(field.body, field.fine, plain, INPUT)
+    support = replace(field, image=plain)
     turn = np.array([[np.cos(0.5), -np.sin(0.5), 0.0], [np.sin(0.5), np.cos(0.5), 0.0], [0.0, 0.0, 1.0]])
-    query = PositionField(BodyMap.affine(turn, np.zeros(3)), field.fine, plain, INPUT)
+    query = replace(field, body=BodyMap.affine(turn, np.zeros(3)), image=plain)
     turned_ras = grid.ras(np.argwhere(known)) @ turn
     truth = Box(turned_ras.min(0) - 1.0, turned_ras.max(0) + 1.0)
 
@@ -106,7 +106,7 @@ def test_little_changes_of_grey_values_move_walls_little() -> None:
     appearance = learned_appearance(field, points, mask)
     walls = judged_walls(appearance, field, points)
     noise = 0.004 * np.random.default_rng(0).standard_normal(INPUT.shape)
-    noisy = PositionField(field.body, field.fine, field.image + torch.from_numpy(noise).float(), INPUT)
+    noisy = replace(field, image=field.image + torch.from_numpy(noise).float())
     again = judged_walls(appearance, noisy, points)
     assert walls is not None and again is not None
     assert np.abs(walls - again).max() < 1.0

@@ -16,6 +16,7 @@ from test_reading import mr
 
 from rprloc.markups import write_extreme_points
 from rprloc.reading import read_volume
+from rprloc.trust import NOT_CALIBRATED
 from rprloc.volume import Volume, to_sitk
 
 Build = Callable[[Path, Volume], Path]
@@ -164,8 +165,8 @@ def test_an_mr_like_query_is_located_with_a_warning_that_names_the_reason(
     assert done.exit_code == 0
     assert done.stderr.startswith("Warning: scan.nii.gz: The image does not look like CT")
     assert "as in MR" in done.stderr
-    (warning,) = json.loads((out / "scan.detections.json").read_text())["warnings"]
-    assert warning in done.stderr
+    warning, not_calibrated = json.loads((out / "scan.detections.json").read_text())["warnings"]
+    assert warning in done.complaints and not_calibrated == NOT_CALIBRATED
 
 
 def test_one_bad_query_among_many_is_reported_and_the_others_are_done(
@@ -177,7 +178,7 @@ def test_one_bad_query_among_many_is_reported_and_the_others_are_done(
     bad, out = ten_slices(tmp_path, scan), tmp_path / "out"
     done = rprloc("locate", example.support_set, example.image, bad, good, "--out", out, "--model", example.weights)
     assert done.exit_code == 1
-    reported = done.stderr.splitlines()
+    reported = done.complaints.splitlines()
     assert len(reported) == 2 and "scan.nii.gz is too small" in reported[0] and "1 of 3 queries failed" in reported[1]
     assert sorted(path.name for path in out.iterdir()) == [
         "anna.detections.json",

@@ -187,7 +187,7 @@ def test_sets_that_do_not_go_together_are_not_merged(example: Example, tmp_path:
 def test_locate_writes_what_the_library_finds(example: Example, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     done = rprloc(*located(example, example.image, "--out", out, "--picture"))
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.complaints) == (0, "")
     assert names_in(out) == ["anna.detections.json", "anna.mrk.json", "anna.png"]
     found = load_detections(out / "anna.detections.json")
     support_set = load_support_set(example.support_set)

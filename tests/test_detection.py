@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rprloc.detection import Detections, OrganDetection, load_detections, organ_colour, save_detections
+from rprloc.detection import (
+    AbsentOrgan,
+    Detections,
+    OrganDetection,
+    Presence,
+    load_detections,
+    organ_colour,
+    save_detections,
+)
 from rprloc.errors import InputError
 from rprloc.files import atomic_path, write_text_atomically
 from rprloc.geometry import WALLS
@@ -56,6 +64,53 @@ def test_equal_runs_write_equal_files_without_minus_zero() -> None:
     text = detections(seconds=1.0).to_json()
     assert text == detections(seconds=2.0).to_json()
     assert "seconds" not in text and "-0.0," not in text and "-0.0\n" not in text
+
+
+def judged() -> Detections:
+    """A heart that is whole, a liver that the scan cuts, and a brain that is elsewhere."""
+    heart = OrganDetection("heart", HEART_RAS, np.zeros(6), 9, ("a",), 4.256789, Presence(0.9, 0.08, 0.02))
+    liver = OrganDetection("liver", HEART_RAS, np.zeros(6), 9, ("a",), 11.0, Presence(0.1, 0.85, 0.05))
+    brain = AbsentOrgan("brain", Presence(0.001, 0.02, 0.979), ("a",))
+    return Detections("scan 7", (heart, brain, liver), "m", "s")
+
+
+def test_trust_and_absence_survive_writing_and_reading() -> None:
+    found = Detections.from_json(judged().to_json())
+    assert found.to_json() == judged().to_json()
+    assert [one.organ for one in found.organs] == ["heart", "brain", "liver"]  # in order
+    assert list(found.boxes) == ["heart", "liver"] and [one.organ for one in found.absent] == ["brain"]
+    heart, liver = found.located
+    assert heart.expected_error_mm == 4.2568 and not heart.is_cut
+    assert heart.remark == "expected wall error 4 mm"
+    assert liver.is_cut and liver.remark == "expected wall error 11 mm; the scan shows a part of it only"
+    assert found.absent[0].remark == "not in the scan (98 %)"
+    record = json.loads(judged().to_json())["organs"]
+    assert all(sum(one["presence"].values()) == pytest.approx(1.0) for one in record)
+    assert "box" not in record[1] and "extreme_points" not in record[1]
+
+
+def test_results_without_calibration_say_so() -> None:
+    found = Detections.from_json(detections().to_json()).located[0]
+    assert found.presence is None and found.expected_error_mm is None and not found.is_cut and not found.is_absent
+    assert "not calibrated" in found.remark
+
+
+@pytest.mark.parametrize("chances", [(0.5, 0.5, 0.5), (1.2, -0.2, 0.0), (float("nan"), 0.5, 0.5)])
+def test_probabilities_must_be_some(chances: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="sum to 1"):
+        Presence(*chances)
+
+
+def test_an_absent_organ_with_a_place_or_odd_chances_is_refused() -> None:
+    for change, message in (
+        ({"starts": 3}, r"\$\.organs\[1\]"),
+        ({"presence": None}, r"\$\.organs\[1\]\.presence"),
+        ({"presence": {"whole": 0.5, "part": 0.5, "absent": 0.5}}, "presence of brain"),
+    ):
+        record = json.loads(judged().to_json())
+        record["organs"][1].update(change)
+        with pytest.raises(InputError, match=message):
+            Detections.from_json(json.dumps(record), "d.json")
 
 
 def test_no_organs_is_a_valid_result() -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydicom.dataset import FileDataset
 from test_dicom import multi_frame
 from test_export import points_of
 
-from rprloc.detection import Detections, OrganDetection, load_detections
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence, load_detections
 from rprloc.dicom import DicomSeries
 from rprloc.dicom_export import DICOM_WRITERS, save_rtstruct, save_seg, save_sr, slice_contours
 from rprloc.errors import InputError
@@ -75,6 +76,19 @@ def detections_of(series: DicomSeries) -> Detections:
         "model",
         "set",
     )
+
+
+def test_absent_organs_are_named_in_the_structure_set_and_have_no_roi(tmp_path: Path, series: DicomSeries) -> None:
+    found, path = detections_of(series), tmp_path / "q.rtstruct.dcm"
+    liver, kidney = found.located
+    trusted = replace(liver, expected_error_mm=7.0, presence=Presence(0.1, 0.8, 0.1))
+    absent = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("a",))
+    save_rtstruct(path, replace(found, organs=(absent, trusted, kidney)), series)
+    assert_valid(path)
+    data = pydicom.dcmread(path)
+    assert [roi.ROIName for roi in data.StructureSetROISequence] == ["liver", "rene è/1"]
+    assert "expected wall error 7 mm; the scan shows a part" in data.StructureSetROISequence[0].ROIDescription
+    assert "brain: not in the scan (98 %)" in data.StructureSetDescription
 
 
 def assert_valid(path: Path) -> None:
@@ -284,7 +298,7 @@ def test_locate_writes_them_for_a_series_and_refuses_them_for_other_files(exampl
     write_series(tmp_path / "dora", read_volume(example.image).hu)
     command = ["locate", example.support_set, "--model", example.weights, "--device", "cpu", "--out", tmp_path / "out"]
     done = rprloc(*command, tmp_path / "dora", "--rtstruct", "--sr", "--seg", "--labels")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.complaints) == (0, "")
     kinds = ["boxes.nii.gz", "detections.json", "mrk.json", "rtstruct.dcm", "seg.dcm", "sr.dcm"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"dora.{kind}" for kind in kinds]
     boxes = load_detections(tmp_path / "out" / "dora.detections.json").boxes

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from conftest import Example, phantom_hu, rprloc
 
 from rprloc.dataset import read_dataset
-from rprloc.detection import OrganDetection
+from rprloc.detection import OrganDetection, Presence
 from rprloc.device import Engine
 from rprloc.errors import InputError
 from rprloc.evaluation import Evaluation, PairScore, evaluate, mean_of, score, summarize
@@ -163,6 +163,18 @@ def test_a_score_worked_out_by_hand() -> None:
     assert (one.support, one.query, one.target) == ("a", "q", "heart")
 
 
+def test_an_organ_that_is_said_to_be_absent_counts_as_a_miss() -> None:
+    found = OrganDetection("heart", CUBE + 2.0, np.zeros(6), 1, ("a",), 3.0, Presence(0.1, 0.2, 0.7))
+    one = score("a", "q", found, CUBE)
+    assert one.iou == 0.0 and one.missed and one.expected_mm == 3.0
+    assert one.awd_mm == pytest.approx(2.0)  # of the place where it was withheld: errors stay honest
+    results = replace(made_up("chest"), scores=(one, replace(one, iou=0.5, missed=False)))
+    assert results.targets["heart"].missed == 1 and results.targets["heart"].iou == pytest.approx(0.25)
+    assert "1 organs got no box" in results.to_table()
+    rows = list(csv.DictReader(io.StringIO(results.to_csv())))
+    assert [(row["missed"], float(row["expected_wall_error_mm"])) for row in rows] == [("1", 3.0), ("0", 3.0)]
+
+
 def pair(support: str, target: str, iou: float, awd_mm: float) -> PairScore:
     walls = np.array([1.0, -1, 1, -1, 1, -1]) * awd_mm
     return PairScore(support, "q", target, iou, walls, np.full(6, 2 * awd_mm))
@@ -225,7 +237,7 @@ def test_the_command_writes_results_and_prints_the_table(example: Example, data:
     assert done.exit_code == 0
     content = json.loads(out.read_text())
     assert content["region"] == "chest" and set(content["targets"]) == {"bone", "lung"}
-    assert set(content["targets"]["bone"]) == {"iou", "awd_mm", "point_mm", "n", "iou_sd_supports"}
+    assert set(content["targets"]["bone"]) == {"iou", "awd_mm", "point_mm", "n", "iou_sd_supports", "missed"}
     both = content["targets"]["bone"]["iou"], content["targets"]["lung"]["iou"]
     assert content["mean"]["iou"] == pytest.approx(np.mean(both), abs=2e-4)
     assert content["mean"]["targets"] == ["bone", "lung"]

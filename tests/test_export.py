@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from rprloc.detection import Detections, OrganDetection, organ_colour
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence, organ_colour
 from rprloc.errors import InputError
 from rprloc.export import MAX_PICTURED_ORGANS, save_label_map, save_picture
 from rprloc.geometry import Box, Grid
@@ -145,6 +145,15 @@ def test_the_label_map_holds_the_voxels_inside_each_box(tmp_path: Path, name: st
     expected = np.where(inside(grid, small), 1, np.where(inside(grid, large), 2, 0))
     np.testing.assert_array_equal(labels, expected)
     assert (expected == 1).any() and (expected == 2).any()
+
+
+def test_labels_mean_the_same_where_an_organ_is_absent(tmp_path: Path) -> None:
+    grid, box = grid_around_origin(AXES["RAS"], 40), Box([-4.3, -6.3, -8.3], [7.3, 9.3, 11.3])
+    found = OrganDetection("liver", points_of(box), np.zeros(6), 1, ())
+    organs = (AbsentOrgan("brain", Presence(0.0, 0.0, 1.0), ()), found)
+    names = save_label_map(tmp_path / "boxes.nii.gz", Detections("q", organs, "m", "s"), grid)
+    labels, _ = from_sitk(sitk.ReadImage(str(tmp_path / "boxes.nii.gz")))
+    assert names == {1: "brain", 2: "liver"} and set(np.unique(labels)) == {0, 2}
 
 
 def test_a_box_outside_the_grid_has_no_voxels(tmp_path: Path) -> None:

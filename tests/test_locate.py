@@ -9,12 +9,13 @@ import torch
 from rprloc.field import LatentMap, PositionField
 from rprloc.geometry import Grid
 from rprloc.locate import _Query, calibrated, fine_match, locate, regularized
-from rprloc.registration import BodyMap
+from rprloc.registration import BodyAtlas, BodyMap
 from rprloc.support import SupportSet, build_support
 
 TURN = np.array([[1.1, 0.05, 0.0], [-0.04, 0.9, 0.02], [0.01, 0.0, 1.05]])
 SHIFT = np.array([5.0, 9.0, -80.0])
 INPUT = Grid.isotropic((80, 80, 80), 4.0, [-158.0, -158.0, -158.0])
+NO_ATLAS = BodyAtlas(torch.zeros(2, 1, 1, 1), torch.zeros(3))
 FINE = Grid.isotropic((40, 40, 40), 8.0, [-156.0, -156.0, -156.0])
 
 
@@ -37,7 +38,7 @@ def field(matrix: np.ndarray = TURN, shift: np.ndarray = SHIFT, off_mm: float = 
     latents = np.moveaxis(np.concatenate([body, texture(body)], axis=-1), -1, 0)
     fine = LatentMap(torch.from_numpy(latents.copy()).float(), FINE, torch.ones(FINE.shape) > 0)
     seen = BodyMap.affine(matrix, -matrix @ shift + [off_mm, -off_mm, 0.5 * off_mm])
-    return PositionField(seen, fine, torch.zeros(INPUT.shape), INPUT)
+    return PositionField(seen, fine, torch.zeros(INPUT.shape), INPUT, NO_ATLAS, INPUT.bounds)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from conftest import Example, rprloc
 from test_export import points_of
 
-from rprloc.detection import Detections, OrganDetection, load_detections, save_detections
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence, load_detections, save_detections
 from rprloc.geometry import WALLS, Box
 from rprloc.report import save_failure
 
@@ -75,6 +75,22 @@ def test_the_page_shows_every_query_and_needs_no_other_file(example: Example, re
     assert "script" not in page.tags
     assert len(page.sources) == 1 and page.sources[0].startswith("data:image/png;base64,")
     assert "2 scans located" in page.text and "1 failed" in page.text
+
+
+def test_absent_and_cut_organs_are_told(results: Path, tmp_path: Path) -> None:
+    box = Box([-10, -20, -30], [40, 50, 60])
+    cut = OrganDetection("liver", points_of(box), np.full(6, 3.25), 5, ("s1",), 12.5, Presence(0.2, 0.7, 0.1))
+    absent = AbsentOrgan("brain", Presence(0.01, 0.03, 0.96), ("s1",))
+    save_detections(results / "dora.detections.json", Detections("dora", (absent, cut), "m", "s"))
+    assert rprloc("report", results, "--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html").exit_code == 0
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["organ"]: row for row in csv.DictReader(file) if row["query"] == "dora"}
+    assert rows["brain"]["probability_absent"] == "0.960" and rows["brain"]["size_x_mm"] == ""
+    assert rows["liver"]["expected_wall_error_mm"] == "12.50" and rows["liver"]["probability_part"] == "0.700"
+    page = Words()
+    page.feed((tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert "not in the scan (96 %)" in page.text
+    assert "expected wall error 12 mm; the scan shows a part of it only" in page.text
 
 
 def test_chromium_shows_the_page(results: Path, tmp_path: Path) -> None:

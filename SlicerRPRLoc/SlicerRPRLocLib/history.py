@@ -28,6 +28,8 @@ class _ExamplePoints:
 class _State:
     examples: tuple[_ExamplePoints, ...]
     results: tuple[Result, ...]
+    absent: tuple[tuple[str, str], ...]
+    """Of each volume's id the JSON of the organs that are not in it."""
 
 
 class History:
@@ -92,6 +94,10 @@ class History:
         for result in results.values():
             if self._volume(result.volume_id) is not None:
                 self._results.put(result)
+        absent = dict.fromkeys(self._results.absent_json(), "") | dict(state.absent)
+        for volume_id, found_json in absent.items():
+            if self._volume(volume_id) is not None:
+                self._results.put_absent(volume_id, found_json)
         self._results.update_table()
 
     def _present(self) -> _State:
@@ -108,6 +114,7 @@ class History:
         return _State(
             tuple(sorted(examples, key=lambda one: (one.volume_id, one.organ))),
             tuple(sorted(results, key=lambda one: (one.volume_id, one.found_json))),
+            tuple(sorted(self._results.absent_json().items())),
         )
 
     def _volume(self, node_id: str) -> nodes.Node | None:

@@ -116,10 +116,13 @@ class RPRLocLogic:
 
         def finish() -> str:
             self.history.record()
-            kept = self._in_one_step(lambda: self.results.apply(answers))
+            told = self._in_one_step(lambda: self.results.apply(answers))
             self.history.record()
-            run.remarks += kept
-            organs_found = sum(len(found.organs) for _, found in answers)
+            run.remarks += [
+                *told,
+                *dict.fromkeys(f"{v.GetName()}: {w}" for v, found in answers for w in found.warnings),
+            ]
+            organs_found = sum(len(found.located) for _, found in answers)
             return f"{organs_found} organ{_s(organs_found)} in {len(answers)} of {len(queries)} scans."
 
         run = Run(finish)
@@ -150,7 +153,8 @@ class RPRLocLogic:
         def finish() -> str:
             if rows:
                 write_csv(out / "organs.csv", rows)
-            return f"{len(rows)} organ{_s(len(rows))} in {count} scan{_s(count)} are written to {out}."
+            organs_found = sum(bool(row["size R mm"]) for row in rows)
+            return f"{organs_found} organ{_s(organs_found)} in {count} scan{_s(count)} are written to {out}."
 
         run = Run(finish)
         support_set = self._request_set(run, wanted)
@@ -163,7 +167,8 @@ class RPRLocLogic:
                     nonlocal count
                     found = _detections(answer)
                     out.mkdir(parents=True, exist_ok=True)
-                    write_rois(out / f"{name}.mrk.json", found)
+                    if found.located:
+                        write_rois(out / f"{name}.mrk.json", found)
                     save_detections(out / f"{name}.detections.json", found)
                     rows.extend(csv_row(found, organ) for organ in found.organs)
                     count += 1

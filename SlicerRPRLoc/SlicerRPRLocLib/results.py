@@ -1,4 +1,7 @@
-"""Results: for each organ found in a query volume a ROI that may be corrected, and the six points that made it."""
+"""Results: for each organ found in a query volume a ROI that may be corrected, and the six points that made it.
+
+An organ that is not in the scan has neither; that it is absent is kept with the volume and told in the table.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rprloc.detection import Detections, OrganDetection
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection
 from rprloc.errors import InputError
 from rprloc.export import save_label_map
 from rprloc.files import write_text_atomically
@@ -21,12 +24,13 @@ from rprloc.markups import write_rois
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import ORGAN, ROLE, Node, Pose, organ_of, paint, volume_of
 
-_FOUND, _CHECKED = "RPRLoc.Detections", "RPRLoc.Checked"
+_FOUND, _CHECKED, _ABSENT = "RPRLoc.Detections", "RPRLoc.Checked", "RPRLoc.Absent"
 _TABLE = "RPR-Loc results"
 _MOVED_MM = 0.01
 CSV_COLUMNS = (
     *("scan", "organ", "size R mm", "size A mm", "size S mm", "centre R mm", "centre A mm", "centre S mm"),
     *(f"spread {wall} mm" for wall in WALLS),
+    *("expected wall error mm", "in the scan"),
     *("supports", "corrected by hand", "checked", "warnings"),
 )
 
@@ -47,7 +51,7 @@ class Result:
 
     @property
     def found(self) -> OrganDetection:
-        return self.detections.organs[0]
+        return self.detections.located[0]
 
     @property
     def organ(self) -> str:
@@ -94,22 +98,49 @@ class Results:
         return bool(np.abs(box.walls_mm - found.walls_mm).max() > _MOVED_MM)
 
     def apply(self, answers: Iterable[tuple[Node, Detections]]) -> list[str]:
-        """Put what was found beside the volumes; returns a sentence for each ROI that was kept as the user moved it."""
+        """Put what was found beside the volumes; the ROI of an organ that is not in its scan goes.
+
+        Returns a sentence for each ROI that was kept as the user moved it, and for each organ that is not in the scan.
+        """
         self.take_ticks()
-        kept = []
+        told = []
         for volume, found in answers:
+            absent = {one.organ: one for one in self.absent(volume)}
             for organ in found.organs:
                 known = self.roi(volume, organ.organ)
                 if known is not None and self.is_corrected(known):
-                    kept.append(
+                    told.append(
                         f"The ROI of {organ.organ} in {volume.GetName()} was corrected by hand and is left as it is; "
                         "delete it to have it located anew."
                     )
                     continue
+                absent.pop(organ.organ, None)
+                if isinstance(organ, AbsentOrgan):
+                    absent[organ.organ] = organ
+                    told.append(f"{volume.GetName()}: {organ.organ} is {organ.remark} and gets no ROI.")
+                    if known is not None:
+                        self.remove(known)
+                    continue
                 alone = replace(found, query=volume.GetName() or found.query, organs=(organ,))
                 self.put(Result(volume.GetID(), alone.to_json(), nodes.pose_of_box(organ.box), checked=False))
+            without = replace(found, query=volume.GetName() or found.query, organs=tuple(absent.values()))
+            self.put_absent(volume.GetID(), without.to_json() if absent else "")
         self.update_table()
-        return kept
+        return told
+
+    def absent_json(self) -> dict[str, str]:
+        """By the ids of their volumes, the JSON of the detections of organs that are not in these."""
+        volumes = nodes.of_class(self.scene, "vtkMRMLScalarVolumeNode")
+        return {volume.GetID(): text for volume in volumes if (text := volume.GetAttribute(_ABSENT))}
+
+    def absent(self, volume: Node) -> tuple[AbsentOrgan, ...]:
+        """The organs that were looked for in a volume and are not in it."""
+        text = volume.GetAttribute(_ABSENT)
+        return Detections.from_json(text).absent if text else ()
+
+    def put_absent(self, volume_id: str, found_json: str) -> None:
+        """Keep with a volume which organs are not in it: the JSON of their detections, or nothing."""
+        self.scene.GetNodeByID(volume_id).SetAttribute(_ABSENT, found_json or None)
 
     def put(self, result: Result) -> None:
         """Make the nodes of a result hold it; they are made if they are missing."""
@@ -132,11 +163,11 @@ class Results:
         roi.SetAttribute(_CHECKED, "1" if result.checked else "0")
         roi.SetAndObserveTransformNodeID(None)
         nodes.set_pose(roi, result.pose)
-        spreads = [f"the votes spread {spread:.1f} mm" for spread in found.spread_mm]
+        spreads = [f"{found.remark}; the votes spread {spread:.1f} mm" for spread in found.spread_mm]
         points.SetLocked(False)
         nodes.set_points(points, found.points_ras, list(WALLS), spreads)
         points.SetLocked(True)
-        roi.SetDescription(f"RPR-Loc: mean spread of the votes {found.spread_mm.mean():.1f} mm")
+        roi.SetDescription(f"RPR-Loc: {found.remark}; mean spread of the votes {found.spread_mm.mean():.1f} mm")
 
     def remove(self, roi: Node) -> None:
         points, folder = self.points(roi), f"{volume_of(roi).GetName()}: organs"
@@ -166,24 +197,37 @@ class Results:
         return next((table for table in tables if table.GetAttribute(ROLE) == "results"), None)
 
     def update_table(self) -> Node | None:
-        """Write all results into the table, one in a row, in the order of :meth:`rois`; it is made if need be."""
+        """Write all results into the table, one in a row, in the order of :meth:`rois`, then those that are absent.
+
+        It is made if need be.
+        """
         rois, table = self.rois(), self.table()
+        absent = [
+            (self.scene.GetNodeByID(volume_id).GetName(), organ)
+            for volume_id, text in self.absent_json().items()
+            for organ in Detections.from_json(text).absent
+        ]
         if table is None:
-            if not rois:
+            if not rois and not absent:
                 return None
             table = self.scene.AddNewNodeByClass("vtkMRMLTableNode", _TABLE)
             table.SetAttribute(ROLE, "results")
         boxes = [nodes.box_of_roi(roi) for roi in rois]
         found = [self.record(roi).found for roi in rois]
+        nothing = [""] * len(absent)
+        sizes = [" x ".join(f"{length:.0f}" for length in box.size_mm) for box in boxes]
+        centres = [", ".join(f"{value:.0f}" for value in box.centre_ras) for box in boxes]
         columns: list[tuple[str, Sequence[object]]] = [
-            ("Checked", [roi.GetAttribute(_CHECKED) == "1" for roi in rois]),
-            ("Organ", [organ_of(roi) for roi in rois]),
-            ("Scan", [volume_of(roi).GetName() for roi in rois]),
-            ("Size mm", [" x ".join(f"{length:.0f}" for length in box.size_mm) for box in boxes]),
-            ("Centre RAS mm", [", ".join(f"{value:.0f}" for value in box.centre_ras) for box in boxes]),
-            ("Spread mm", [round(float(one.spread_mm.mean()), 1) for one in found]),
-            ("Corrected", ["yes" if self.is_corrected(roi) else "" for roi in rois]),
-            ("ROI", [roi.GetID() for roi in rois]),
+            ("Checked", [*(roi.GetAttribute(_CHECKED) == "1" for roi in rois), *(False for _ in absent)]),
+            ("Organ", [*(organ_of(roi) for roi in rois), *(organ.organ for _, organ in absent)]),
+            ("Scan", [*(volume_of(roi).GetName() for roi in rois), *(name for name, _ in absent)]),
+            ("In the scan", [*(_in_the_scan(one) for one in found), *(organ.remark for _, organ in absent)]),
+            ("Size mm", [*sizes, *nothing]),
+            ("Centre RAS mm", [*centres, *nothing]),
+            ("Expected error mm", [*(_error_text(one) for one in found), *nothing]),
+            ("Spread mm", [*(f"{one.spread_mm.mean():.1f}" for one in found), *nothing]),
+            ("Corrected", [*("yes" if self.is_corrected(roi) else "" for roi in rois), *nothing]),
+            ("ROI", [*(roi.GetID() for roi in rois), *nothing]),
         ]
         nodes.write_table(table, columns)
         return table
@@ -201,6 +245,11 @@ class Results:
         """The ROI of a row of the table. Raises InputError if there is none."""
         table = self.table()
         ids = [] if table is None else nodes.column(table, "ROI")
+        if 0 <= row < len(ids) and not ids[row]:
+            organ = nodes.column(table, "Organ")[row]
+            raise InputError(
+                f"{organ} is not in the scan and has no ROI; an organ with one was expected; click another."
+            )
         roi = self.scene.GetNodeByID(ids[row]) if 0 <= row < len(ids) else None
         if roi is None:
             raise InputError("No organ is chosen; one was expected; click its row in the table of results.")
@@ -209,15 +258,15 @@ class Results:
     # Export
 
     def as_they_are(self, volume: Node) -> Detections:
-        """All organs of a volume with their boxes as the user has left them."""
+        """All organs of a volume with their boxes as the user has left them, then those that are absent."""
         records = [(roi, self.record(roi)) for roi in self.rois() if volume_of(roi) is volume]
         organs = tuple(_with_box(record.found, nodes.box_of_roi(roi)) for roi, record in records)
-        return replace(records[0][1].detections, organs=organs)
+        return replace(records[0][1].detections, organs=(*organs, *self.absent(volume)))
 
     def export(self, folder: Path, *, markups: bool, label_map: bool, table: bool) -> list[Path]:
         """Write all results into a folder; returns the files. Raises InputError if there is nothing to write."""
-        rois = self.rois()
-        if not rois:
+        rois, absent = self.rois(), self.absent_json()
+        if not rois and not absent:
             raise InputError("There are no results; press Locate first.")
         if not (markups or label_map or table):
             raise InputError("No kind of file is chosen; Markups, label map or table was expected; tick one.")
@@ -244,6 +293,8 @@ class Results:
                 record = self.record(roi)
                 row = csv_row(record.detections, _with_box(record.found, nodes.box_of_roi(roi)))
                 rows.append({**row, "corrected by hand": _yes(self.is_corrected(roi)), "checked": _yes(record.checked)})
+            without = [Detections.from_json(text) for text in absent.values()]
+            rows += [csv_row(found, organ) for found in without for organ in found.organs]
             write_csv(written[-1], rows)
         return written
 
@@ -258,12 +309,28 @@ class Results:
         return node
 
 
-def csv_row(found: Detections, organ: OrganDetection) -> dict[str, object]:
+def csv_row(found: Detections, organ: OrganDetection | AbsentOrgan) -> dict[str, object]:
     """What the CSV table says of an organ."""
-    box = organ.box
-    numbers = np.round([*box.size_mm, *box.centre_ras, *organ.spread_mm], 3).tolist()
+    if isinstance(organ, AbsentOrgan):
+        numbers: list[object] = [""] * 13
+        numbers.append(organ.remark)
+    else:
+        box = organ.box
+        numbers = np.round([*box.size_mm, *box.centre_ras, *organ.spread_mm], 3).tolist()
+        numbers += [_error_text(organ), _in_the_scan(organ)]
     values = [found.query, organ.organ, *numbers, "; ".join(organ.supports), "no", "no", " ".join(found.warnings)]
     return dict(zip(CSV_COLUMNS, values, strict=True))
+
+
+def _error_text(found: OrganDetection) -> str:
+    return "" if found.expected_error_mm is None else f"{found.expected_error_mm:.1f}"
+
+
+def _in_the_scan(found: OrganDetection) -> str:
+    if found.presence is None:
+        return "not calibrated"
+    chance = found.presence.part if found.is_cut else found.presence.whole
+    return f"{'partly' if found.is_cut else 'wholly'} ({100.0 * chance:.0f} %)"
 
 
 def write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:

@@ -69,11 +69,13 @@ class Job:
     keep_record: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """How the names of the files end that a finished query has."""
-        optional = ((".png",) if self.picture else ()) + ((".boxes.nii.gz",) if self.labels else ())
-        return (*(f".{kind}.dcm" for kind in self.dicom), *optional, RESULT)
+    def suffixes(self, *, located: bool) -> tuple[str, ...]:
+        """How the names of the files end that a finished query has, if an organ was ``located`` in it or if none was.
+
+        See :func:`rprloc.console.write_results`.
+        """
+        drawn = ((".png",) if self.picture else ()) + tuple(f".{kind}.dcm" for kind in self.dicom)
+        return (*(drawn if located else ()), *((".boxes.nii.gz",) if self.labels else ()), RESULT)
 
 
 @dataclass(frozen=True)
@@ -262,14 +264,14 @@ def _known_outcome(job: Job, query: Query, organs: list[str], support_id: str, m
 
 def _is_done(job: Job, query: Query, organs: list[str], support_id: str, model_id: str) -> bool:
     """Whether all files of a query are there, made with this support set, these weights and these organs."""
-    if not all((job.out / f"{query.name}{suffix}").is_file() for suffix in job.suffixes):
-        return False
     try:
         record = parse_json((job.out / f"{query.name}{RESULT}").read_text(encoding="utf-8"))
         made_with = (record["support_id"], record["model_id"], [one["organ"] for one in record["organs"]])
+        suffixes = job.suffixes(located=any("box" in one for one in record["organs"]))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return made_with == (support_id, model_id, organs)
+    complete = all((job.out / f"{query.name}{suffix}").is_file() for suffix in suffixes)
+    return complete and made_with == (support_id, model_id, organs)
 
 
 def _record_failure(job: Job, query: Query, error: str) -> None:

@@ -358,9 +358,12 @@ def demo(
         extreme_points_of_mask(read_label_map(scans.query_truth, volume.grid) > 0, volume.grid)
     )
     console.write_results(out, volume.name, volume, found, picture=True, truth={"heart": truth})
-    box = found.boxes["heart"]
     typer.echo(console.summary(found, out / f"{volume.name}.detections.json"))
     typer.echo(f"  true   {console.box_text(truth)}")
+    box = found.boxes.get("heart")
+    if box is None:
+        typer.echo("The heart is in the scan, but was said to be absent.")
+        raise typer.Exit(1)
     typer.echo(f"IoU {box.iou(truth):.2f}, mean wall distance {box.wall_distances_mm(truth).mean():.1f} mm")
     typer.echo(f"Picture: {out / volume.name}.png")
 

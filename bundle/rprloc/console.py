@@ -124,6 +124,9 @@ def write_results(
 ) -> None:
     """Write a query's result files; the detections come last, so that with them all is there.
 
+    If no organ lies in the scan there is nothing to draw: only the label map and the detections are written, and what
+    an earlier run left of the others is deleted.
+
     ``dicom`` names kinds of :data:`rprloc.dicom_export.DICOM_WRITERS`, for a volume that was read from DICOM.
     """
     from rprloc.detection import save_detections
@@ -137,13 +140,19 @@ def write_results(
                 f"{name} was not read from DICOM, so that no {kind.upper()} can refer to it; a DICOM series was "
                 f"expected; leave --{kind} out."
             )
-        DICOM_WRITERS[kind](out / f"{name}.{kind}.dcm", found, volume.series)
+        if found.located:
+            DICOM_WRITERS[kind](out / f"{name}.{kind}.dcm", found, volume.series)
     if labels:
         save_label_map(out / f"{name}.boxes.nii.gz", found, volume.grid)
-    if picture:
-        points = {organ.organ: organ.points_ras for organ in found.organs}
-        save_picture(out / f"{name}.png", volume, found.boxes, truth=truth, points=points)
-    write_rois(out / f"{name}.mrk.json", found)
+    if picture and found.located:
+        points = {organ.organ: organ.points_ras for organ in found.located}
+        remarks = {organ.organ: organ.remark for organ in found.organs}
+        save_picture(out / f"{name}.png", volume, found.boxes, truth=truth, points=points, remarks=remarks)
+    if found.located:
+        write_rois(out / f"{name}.mrk.json", found)
+    else:
+        for suffix in (".mrk.json", ".png", *(f".{kind}.dcm" for kind in DICOM_WRITERS)):
+            (out / f"{name}{suffix}").unlink(missing_ok=True)
     save_detections(out / f"{name}.detections.json", found)
 
 
@@ -163,9 +172,10 @@ def summary(found: Detections, path: Path) -> str:
     """What was found in one scan and where it is written."""
     width = max(len(organ.organ) for organ in found.organs)
     lines = [f"{found.query} -> {path}"]
+    boxes = found.boxes
     for organ in found.organs:
-        spread_mm = organ.spread_mm.mean()
-        lines.append(f"  {organ.organ:{width}}  {box_text(organ.box)}, spread {spread_mm:.0f} mm")
+        place = f"{box_text(boxes[organ.organ])}; " if organ.organ in boxes else ""
+        lines.append(f"  {organ.organ:{width}}  {place}{organ.remark}")
     return "\n".join(lines)
 
 

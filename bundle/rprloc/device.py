@@ -17,7 +17,7 @@ from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.field import PositionField, position_field
 from rprloc.geometry import Grid, Points
-from rprloc.locate import calibrated, check_support_set, detect, locate
+from rprloc.locate import calibrated, check_support_set, detect, detect_in
 from rprloc.network import RPRNet, load_model
 from rprloc.reading import image_warnings
 from rprloc.support import SupportSet, build_support
@@ -156,7 +156,7 @@ class Engine:
         found = run_on_device(
             self.model, lambda: detect(self.model, volume, support_set, organs), fall_back=self.fall_back
         )
-        return replace(found, warnings=(*found.warnings, *image_warnings(volume)))
+        return replace(found, warnings=(*image_warnings(volume), *found.warnings))
 
     def detect_in(
         self,
@@ -169,5 +169,5 @@ class Engine:
     ) -> Detections:
         """:meth:`detect` in the scan named ``query`` whose position field and ``warnings`` are known."""
         self.check(support_set, organs)
-        found = locate(support_set, field, organs)
-        return Detections(query, found, support_set.model_id, support_set.identity, warnings)
+        found = detect_in(field, query, support_set, organs)
+        return replace(found, warnings=(*warnings, *found.warnings))

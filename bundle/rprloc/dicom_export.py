@@ -34,6 +34,8 @@ _OF_THE_STUDY = ("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", 
 def save_rtstruct(path: str | Path, detections: Detections, series: DicomSeries) -> None:
     """Write a structure set: for each located organ an ROI with a contour on every slice that cuts its box.
 
+    Organs that are absent are named in its description.
+
     A slice stands for half of the way to its neighbours, so that a box thinner than a slice gets one contour on the
     slice in which its centre lies. A box outside of the scan becomes an ROI without contours. Raises InputError if the
     series lacks what DICOM demands, or if the folder cannot be written to.
@@ -57,7 +59,10 @@ def save_rtstruct(path: str | Path, detections: Detections, series: DicomSeries)
     data.Manufacturer, data.ManufacturerModelName, data.SoftwareVersions = _MAKER, _PRODUCT, __version__
     data.InstanceCreationDate, data.InstanceCreationTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     data.StructureSetLabel, data.StructureSetName = "RPR-Loc", _PRODUCT
-    data.StructureSetDescription = "Boxes located by a research program; to be checked by a person"
+    absent = "".join(f"; {one.organ}: {one.remark}" for one in detections.absent)
+    data.StructureSetDescription = _text(
+        f"Boxes located by a research program; to be checked by a person{absent}", 1024
+    )
     data.StructureSetDate, data.StructureSetTime = data.InstanceCreationDate, data.InstanceCreationTime
     data.ApprovalStatus = "UNAPPROVED"
     data.FrameOfReferenceUID, data.PositionReferenceIndicator = first.FrameOfReferenceUID, ""
@@ -343,9 +348,12 @@ def _contour(number: int, one: Slice, points_lps: Points) -> Dataset:
 
 
 def _description(detections: Detections, organ: str) -> str:
-    spread_mm = next(found.spread_mm for found in detections.organs if found.organ == organ)
-    spreads = ", ".join(f"{mm:.1f}" for mm in spread_mm)
-    return f"RPR-Loc {__version__}, model {detections.model_id}; spread of the votes {spreads} mm; not approved"
+    found = next(one for one in detections.located if one.organ == organ)
+    spreads = ", ".join(f"{mm:.1f}" for mm in found.spread_mm)
+    return (
+        f"RPR-Loc {__version__}, model {detections.model_id}; {found.remark}; spread of the votes {spreads} mm; "
+        "not approved"
+    )
 
 
 def _text(value: str, limit: int = 64) -> str:

@@ -50,7 +50,9 @@ class PairScore:
     """How well one support (or all together) located one target in one query.
 
     ``wall_errors_mm`` (6,): predicted minus true coordinate of each wall along its RAS axis, in the order of WALLS.
-    ``point_errors_mm`` (6,): distance between the predicted and the true extreme points.
+    ``point_errors_mm`` (6,): distance between the predicted and the true extreme points. ``missed``: the organ was said
+    to be absent, so that there is no box: the IoU is 0, and the errors are those of the place where it was withheld.
+    ``expected_mm``: the expected wall error, None with weights for which it was not calibrated.
     """
 
     support: str
@@ -59,6 +61,8 @@ class PairScore:
     iou: float
     wall_errors_mm: NDArray[np.float64]
     point_errors_mm: NDArray[np.float64]
+    missed: bool = False
+    expected_mm: float | None = None
 
     @property
     def awd_mm(self) -> float:
@@ -71,9 +75,9 @@ class PairScore:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over ``n`` pairs; ``iou_sd_supports`` is the standard deviation (n - 1) of the supports' mean IoU.
+    """Means over ``n`` pairs, of which ``missed`` got no box.
 
-    It is None for less than two supports.
+    ``iou_sd_supports`` is the standard deviation (n - 1) of the supports' mean IoU, None for less than two supports.
     """
 
     iou: float
@@ -81,6 +85,7 @@ class Summary:
     point_mm: float
     n: int
     iou_sd_supports: float | None
+    missed: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,12 +159,21 @@ class Evaluation:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
-            ["region", "support", "query", "target", "iou", "awd_mm", "point_mm", *(f"{wall}_mm" for wall in WALLS)]
+            [
+                *("region", "support", "query", "target", "iou", "awd_mm", "point_mm"),
+                *(f"{wall}_mm" for wall in WALLS),
+                *("missed", "expected_wall_error_mm"),
+            ]
         )
         for score in self.scores:
             numbers = [score.iou, score.awd_mm, score.point_mm, *score.wall_errors_mm]
             writer.writerow(
-                [self.region, score.support, score.query, score.target, *(f"{number:.4f}" for number in numbers)]
+                [
+                    *(self.region, score.support, score.query, score.target),
+                    *(f"{number:.4f}" for number in numbers),
+                    int(score.missed),
+                    "" if score.expected_mm is None else f"{score.expected_mm:.4f}",
+                ]
             )
         return text.getvalue()
 
@@ -178,6 +192,9 @@ class Evaluation:
                 f"{name:{width}}  {summary.iou:.3f}  {spread:>16}  {summary.awd_mm:6.1f}  {summary.point_mm:9.1f}"
                 f"  {summary.n:4d}"
             )
+        missed = sum(summary.missed for summary in targets.values())
+        if missed:
+            lines.append(f"{missed} organs got no box, because they were said to be absent; their IoU counts as 0")
         if mean is not None:
             lines.append(f"{'mean':{width}}  {mean.iou:.3f}  {'':16}  {mean.awd_mm:6.1f}  {mean.point_mm:9.1f}")
             if mean.targets != tuple(targets):
@@ -248,15 +265,20 @@ def evaluate(
 
 
 def score(support: str, query: str, found: OrganDetection, truth_ras: Points) -> PairScore:
-    """Compare a detection with the true extreme points (6, 3), RAS mm, in the order of WALLS."""
+    """Compare a detection with the true extreme points (6, 3), RAS mm, in the order of WALLS.
+
+    An organ that is said to be absent although it is there counts as a miss; see :class:`PairScore`.
+    """
     box, truth = found.box, Box.from_extreme_points(truth_ras)
     return PairScore(
         support,
         query,
         found.organ,
-        box.iou(truth),
+        0.0 if found.is_absent else box.iou(truth),
         box.walls_mm - truth.walls_mm,
         np.linalg.norm(found.points_ras - truth_ras, axis=1),
+        found.is_absent,
+        found.expected_error_mm,
     )
 
 
@@ -299,6 +321,7 @@ def _summary(pairs: Sequence[PairScore]) -> Summary:
         fmean(one.point_mm for one in pairs),
         len(pairs),
         stdev(means) if len(means) > 1 else None,
+        sum(one.missed for one in pairs),
     )
 
 

@@ -58,13 +58,15 @@ def save_picture(
     *,
     truth: Mapping[str, Box] | None = None,
     points: Mapping[str, Points] | None = None,
+    remarks: Mapping[str, str] | None = None,
 ) -> None:
     """Write a PNG: for each organ a row with the axial, coronal and sagittal slice through its box's centre.
 
     Solid: the boxes by organ name, the row's own drawn thick; dashed white: ``truth``; crosses: the extreme points
-    (6, 3), RAS mm, of the walls that the slice cuts, projected onto it. Works for any orientation of the scan. At
-    most MAX_PICTURED_ORGANS rows are drawn, and the picture says how many organs are left out. Raises InputError
-    without any box or if the folder cannot be written to.
+    (6, 3), RAS mm, of the walls that the slice cuts, projected onto it. ``remarks`` on organs stand beside their names;
+    those on organs without a box, below. Works for any orientation of the scan. At most MAX_PICTURED_ORGANS rows are
+    drawn, and the picture says how many organs are left out. Raises InputError without any box or if the folder cannot
+    be written to.
     """
     from matplotlib.figure import Figure
 
@@ -77,7 +79,8 @@ def save_picture(
     view_mm = np.minimum(display.grid.bounds.size_mm, _VIEW_MM)
     widths_mm = [float(view_mm[plane.leftward]) for plane in _PLANES]
     row_mm = float(max(view_mm[plane.upward] for plane in _PLANES))
-    title_in, legend_in = 0.35, 0.3 + 0.25 * math.ceil((len(shown) + 3) / 4)
+    without_box = [f"{organ}: {remark}" for organ, remark in (remarks or {}).items() if organ not in boxes]
+    title_in, legend_in = 0.35, 0.3 + 0.25 * math.ceil((len(shown) + 3 + len(without_box)) / 4)
     inches_per_mm = min(_WIDTH_IN / sum(widths_mm), (_MAX_HEIGHT_IN - title_in * len(shown)) / (row_mm * len(shown)))
     width_in = max(sum(widths_mm) * inches_per_mm, 4.0)
     height_in = (row_mm * inches_per_mm + title_in) * len(shown) + legend_in
@@ -118,9 +121,10 @@ def save_picture(
                 )
         size = " x ".join(f"{length:.0f}" for length in box.size_mm)
         top = rows[row, 0].get_position(figure).y1 + 0.08 / height_in
-        title = f"{organ}   {size} mm"
+        remark = (remarks or {}).get(organ)
+        title = f"{organ}   {size} mm" + (f";  {remark}" if remark else "")
         figure.text(0.008, top, title, color=organ_colour(row), fontsize=10, va="bottom", parse_math=False)
-    _draw_legend(figure, list(shown), bool(truth), bool(points), len(boxes) - len(shown))
+    _draw_legend(figure, list(shown), bool(truth), bool(points), len(boxes) - len(shown), without_box)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, facecolor="black", metadata={"Software": None})
 
@@ -128,9 +132,10 @@ def save_picture(
 def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict[int, str]:
     """Write the boxes as a label map on ``grid``, NIfTI or NRRD; returns the organ of each label.
 
-    Label n is the n-th organ. A voxel belongs to a box if its centre is inside; where boxes overlap, the smaller one
-    is drawn. What lies outside the grid is cut off. NRRD is not compressed: viewers in a browser may not unpack it.
-    Raises InputError for another suffix than .nii, .nii.gz or .nrrd and if the folder cannot be written to.
+    Label n is the n-th organ; one that is absent has no voxel, so that a label means the same in every scan. A voxel
+    belongs to a box if its centre is inside; where boxes overlap, the smaller one is drawn. What lies outside the grid
+    is cut off. NRRD is not compressed: viewers in a browser may not unpack it. Raises InputError for another suffix
+    than .nii, .nii.gz or .nrrd and if the folder cannot be written to.
     """
     nrrd = Path(path).name.lower().endswith(".nrrd")
     if not nrrd and not Path(path).name.lower().endswith((".nii", ".nii.gz")):
@@ -138,12 +143,12 @@ def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict
             f"{path} is not the name of a label map; .nii, .nii.gz or .nrrd was expected; change the suffix."
         )
     labels = np.zeros(grid.shape, np.uint8 if len(detections.organs) < 256 else np.uint16)
-    order = sorted(range(len(detections.organs)), key=lambda n: -detections.organs[n].box.volume_mm3)
-    for index in order:
-        _fill_box(labels, grid, detections.organs[index].box, index + 1)
+    numbered = {found.organ: index + 1 for index, found in enumerate(detections.organs)}
+    for organ, box in sorted(detections.boxes.items(), key=lambda entry: -entry[1].volume_mm3):
+        _fill_box(labels, grid, box, numbered[organ])
     with atomic_path(path) as temporary, ITK_FILES:
         sitk.WriteImage(to_sitk(labels, grid), str(temporary), useCompression=not nrrd)
-    return {index + 1: found.organ for index, found in enumerate(detections.organs)}
+    return {number: organ for organ, number in numbered.items()}
 
 
 def _fill_box(labels: NDArray[Any], grid: Grid, box: Box, label: int) -> None:
@@ -234,7 +239,9 @@ def _draw_box(
     )
 
 
-def _draw_legend(figure: Figure, organs: list[str], has_truth: bool, has_points: bool, left_out: int) -> None:
+def _draw_legend(
+    figure: Figure, organs: list[str], has_truth: bool, has_points: bool, left_out: int, without_box: list[str]
+) -> None:
     from matplotlib.lines import Line2D
 
     # A label that begins with an underscore would be left out: hence the space.
@@ -245,6 +252,7 @@ def _draw_legend(figure: Figure, organs: list[str], has_truth: bool, has_points:
         entries.append((Line2D([], [], color="white", marker="+", ls=""), " extreme points"))
     if left_out:
         entries.append((Line2D([], [], ls=""), f" {left_out} more not drawn"))
+    entries += [(Line2D([], [], ls=""), f" {text}") for text in without_box]
     legend = figure.legend(
         [handle for handle, _ in entries],
         [label for _, label in entries],

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rprloc.errors import InputError
-from rprloc.geometry import Grid, Points
+from rprloc.geometry import Box, Grid, Points
 from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, Pnet, RPRNet, mixed_precision
-from rprloc.registration import BodyMap, Picture, registered, robust_affine, sample
+from rprloc.registration import BodyAtlas, BodyMap, Picture, registered, robust_affine, sample
 from rprloc.sampling import foreground
 from rprloc.volume import Volume, display_window_air, network_grid, network_input, resample
 
@@ -47,13 +47,16 @@ class LatentMap:
 @dataclass(frozen=True, eq=False)
 class PositionField:
     """What localization needs of a scan: its map to the body frame, coarse, the fine Pnet's latents, and the networks'
-    input ``image`` (I, J, K) on its ``grid``.
+    input ``image`` (I, J, K) on its ``grid``; and, to judge what was found, the ``atlas`` to which it was registered
+    and the ``bounds`` of the scan.
     """
 
     body: BodyMap
     fine: LatentMap
     image: Tensor
     grid: Grid
+    atlas: BodyAtlas
+    bounds: Box
 
     def at(self, points_ras: Points) -> NDArray[np.float32]:
         """Body coordinates and fine latents (N, 3 + C) side by side at world points (N, 3)."""
@@ -69,7 +72,7 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
     found = body_map_of(model, image, body, grid, volume.name)
     with mixed_precision(image.device):
         fine = latent_map(model.fine, image, body, grid)
-    return PositionField(found, fine, image, grid)
+    return PositionField(found, fine, image, grid, model.atlas, volume.grid.bounds)
 
 
 def body_input(volume: Volume, device: torch.device) -> tuple[Tensor, Tensor, Grid]:

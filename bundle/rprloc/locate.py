@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rprloc.appearance import refined
-from rprloc.detection import Detections, OrganDetection
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection
 from rprloc.errors import InputError
 from rprloc.field import PositionField, position_field
 from rprloc.geometry import Points
 from rprloc.network import RPRNet
 from rprloc.registration import robust_affine, small_steps
 from rprloc.support import Support, SupportOrgan, SupportSet
+from rprloc.trust import NOT_CALIBRATED, Evidence, Seen, calibration_for
 from rprloc.volume import Volume
 
 _WINDOW_PLACES = 3  # the fine search window: places of the fine lattice to either side, 24 mm
@@ -52,9 +53,25 @@ def detect(model: RPRNet, volume: Volume, support_set: SupportSet, organs: Seque
     """
     check_support_set(support_set, model.identity(), organs)
     started = time.perf_counter()
-    found = locate(support_set, position_field(model, volume), organs)
-    seconds = time.perf_counter() - started
-    return Detections(volume.name, found, support_set.model_id, support_set.identity, seconds=seconds)
+    found = detect_in(position_field(model, volume), volume.name, support_set, organs)
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def detect_in(
+    field: PositionField, query: str, support_set: SupportSet, organs: Sequence[str] | None = None
+) -> Detections:
+    """:func:`detect` in the scan named ``query`` whose position field is known.
+
+    Organs that are likely absent get no box, and the warnings say what is wrong with the scan.
+    """
+    seen, calibration = Seen.of(field), calibration_for(support_set.model_id)
+    located = _judged(support_set, seen, organs)
+    found = tuple(
+        AbsentOrgan(one.organ, one.presence, one.supports) if one.presence is not None and one.is_absent else one
+        for one in located
+    )
+    warnings = (NOT_CALIBRATED,) if calibration is None else calibration.doubts(seen.as_a_whole(), found)
+    return Detections(query, found, support_set.model_id, support_set.identity, warnings)
 
 
 def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[str] | None) -> None:
@@ -72,16 +89,28 @@ def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[s
         )
 
 
-@small_steps()
 def locate(
     support_set: SupportSet, field: PositionField, organs: Sequence[str] | None = None
 ) -> tuple[OrganDetection, ...]:
     """Find organs (by default all of the set) by look-ups in the query's position field.
 
-    Every support that has an organ locates it alone; their points are combined by the median in millimetres.
+    Every support that has an organ locates it alone; their points are combined by the median in millimetres. An organ
+    that is not in the scan is among them, with a place where it would lie; its ``presence`` tells.
     """
-    query = _Query.of(field)
-    found = []
+    return _judged(support_set, Seen.of(field), organs)
+
+
+@small_steps()
+def _judged(support_set: SupportSet, seen: Seen, organs: Sequence[str] | None) -> tuple[OrganDetection, ...]:
+    found, calibration = observed(support_set, seen, organs), calibration_for(support_set.model_id)
+    return tuple(one if calibration is None else calibration.judged(one, evidence) for one, evidence in found)
+
+
+def observed(
+    support_set: SupportSet, seen: Seen, organs: Sequence[str] | None = None
+) -> Iterator[tuple[OrganDetection, Evidence]]:
+    """The organs as :func:`locate` finds them, not yet judged, and the evidence on each."""
+    query = _Query.of(seen.field)
     for name in organs or support_set.organs:
         supports = [support for support in support_set.supports if name in support.organs]
         located = [_located(support.organs[name], query) for support in supports]
@@ -89,8 +118,8 @@ def locate(
         spread_mm = np.median([spread for _, spread in located], axis=0)
         scans = tuple(support.scan for support in supports)
         starts = sum(len(support.organs[name].anchors_ras) for support in supports)
-        found.append(OrganDetection(name, points_ras, spread_mm, starts, scans))
-    return tuple(found)
+        evidence = seen.evidence([support.organs[name] for support in supports], located, points_ras)
+        yield OrganDetection(name, points_ras, spread_mm, starts, scans), evidence
 
 
 def calibrated(support: Support, field: PositionField) -> Support:

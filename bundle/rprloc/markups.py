@@ -45,15 +45,16 @@ def read_extreme_points(path: str | Path) -> Points:
 def write_rois(path: str | Path, detections: Detections) -> None:
     """Write one ROI per organ into one ``.mrk.json`` file; Slicer makes a node of each, named like the organ.
 
-    The ROIs lie along the RAS axes; the description of their control point tells the spread of each wall.
+    The ROIs lie along the RAS axes; the description of their control point tells the expected error, whether the scan
+    cuts the organ, and the spread of each wall. Organs that are absent get none.
     Raises InputError if no organ was located or the folder cannot be written to.
     """
-    if not detections.organs:
+    if not detections.located:
         raise InputError(
             f"{path} cannot be written: no organ was located, and Slicer does not open an empty markups file; "
             "locate at least one organ."
         )
-    markups = [_roi(found, organ_colour(index)) for index, found in enumerate(detections.organs)]
+    markups = [_roi(found, organ_colour(index)) for index, found in enumerate(detections.located)]
     _write(path, markups)
 
 
@@ -184,7 +185,7 @@ def _numbers(value: object, count: int, what: str) -> NDArray[np.float64]:
 def _roi(found: OrganDetection, colour: Sequence[float]) -> dict[str, Any]:
     centre_lps = lps_from_ras(found.box.centre_ras)
     spreads = ", ".join(f"{wall} {spread:.1f}" for wall, spread in zip(WALLS, found.spread_mm, strict=True))
-    description = f"RPR-Loc; spread of the votes in mm: {spreads}; starts: {found.starts}"
+    description = f"RPR-Loc; {found.remark}; spread of the votes in mm: {spreads}; starts: {found.starts}"
     return _common("ROI", found.organ, "%N") | {
         "roiType": "Box",
         "center": _rounded(centre_lps),

@@ -8,12 +8,12 @@ import html
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from rprloc import __version__
-from rprloc.detection import Detections, OrganDetection, load_detections
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, load_detections
 from rprloc.errors import InputError
 from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import WALLS
@@ -28,6 +28,8 @@ _COLUMNS = (
     *(f"centre_{axis}_ras_mm" for axis in "xyz"),
     *(f"size_{axis}_mm" for axis in "xyz"),
     "spread_mm",
+    "expected_wall_error_mm",
+    *(f"probability_{presence}" for presence in ("whole", "part", "absent")),
     "supports",
     "model_id",
     "support_id",
@@ -92,7 +94,9 @@ def _name(path: Path, folder: Path, suffix: str) -> str:
 
 
 def save_csv(path: Path, results: list[Detections | Failure]) -> None:
-    """Write a row for each query and organ, in RAS mm; a query that failed, or has no organ, gets one row."""
+    """Write a row for each query and organ, in RAS mm; one that is absent has no box in its row. A query that failed,
+    or in which no organ was looked for, gets one row.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -106,15 +110,21 @@ def save_csv(path: Path, results: list[Detections | Failure]) -> None:
             "support_id": result.support_id,
             "warnings": " ".join(result.warnings),
         }
-        rows = [_row(organ) for organ in result.organs if organ.organ in result.boxes] or [{}]
+        rows = [_row(organ) for organ in result.organs] or [{}]
         writer.writerows([common | row for row in rows])
     write_text_atomically(path, text.getvalue())
 
 
-def _row(organ: OrganDetection) -> dict[str, str]:
+def _row(organ: OrganDetection | AbsentOrgan) -> dict[str, str]:
+    row = {"organ": organ.organ, "supports": " ".join(organ.supports)}
+    if organ.presence is not None:
+        row |= {f"probability_{name}": f"{chance:.3f}" for name, chance in asdict(organ.presence).items()}
+    if isinstance(organ, AbsentOrgan):
+        return row
+    if organ.expected_error_mm is not None:
+        row["expected_wall_error_mm"] = f"{organ.expected_error_mm:.2f}"
     numbers = [*organ.box.walls_mm, *organ.box.centre_ras, *organ.box.size_mm, organ.spread_mm.mean()]
-    values = dict(zip(_COLUMNS[2:15], (f"{mm:.2f}" for mm in numbers), strict=True))
-    return {"organ": organ.organ, **values, "supports": " ".join(organ.supports)}
+    return row | dict(zip(_COLUMNS[2:15], (f"{mm:.2f}" for mm in numbers), strict=True))
 
 
 def save_html(path: Path, results: list[Detections | Failure], folder: Path) -> None:
@@ -142,13 +152,14 @@ def _section(result: Detections | Failure, folder: Path) -> Iterator[str]:
     for warning in result.warnings:
         yield f'<p class="note">{html.escape(warning)}</p>'
     yield "<table><tr><th>organ</th><th>size mm (left-right, front-back, along)</th><th>centre RAS mm</th>"
-    yield "<th>spread of the votes mm</th></tr>"
+    yield "<th>how sure</th></tr>"
     for organ in result.organs:
-        if organ.organ in result.boxes:
+        size = centre = ""
+        if isinstance(organ, OrganDetection):
             size = " x ".join(f"{mm:.0f}" for mm in organ.box.size_mm)
             centre = ", ".join(f"{mm:.0f}" for mm in organ.box.centre_ras)
-            yield f"<tr><td>{html.escape(organ.organ)}</td><td>{size}</td><td>{centre}</td>"
-            yield f"<td>{organ.spread_mm.mean():.1f}</td></tr>"
+        yield f"<tr><td>{html.escape(organ.organ)}</td><td>{size}</td><td>{centre}</td>"
+        yield f"<td>{html.escape(organ.remark)}</td></tr>"
     yield "</table>"
     picture = folder / f"{result.query}.png"
     if picture.is_file():

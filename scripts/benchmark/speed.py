@@ -94,7 +94,7 @@ def measured(volume: Volume, device: torch.device) -> dict[str, float]:
 
     rows["registration"], found = timed(body_map, device)
     rows["fine pass"], fine = timed(lambda: latents(model.fine), device)
-    field = PositionField(found, fine, image, grid)
+    field = PositionField(found, fine, image, grid, model.atlas, volume.grid.bounds)
     for count in ORGANS:
         organs = random_organs(field, volume.grid, count, model.identity())
         rows[f"{count} organs"], _ = timed(lambda organs=organs: locate(organs, field), device)

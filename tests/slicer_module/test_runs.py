@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import AFFINES, Affine, Example, phantom_hu, rprloc
 
-from rprloc.detection import load_detections
+from rprloc.detection import AbsentOrgan, Detections, Presence, load_detections
 from rprloc.errors import InputError
 from rprloc.geometry import WALLS, Grid, extreme_points_of_mask
 from rprloc.markups import write_extreme_points
@@ -131,7 +132,7 @@ def test_a_result_has_its_points_their_spread_its_term_and_its_place(
     points, found = logic.results.points(roi), logic.results.record(roi).found
     assert [points.GetNthControlPointLabel(n) for n in range(6)] == list(WALLS)
     np.testing.assert_allclose(nodes.defined_points(points), found.points_ras, atol=1e-9)
-    assert points.GetNthControlPointDescription(2) == f"the votes spread {found.spread_mm[2]:.1f} mm"
+    assert points.GetNthControlPointDescription(2) == f"{found.remark}; the votes spread {found.spread_mm[2]:.1f} mm"
     assert points.GetLocked() and not roi.GetLocked()
     assert nodes.volume_of(roi) is bert and roi.GetName() == "spleen"
     for node in (roi, points):
@@ -439,6 +440,43 @@ def test_the_table_says_what_was_found_and_keeps_ticks(scene: Scene, logic: RPRL
     logic.results.update_table()
     assert nodes.column(table, "Checked") == [0, 1] and len(scene.of_class("vtkMRMLTableNode")) == 1
     assert logic.results.record(logic.results.rois()[1]).checked
+
+
+def test_an_absent_organ_has_a_row_and_no_roi(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    mark(logic, anna)
+    mark(logic, anna, "brain")
+    located(logic, bert)
+    assert len(logic.results.rois()) == 2
+    (bone_roi, _) = logic.results.rois()
+    answer = logic.results.record(bone_roi).detections
+    logic.history.record()
+    brain = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("anna",))
+    (told,) = logic.results.apply([(bert, replace(answer, organs=(brain,)))])
+    assert told == "bert: brain is not in the scan (98 %) and gets no ROI."
+    table = logic.results.table()
+    assert nodes.column(table, "Organ") == ["bone", "brain"]
+    assert nodes.column(table, "In the scan") == ["not calibrated", "not in the scan (98 %)"]
+    assert [roi.GetName() for roi in logic.results.rois()] == ["bone"]
+    with pytest.raises(InputError, match="brain is not in the scan"):
+        logic.results.in_row(1)
+    assert [one.organ for one in logic.results.as_they_are(bert).organs] == ["bone", "brain"]
+    logic.history.undo()
+    assert len(logic.results.rois()) == 2 and not logic.results.absent(bert)
+    logic.history.redo()
+    assert [one.organ for one in logic.results.absent(bert)] == ["brain"]
+    located(logic, bert, organs=["brain"])  # these weights always give a box
+    assert len(logic.results.rois()) == 2 and not logic.results.absent(bert)
+
+
+def test_absent_organs_are_exported(logic: RPRLocLogic, anna: Any, bert: Any, tmp_path: Path) -> None:
+    brain = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("anna",))
+    logic.results.apply([(bert, Detections("bert", (brain,), "m", "s"))])
+    written = logic.results.export(tmp_path, markups=True, label_map=True, table=True)
+    assert [path.name for path in written] == ["organs.csv"]
+    with written[0].open(encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["scan"], row["organ"], row["in the scan"]) == ("bert", "brain", "not in the scan (98 %)")
+    assert row["size R mm"] == ""
 
 
 def test_a_click_shows_the_organ_in_all_views(scene: Scene, logic: RPRLocLogic, anna: Any) -> None:
