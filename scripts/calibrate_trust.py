@@ -398,7 +398,11 @@ def report(title: str, plot: Path, found: Sequence[Judged]) -> str:
             for region in REGIONS
         ),
         ("all regions, with their own examples", lambda one: one.kind != "other region"),
-        ("and with those of other regions", lambda one: True),
+        *(
+            (f"{region}, with those of all regions", lambda one, region=region: one.region == region)
+            for region in REGIONS
+        ),
+        ("all regions, with those of all regions", lambda one: True),
     ]
     for group, belongs in groups:
         some = [one for one in single if belongs(one.seen)]
@@ -469,7 +473,8 @@ def _plot(path: Path, title: str, curves: dict[tuple[str, str], NDArray[np.float
         if truth.any() and not truth.all():
             hits, false = np.cumsum(truth) / truth.sum(), np.cumsum(~truth) / (~truth).sum()
             roc.plot(false, hits, lw=1, label=region)
-    roc.set(xlabel="present organs called absent", ylabel="absent organs called so", title="Absence, every threshold")
+    roc.set(xlabel="present organs called absent", ylabel="absent organs called so")
+    roc.set_title("Absence, examples of all regions")
     roc.legend(fontsize=8)
     figure.suptitle(title, fontsize=11)
     with atomic_path(path) as temporary:
