@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rprloc.detection import Detections, OrganDetection
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import Box
 from rprloc.markups import SCHEMA, read_extreme_points, write_extreme_points, write_rois
@@ -200,4 +200,7 @@ def test_written_points_read_back_and_carry_their_wall(tmp_path: Path) -> None:
 def test_no_organ_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no organ"):
         write_rois(tmp_path / "out.mrk.json", Detections("q", (), "m", "s"))
+    absent = AbsentOrgan("liver", Presence(0.0, 0.02, 0.98), ("a",))
+    with pytest.raises(InputError, match=r"no organ was located; liver is not in the scan \(98 %\)"):
+        write_rois(tmp_path / "out.mrk.json", Detections("q", (absent,), "m", "s"))
     assert list(tmp_path.iterdir()) == []

@@ -50,8 +50,9 @@ def write_rois(path: str | Path, detections: Detections) -> None:
     Raises InputError if no organ was located or the folder cannot be written to.
     """
     if not detections.located:
+        absent = "".join(f"; {one.organ} is {one.remark}" for one in detections.absent)
         raise InputError(
-            f"{path} cannot be written: no organ was located, and Slicer does not open an empty markups file; "
+            f"{path} cannot be written: no organ was located{absent}, and Slicer does not open an empty markups file; "
             "locate at least one organ."
         )
     markups = [_roi(found, organ_colour(index)) for index, found in enumerate(detections.located)]

@@ -32,7 +32,7 @@ from rprloc.evaluation import annotated
 from rprloc.geometry import Box
 from rprloc.network import mixed_precision
 from rprloc.sampling import jitter, random_matrix
-from scans import Scan, packed_scans
+from scans import Scan, labels_on, packed_scans
 
 CROP_VOX = 80
 _ROTATION_DEG, _SCALE = 12.0, 0.12
@@ -40,10 +40,7 @@ _ROTATION_DEG, _SCALE = 12.0, 0.12
 
 def labels_at(example: Example, scan: Scan, organs: tuple[str, ...]) -> NDArray[np.uint8]:
     """The label map (I, J, K) on the scan's grid by the nearest voxel: 0, or 1 + the organ's place in ``organs``."""
-    ijk = np.rint(example.volume.grid.ijk(scan.grid.centres_ras())).astype(int)
-    inside = np.all((ijk >= 0) & (ijk < example.labels.shape), axis=-1)
-    i, j, k = np.moveaxis(np.clip(ijk, 0, np.array(example.labels.shape) - 1), -1, 0)
-    stored = np.where(inside, example.labels[i, j, k], 0)
+    stored = labels_on(scan.grid, example)
     labels = np.zeros(stored.shape, np.uint8)
     for number, name in example.case.label_names.items():
         labels[stored == number] = 1 + organs.index(name)

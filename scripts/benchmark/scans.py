@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from registry import Example
 from rprloc.dataset import Case
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
@@ -65,6 +66,14 @@ class Scan:
     def body_ras(self) -> Points:
         """The places (N, 3) of all voxels of the body."""
         return self.grid.ras(np.argwhere(self.body()))
+
+
+def labels_on(grid: Grid, example: Example) -> NDArray[np.integer]:
+    """The example's label map on another grid (I, J, K), by the nearest voxel; 0 outside."""
+    ijk = np.rint(example.volume.grid.ijk(grid.centres_ras())).astype(int)
+    inside = np.all((ijk >= 0) & (ijk < example.labels.shape), axis=-1)
+    i, j, k = np.moveaxis(np.clip(ijk, 0, np.array(example.labels.shape) - 1), -1, 0)
+    return np.where(inside, example.labels[i, j, k], 0)
 
 
 def _body(image: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -29,7 +29,7 @@ from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid, Points
 from rprloc.network import mixed_precision
 from rprloc.volume import Volume
-from scans import SPACING_MM, Scan, packed_scans
+from scans import SPACING_MM, Scan, labels_on, packed_scans
 
 VOXEL_MM = 2 * SPACING_MM
 MINUTES = {"han": 10.0, "abdomen": 5.0}
@@ -162,11 +162,8 @@ class RetinaUNet(Method):
         path = self.setting.folder / "packed" / f"{example.name}-labels.npy"
         grid = coarse_image(scan)[1]
         if not path.exists():
-            ijk = np.rint(example.volume.grid.ijk(grid.centres_ras())).astype(int)
-            inside = np.all((ijk >= 0) & (ijk < example.labels.shape), axis=-1)
-            i, j, k = np.moveaxis(np.clip(ijk, 0, np.array(example.labels.shape) - 1), -1, 0)
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, np.where(inside, example.labels[i, j, k], 0).astype(np.uint8))
+                np.save(stream, labels_on(grid, example).astype(np.uint8))
         numbers = {name: number for number, name in example.case.label_names.items()}
         labels = np.zeros(grid.shape, np.uint8)
         for place, organ in enumerate(organs):
