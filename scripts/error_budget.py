@@ -1,9 +1,14 @@
 """What each step gains and what is left: error_budget.py DATASETS.json [MODEL.pt].
 
-Pairs of a support and a query of split ``val``, or, in regions without one, of two supports; one shot, no test case.
-For every step: the mean over targets of the mean over pairs, IoU / mean wall distance in mm. Then what is left, which
-needs the truth: the result without the shift that the pair's organs have in common (its median), and with the centre of
-every organ put right, so that only sizes are wrong.
+Pairs of a support and a query of split ``val``, or, in regions without one, of the other supports and the training
+cases (whose labels nothing else sees); one shot, no test case. For every step: the mean over targets of the mean over
+pairs, IoU / mean wall distance in mm. Then what is left, which needs the truth:
+
+- without the shift that the pair's organs have in common (its median);
+- with the centre of every organ put right, so that only sizes are wrong;
+- without *the support's part*: by how much the organ of this support is off, on average, in all other queries. It tells
+  how much of the error comes from the one example not being like most people, which no other example corrects;
+- without *the query's part*: by how much this organ of the query is off, on average, from all other supports.
 """
 
 import sys
@@ -13,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rprloc.appearance import Mask
@@ -30,7 +36,8 @@ from rprloc.volume import Volume
 Found = dict[str, dict[str, Points]]  # of every step and organ the six points (6, 3)
 STEPS = ("coarse pose", "registered", "fine steps", "outline", "own voxels")
 NOWHERE = np.zeros((0, 3), np.float32)
-REST = ("no common shift", "centres right")
+REST = ("no common shift", "centres right", "no support's part", "no query's part")
+_LEAST_OTHERS = 3
 
 
 def steps_of(support: Support, model_id: str, poses: list[BodyMap], field: PositionField) -> Found:
@@ -57,6 +64,10 @@ def box_of(points_ras: Points) -> Box:
     return Box(np.minimum(low, high - 1.0), high)
 
 
+def score(box: Box, true: Box) -> tuple[float, float]:
+    return box.iou(true), float(box.wall_distances_mm(true).mean())
+
+
 def moved(box: Box, by_mm: np.ndarray) -> Box:
     return Box(box.min_ras + by_mm, box.max_ras + by_mm)
 
@@ -67,7 +78,8 @@ def main(data: Path, weights: Path | None) -> None:
     for region in dict.fromkeys(case.region for case in cases):
         known = [case for case in cases if case.region == region]
         supports = [case for case in known if case.split == "support"]
-        queries = [case for case in known if case.split == "val"] or supports
+        queries = [case for case in known if case.split == "val"]
+        queries = queries or supports + [case for case in known if case.split == "train"]
         fields, poses, truths, marked = {}, {}, {}, {}
         for case in tqdm({one.name: one for one in (*supports, *queries)}.values(), region, unit="scan"):
             fields[case.name], poses[case.name], volume, truths[case.name], masks = seen(model, case)
@@ -81,6 +93,7 @@ def main(data: Path, weights: Path | None) -> None:
                     masks=masks,
                 )
                 marked[case.name] = calibrated(built, fields[case.name])
+        off_mm: dict[str, dict[tuple[str, str], NDArray[np.float64]]] = defaultdict(dict)
         scores: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
         for support, query in tqdm([(s.name, q.name) for s in supports for q in queries if s is not q], unit="pair"):
             found = steps_of(marked[support], model.identity(), [poses[support], poses[query]], fields[query])
@@ -96,10 +109,20 @@ def main(data: Path, weights: Path | None) -> None:
             boxes["centres right"] = {name: moved(last[name], -off[name]) for name in shared}
             for step, by_name in boxes.items():
                 for name, box in by_name.items():
-                    scores[step][name].append((box.iou(truth[name]), box.wall_distances_mm(truth[name]).mean()))
+                    scores[step][name].append(score(box, truth[name]))
+            for name in shared:
+                off_mm[name][support, query] = last[name].walls_mm - truth[name].walls_mm
+        for name, by_pair in off_mm.items():
+            for part, which in (("no support's part", 0), ("no query's part", 1)):
+                for pair, ours_mm in by_pair.items():
+                    others_mm = [mm for p, mm in by_pair.items() if p != pair and p[which] == pair[which]]
+                    common_mm = np.mean(others_mm, axis=0) if len(others_mm) >= _LEAST_OTHERS else np.zeros(6)
+                    true = box_of(truths[pair[1]][name])
+                    low, high = (true.walls_mm + ours_mm - common_mm).reshape(3, 2).T
+                    scores[part][name].append(score(Box(np.minimum(low, high - 1.0), high), true))
         for step in (*STEPS, *REST):
             iou, awd = np.mean([np.mean(pairs, axis=0) for pairs in scores[step].values()], axis=0)
-            print(f"{region:8} {step:16} {iou:.3f} / {awd:.1f}")
+            print(f"{region:8} {step:18} {iou:.3f} / {awd:.1f}")
 
 
 def seen(model: RPRNet, case: Case) -> tuple[PositionField, BodyMap, Volume, dict[str, Points], dict[str, Mask]]:

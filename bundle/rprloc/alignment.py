@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rprloc.network import SPACING_MM
-from rprloc.registration import STEP, BodyAtlas, BodyMap, Picture, Stages, grey, register
+from rprloc.registration import STEP, BodyAtlas, BodyMap, Picture, Stage, Stages, grey, register
 from rprloc.sampling import TrainingScan, foreground
 
 _SLICE_SHAPE, _SLICE_STEP = (30, 22), 2  # cells of a slice's picture, and voxels of 8 mm between them
@@ -31,11 +31,11 @@ _MIN_OVERLAP = 15  # slices of 8 mm
 _STACK = 600  # slices of 8 mm: more than any dataset spans
 
 _ROUNDS: Sequence[Stages] = (
-    ((40, None, grey),),
-    ((40, None, grey),),
-    ((20, None, grey), (40, 64.0, grey)),
-    ((20, 64.0, grey), (40, 40.0, grey)),
-    ((40, 40.0, grey),),
+    (Stage(40, None, grey),),
+    (Stage(40, None, grey),),
+    (Stage(20, None, grey), Stage(40, 64.0, grey)),
+    (Stage(20, 64.0, grey), Stage(40, 40.0, grey)),
+    (Stage(40, 40.0, grey),),
 )
 """The atlas is made anew before each round."""
 

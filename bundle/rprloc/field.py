@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,9 +70,8 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
     Raises InputError if nothing in the scan looks like a body.
     """
     image, body, grid = body_input(volume, next(model.parameters()).device)
-    found = body_map_of(model, image, body, grid, volume.name)
-    with mixed_precision(image.device):
-        fine = latent_map(model.fine, image, body, grid)
+    picture, pose = first_look(model, image, body, grid, volume.name)
+    found, fine = registered_and_fine(model, picture, pose, image, body, grid)
     return PositionField(found, fine, image, grid, model.atlas, volume.grid.bounds)
 
 
@@ -98,6 +98,34 @@ def body_input(volume: Volume, device: torch.device) -> tuple[Tensor, Tensor, Gr
 def body_map_of(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str) -> BodyMap:
     """The map of a network input (I, J, K) to the body frame: registered from the pose that the coarse Pnet sees.
 
+    Raises InputError as :func:`first_look`.
+    """
+    picture, pose = first_look(model, image, body, grid, name)
+    return registered(picture, model.atlas, pose)
+
+
+def registered_and_fine(
+    model: RPRNet, picture: Picture, pose: BodyMap, image: Tensor, body: Tensor, grid: Grid
+) -> tuple[BodyMap, LatentMap]:
+    """The map to the body frame, registered from a pose, and the fine Pnet's latents of a network input (I, J, K).
+
+    Registration has work for one thread, so the fine pass goes on beside it on the others.
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        registering = beside.submit(registered, picture, model.atlas, pose)
+        torch.set_num_threads(max(1, threads - 1))
+        try:
+            with mixed_precision(image.device):
+                fine = latent_map(model.fine, image, body, grid)
+        finally:
+            torch.set_num_threads(threads)
+        return registering.result(), fine
+
+
+def first_look(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str) -> tuple[Picture, BodyMap]:
+    """The picture of a network input (I, J, K) for registration, and the pose that the coarse Pnet sees.
+
     Raises InputError if no place of the coarse lattice lies in the ``body`` (I, J, K).
     """
     with mixed_precision(image.device):
@@ -105,7 +133,7 @@ def body_map_of(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: st
     picture = Picture.of(image, body, grid)
     if not coarse.inside.any() or not picture.near.any():
         raise _no_body(name)
-    return registered(picture, model.atlas, coarse_pose(coarse))
+    return picture, coarse_pose(coarse)
 
 
 def coarse_pose(coarse: LatentMap) -> BodyMap:

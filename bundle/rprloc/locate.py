@@ -26,6 +26,8 @@ _WINDOW_PLACES = 3  # the fine search window: places of the fine lattice to eith
 _FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 12.0, 30.0, 0.08
 _FINE_STEPS = ((80.0, 15.0), (50.0, 12.0))
 """For each fine step: how far anchors support each other, and the residual in mm beyond which a match counts little."""
+_FINE_SHARE = 0.5
+"""Of the way to where the fine steps lead: they and registration are wrong in different ways."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +139,9 @@ def calibrated(support: Support, field: PositionField) -> Support:
 
 def _located(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
     """The six points (6, 3) by one support, refined by the organ's own voxels, and the votes' spread (6,) in mm."""
-    points_ras, spread_mm = _stepped(organ, query)
+    matched_ras, spread_mm = _stepped(organ, query)
     registered_ras = query.field.body.ras(organ.latents[:6, :3].astype(float))
+    points_ras = registered_ras + _FINE_SHARE * (matched_ras - registered_ras)
     shift_mm = (points_ras - registered_ras).mean(0)
     return refined(organ.appearance, query.field, points_ras, shift_mm), spread_mm
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +34,19 @@ _NOISE = 0.05  # the deviation of grey values that is no contrast yet
 Look = Callable[[Tensor, Tensor], Tensor]
 """What is compared of a picture (I, J, K) in [0, 1] that is known at some voxels (I, J, K, bool): again (I, J, K)."""
 
-Stages = Sequence[tuple[int, float | None, Look]]
-"""For each stage: steps, mm between the controls of the displacement (None: affine alone), and what is compared."""
+
+class Stage(NamedTuple):
+    """Steps of a registration: how many, the mm between the controls of the displacement (None: affine alone), what is
+    compared, and the weight of the displacement's squared gradient.
+    """
+
+    steps: int
+    control_mm: float | None
+    look: Look
+    roughness: float = 10.0
+
+
+Stages = Sequence[Stage]
 
 
 def grey(image: Tensor, known: Tensor) -> Tensor:
@@ -77,11 +89,20 @@ def box_mean(values: Tensor, edge: int) -> Tensor:
     return values
 
 
-_ROUGHNESS: dict[Look, float] = {grey: 10.0, smooth_grey: 10.0, local_contrast: 5.0, smooth_contrast: 5.0}
-"""Weights of the displacement's squared gradient."""
-
-BY_GREY: Stages = ((30, None, grey), (30, 64.0, grey), (40, 40.0, grey))
-BY_CONTRAST: Stages = ((30, None, smooth_grey), (30, 64.0, smooth_contrast), (40, 40.0, local_contrast))
+BY_GREY: Stages = (
+    Stage(30, None, grey),
+    Stage(30, 64.0, grey, 5.0),
+    Stage(40, 32.0, grey, 5.0),
+    Stage(60, 20.0, grey, 5.0),
+)
+BY_CONTRAST: Stages = (
+    Stage(30, None, smooth_grey),
+    Stage(30, 64.0, smooth_contrast, 2.5),
+    Stage(40, 32.0, local_contrast, 2.5),
+    Stage(60, 20.0, local_contrast, 2.5),
+)
+_FURTHER = 1.2
+"""A displacement that is to be smooth falls short of the true one: by this it goes further."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +280,7 @@ def registered(picture: Picture, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
     maps = registrations(picture, atlas, pose, (BY_GREY, BY_CONTRAST))
     return BodyMap(
         np.mean([found.body_from_ras for found in maps], axis=0),
-        np.mean([found.displacement_mm for found in maps], axis=0),
+        np.float32(_FURTHER) * np.mean([found.displacement_mm for found in maps], axis=0),
         maps[0].control_grid,
     )
 
@@ -284,7 +305,7 @@ def small_steps() -> Iterator[None]:
 @small_steps()
 def registrations(picture: Picture, atlas: BodyAtlas, start: BodyMap, courses: Sequence[Stages]) -> tuple[BodyMap, ...]:
     """Maps of a scan to the body frame, improved from ``start`` side by side: one for each of the courses, whose stages
-    may differ in what they compare alone. On the CPU, whatever the device, and deterministic on one machine.
+    may differ in what they compare and in roughness alone. On the CPU, and deterministic on one machine.
 
     Adam on the mean squared difference of looks between voxels near the body and the atlas where it is known, plus the
     displacement's roughness; its steps shrink to nothing over every stage. The gradient is written out: by PyTorch's
@@ -293,8 +314,8 @@ def registrations(picture: Picture, atlas: BodyAtlas, start: BodyMap, courses: S
     places = _Places.of(picture)
     found = [start] * len(courses)
     for alike in zip(*courses, strict=True):
-        ((steps, control_mm),) = {(steps, control_mm) for steps, control_mm, _ in alike}
-        found = _improved(places, picture, atlas, found, steps, control_mm, [look for _, _, look in alike])
+        ((steps, control_mm),) = {(stage.steps, stage.control_mm) for stage in alike}
+        found = _improved(places, picture, atlas, found, steps, control_mm, alike)
     return tuple(found)
 
 
@@ -328,14 +349,14 @@ def _improved(
     starts: Sequence[BodyMap],
     steps: int,
     control_mm: float | None,
-    looks: Sequence[Look],
+    stages: Stages,
 ) -> list[BodyMap]:
     """One stage of R registrations side by side, whose maps ``starts`` have the same controls."""
-    count, voxel_mm = len(looks), float(picture.grid.spacing_mm[0])
-    tables = [atlas.compared(look) for look in looks]
+    count, voxel_mm = len(stages), float(picture.grid.spacing_mm[0])
+    tables = [atlas.compared(stage.look) for stage in stages]
     at_places = tuple(places.ijk.T)
     image, near = picture.image.cpu(), picture.near.cpu()
-    looks_like = torch.stack([look(image, near)[at_places] for look in looks])  # (R, N)
+    looks_like = torch.stack([stage.look(image, near)[at_places] for stage in stages])  # (R, N)
     controls = starts[0].control_grid if control_mm is None else _control_grid(picture.grid, control_mm)
     at_controls = [
         sample(torch.from_numpy(one.displacement_mm), one.control_grid, controls.centres_ras()) for one in starts
@@ -352,7 +373,7 @@ def _improved(
     ).float()
     matrices = affine[..., :3].clone()
     origin_mm = atlas.origin_mm.cpu()[:, None]
-    roughness = torch.tensor([_ROUGHNESS[look] for look in looks]).repeat_interleave(3)
+    roughness = torch.tensor([stage.roughness for stage in stages]).repeat_interleave(3)
     ways = _ways_to_places(places, picture.grid, controls, range(min(steps, len(places.groups))))
     moving = [(affine, torch.tensor([0.01, 0.01, 0.01, 1.0]))]
     if control_mm is not None:

@@ -4,8 +4,9 @@ First all scans are brought into one body frame, without labels (``alignment.py`
 position regression in that frame: the difference of two latents is the offset in body millimetres between their places.
 Because the frame is common, this holds for two places of one scan, as in the paper, and for places of two different
 people as well, which fixes the latents themselves up to one constant: the loss regresses the body coordinates of all
-places of a crop. The fine Pnet sees smaller patches and learns, besides, a descriptor by which a place is told from its
-neighbours, in the same scan and in other people's.
+places of a crop. The fine Pnet sees smaller patches and learns, besides, a descriptor by which a place of a scan is
+told from its neighbours in another view of the same scan, where the truth is known. (With other people's scans, whose
+places are known as well as the alignment is good, descriptors blurred; docs/experiments.md.)
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ _MAX_MAKERS = 300
 
 _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each byte of its packed image
 
-_MATCH_MM = 6.0
-"""Standard deviation of the target distribution over the other crop's places: about the error of the alignment."""
+_MATCH_MM = 4.0
+"""Standard deviation of the target distribution over the other crop's places: half of the distance between them."""
+
+_APART_MM = 6.0  # how far the centres of two such crops lie apart
 
 
 _AT_LEAST = {"coarse_outputs": 1, "fine_outputs": 1, "crops_a_step": 2, "checkpoint_steps": 1}
@@ -63,7 +66,7 @@ class TrainingConfig:
 
     seed: int = 0
     coarse_steps: int = 2000
-    fine_steps: int = 8000
+    fine_steps: int = 6000
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     coarse_outputs: int = 10  # places along each edge of a crop
@@ -104,13 +107,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Crops, the scans (indices) they come from, and the body coordinates (i, j, k, 3) in mm of their outputs.
+    """Crops, and the body coordinates (i, j, k, 3) in mm of their outputs.
 
-    For the fine Pnet every two crops that follow each other show the same part of the body.
+    For the fine Pnet every two crops that follow each other show the same part of one scan.
     """
 
     crops: tuple[Crop, ...]
-    scans: tuple[int, ...]
     body_mm: tuple[Points, ...]
 
 
@@ -213,7 +215,7 @@ def _held_out(
                     for _ in range(2)
                 )
                 body_mm = maps[index].body(views[0].source_ras)
-                latents, errors_mm = _forward(net, Batch(views, (index, index), (body_mm, body_mm)))
+                latents, errors_mm = _forward(net, Batch(views, (body_mm, body_mm)))
                 other = torch.from_numpy(generator.permutation(len(errors_mm[0]))).to(latents.device)
                 found["offsets"].append(errors_mm[0] - errors_mm[0][other])
                 both = (views[0].inside & views[1].inside).to(latents.device)
@@ -370,7 +372,7 @@ def _coarse_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pn
             random_crop(scans[n], random_place(scans[n], generator), config.coarse_outputs, net, generator)
             for n in chosen
         )
-        return Batch(crops, chosen, tuple(maps[n].body(c.source_ras) for n, c in zip(chosen, crops, strict=True)))
+        return Batch(crops, tuple(maps[n].body(c.source_ras) for n, c in zip(chosen, crops, strict=True)))
 
     return draw
 
@@ -381,32 +383,17 @@ def _coarse_loss(net: Pnet, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _fine_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet, config: TrainingConfig) -> Draw:
-    sampler = np.random.default_rng((config.seed, 1))
-    landmarks_ras = [np.stack([random_place(scan, sampler) for _ in range(2000)]) for scan in scans]
-    landmarks_body = [body_map.body(points) for body_map, points in zip(maps, landmarks_ras, strict=True)]
-
-    def partner(first: int, centre_body: NDArray[np.float64], generator: np.random.Generator) -> tuple[int, Points]:
-        """A scan and a place of it near a place of the body frame: half of the time of another person."""
-        if generator.random() < 0.5:
-            for _ in range(20):
-                other = choose_scan(scans, generator, config.group_power)
-                near = np.flatnonzero(np.linalg.norm(landmarks_body[other] - centre_body, axis=1) < 25.0)
-                if other != first and len(near):
-                    return other, landmarks_ras[other][generator.choice(near)]
-        return first, landmarks_ras[first][np.argmin(np.linalg.norm(landmarks_body[first] - centre_body, axis=1))]
-
     def draw(generator: np.random.Generator) -> Batch:
-        chosen: list[int] = []
         crops: list[Crop] = []
+        body_mm: list[Points] = []
         for _ in range(config.crops_a_step // 2):
-            first = choose_scan(scans, generator, config.group_power)
-            place_ras = random_place(scans[first], generator)
-            second, partner_ras = partner(first, maps[first].body(place_ras), generator)
-            for index, centre_ras in ((first, place_ras), (second, partner_ras)):
-                chosen.append(index)
-                crops.append(random_crop(scans[index], centre_ras, config.fine_outputs, net, generator))
-        body_mm = tuple(maps[n].body(crop.source_ras) for n, crop in zip(chosen, crops, strict=True))
-        return Batch(tuple(crops), tuple(chosen), body_mm)
+            index = choose_scan(scans, generator, config.group_power)
+            place_ras = random_place(scans[index], generator)
+            for _ in range(2):
+                crops.append(random_crop(scans[index], place_ras, config.fine_outputs, net, generator))
+                body_mm.append(maps[index].body(crops[-1].source_ras))
+                place_ras = place_ras + generator.normal(0.0, _APART_MM, 3)
+        return Batch(tuple(crops), tuple(body_mm))
 
     return draw
 
@@ -423,8 +410,7 @@ def _fine_loss(net: Pnet, batch: Batch) -> tuple[Tensor, Tensor]:
         b = a + 1
         both = torch.cat([errors_mm[a], errors_mm[b]])
         offsets_mm.append(both - both.mean(dim=0))
-        same = batch.scans[a] == batch.scans[b]  # one scan: the true places are known, no alignment is needed
-        places = [batch.crops[n].source_ras if same else batch.body_mm[n] for n in (a, b)]
+        places = [batch.crops[n].source_ras for n in (a, b)]
         inside = [batch.crops[n].inside.to(latents.device) for n in (a, b)]
         matching = matching + _descriptor_loss(
             latents[a][inside[0]][:, 3:],

@@ -26,12 +26,11 @@ import torch
 
 from rprloc.demo import fetch_demo_scans
 from rprloc.device import choose_device
-from rprloc.field import LatentMap, PositionField, body_input, coarse_pose, latent_map
+from rprloc.field import PositionField, body_input, first_look, registered_and_fine
 from rprloc.geometry import Grid
 from rprloc.locate import locate
-from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, Pnet, load_model, mixed_precision
+from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, load_model
 from rprloc.reading import read_volume
-from rprloc.registration import BodyMap, Picture, registered
 from rprloc.support import SupportSet, build_support
 from rprloc.volume import Volume, network_grid, resample, to_sitk
 
@@ -83,23 +82,16 @@ def measured(volume: Volume, device: torch.device) -> dict[str, float]:
     rows["resample"], (image, body, grid) = timed(lambda: body_input(volume, device), device)
     rows["voxels at 4 mm"] = image.numel() / 1e6
 
-    def latents(net: Pnet) -> LatentMap:
-        with mixed_precision(device):
-            return latent_map(net, image, body, grid)
-
-    rows["coarse pass"], coarse = timed(lambda: latents(model.coarse), device)
-
-    def body_map() -> BodyMap:
-        return registered(Picture.of(image, body, grid), model.atlas, coarse_pose(coarse))
-
-    rows["registration"], found = timed(body_map, device)
-    rows["fine pass"], fine = timed(lambda: latents(model.fine), device)
+    rows["coarse pass"], (picture, pose) = timed(lambda: first_look(model, image, body, grid, ""), device)
+    rows["registration, fine pass"], (found, fine) = timed(
+        lambda: registered_and_fine(model, picture, pose, image, body, grid), device
+    )
     field = PositionField(found, fine, image, grid, model.atlas, volume.grid.bounds)
     for count in ORGANS:
         organs = random_organs(field, volume.grid, count, model.identity())
         rows[f"{count} organs"], _ = timed(lambda organs=organs: locate(organs, field), device)
     rows["total, 13 organs"] = sum(
-        rows[stage] for stage in ("resample", "coarse pass", "registration", "fine pass", "13 organs")
+        rows[stage] for stage in ("resample", "coarse pass", "registration, fine pass", "13 organs")
     )
     return rows
 
@@ -123,7 +115,7 @@ def main() -> None:
         reading, large = timed(lambda: read_volume(path), device)
         columns["512 x 512 x 200"] = measured(large, device) | {"read": reading}
         columns["512 x 512 x 200"]["total from file"] = reading + columns["512 x 512 x 200"]["total, 13 organs"]
-    rows = ["voxels at 4 mm", "read", "resample", "coarse pass", "registration", "fine pass"]
+    rows = ["voxels at 4 mm", "read", "resample", "coarse pass", "registration, fine pass"]
     rows += [*(f"{count} organs" for count in ORGANS), "total, 13 organs", "total from file"]
     width = max(map(len, rows))
     print(" " * width, *(f"{name:>16}" for name in columns))
