@@ -9,9 +9,9 @@ from tests.conftest import Store
 
 from rprloc import field as field_module
 from rprloc.errors import InputError
-from rprloc.field import LatentMap, latent_map, position_field
+from rprloc.field import LatentMap, body_input, body_map_of, latent_map, position_field
 from rprloc.geometry import Grid
-from rprloc.network import SPACING_MM, Pnet, RPRNet, load_model, save_model
+from rprloc.network import SPACING_MM, Pnet, RPRNet, load_model, mixed_precision, save_model
 from rprloc.registration import BodyAtlas
 from rprloc.volume import Volume
 
@@ -92,6 +92,18 @@ def test_position_field_does_not_depend_on_how_the_scan_is_stored(
     places, _ = ours.fine.places()
     assert len(places) > 50
     np.testing.assert_allclose(ours.at(places), other.at(places), atol=0.05)
+
+
+def test_what_goes_on_side_by_side_gives_what_it_gives_alone(phantom: Volume) -> None:
+    model, threads = load_model(), torch.get_num_threads()
+    whole = position_field(model, phantom)
+    assert torch.get_num_threads() == threads
+    image, body, grid = body_input(phantom, torch.device("cpu"))
+    alone = body_map_of(model, image, body, grid, phantom.name)
+    np.testing.assert_allclose(alone.body(grid.centres_ras()), whole.body.body(grid.centres_ras()), atol=1e-3)
+    with mixed_precision(torch.device("cpu")):
+        fine = latent_map(model.fine, image, body, grid)
+    torch.testing.assert_close(fine.latents, whole.fine.latents, atol=0.05, rtol=0.01)
 
 
 def test_a_scan_of_air_is_refused(model: RPRNet) -> None:

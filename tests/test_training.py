@@ -152,6 +152,19 @@ def test_a_step_changes_every_weight(tmp_path: Path, scans: list[TrainingScan], 
     assert all(not torch.equal(a, b) for a, b in zip(learner.parameters(), before.parameters(), strict=True))
 
 
+def test_every_two_crops_of_the_fine_network_show_one_part_of_a_scan(
+    scans: list[TrainingScan], maps: list[BodyMap]
+) -> None:
+    learner, config = net(), TrainingConfig(fine_outputs=5)
+    batch = _fine_draw(scans, maps, learner, config)(np.random.default_rng(2))
+    middles_ras = np.array([crop.source_ras.mean((0, 1, 2)) for crop in batch.crops]).reshape(-1, 2, 3)
+    apart_mm = np.linalg.norm(middles_ras[:, 0] - middles_ras[:, 1], axis=1)
+    assert (apart_mm > 0.5).all() and (apart_mm < 30.0).all()
+    for crop, body_mm in zip(batch.crops, batch.body_mm, strict=True):  # the drawn persons' maps are shifts
+        shift_mm = body_mm - crop.source_ras
+        np.testing.assert_allclose(shift_mm, np.broadcast_to(shift_mm[0, 0, 0], shift_mm.shape), atol=1e-3)
+
+
 def test_the_fine_loss_reaches_every_weight(scans: list[TrainingScan], maps: list[BodyMap]) -> None:
     learner = net(descriptor_channels=8)
     config = TrainingConfig(fine_outputs=5)
