@@ -1,11 +1,12 @@
 """Fit what detections say of their own errors: calibrate_trust.py DATASETS.json [--test] [--fields FOLDER].
 
-Every annotated scan that constants may be chosen on (val, and support cases, by the other supports) is looked at as it
-is and cut, along the body and sideways, so that organs are whole, cut or absent by its label map; and mirrored, upside
-down, back to front and with the contrast of MR. What was seen and what was true are fitted (rprloc/trust.py), checked
-by leaving out each scan in turn, and each organ in turn, and written to bundle/rprloc/trust.json. With --test, test
-cases are looked at, too, and the shipped trust.json is measured on them; nothing is fitted. Tables and plots go to
-docs/trust/. --fields keeps the position fields in a folder, for the next time with the same weights.
+Annotated scans that constants may be chosen on (val, support cases, by the other supports, and some training cases,
+which were trained on without their labels) are looked at as they are and cut, along the body and sideways, so that
+organs are whole, cut or absent by their label maps; and mirrored, upside down, back to front and with the contrast of
+MR. What was seen and what was true are fitted (rprloc/trust.py), checked by leaving out each scan in turn, and each
+organ in turn, and written to bundle/rprloc/trust.json. With --test, test cases are looked at instead, and the shipped
+trust.json is measured on them; nothing is fitted. Tables and plots go to docs/trust/.
+--fields keeps the position fields in a folder, for the next time with the same weights.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ ELSEWHERE = {  # organs of a region that scans of another region surely do not s
     ),
 }
 WHOLE, PART, ABSENT = 0, 1, 2
+QUERIES = 48  # of each region: training cases, whose labels nothing else sees, join the others
 CHANGED = 8  # scans of each region, about, of which the following are made
 CHANGES = ("mirrored", "upside down", "back to front", "like MR", "like MR, darkest at -1000")
 
@@ -492,12 +494,17 @@ class LookedAt:
 
 
 def look(engine: Engine, cases: Sequence[Case], test: bool, folder: Path | None) -> LookedAt:
-    """Look at the support and val cases, or at the test cases."""
+    """Look at the support and val cases and some training cases, or at the test cases."""
     regions = {case.name: case.region for case in cases}
     examples = [case for case in cases if case.split == "support"]
     supports = [_support(engine, case) for case in tqdm(examples, desc="examples", unit="scan")]
     splits = ("test",) if test else ("support", "val")
     queries = [case for split in splits for case in cases if case.split == split]
+    for region in () if test else dict.fromkeys(regions.values()):
+        known = sum(case.region == region for case in queries)
+        training = [case for case in cases if case.region == region and case.split == "train" and case.targets]
+        wanted = min(len(training), max(0, QUERIES - known))
+        queries += [training[n * len(training) // wanted] for n in range(wanted)]
     found = LookedAt([], [])
     for case in tqdm(queries, desc="queries", unit="scan"):
         of_region = [one.name for one in queries if one.region == case.region]
