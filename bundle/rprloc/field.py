@@ -109,17 +109,12 @@ def registered_and_fine(
 ) -> tuple[BodyMap, LatentMap]:
     """The map to the body frame, registered from a pose, and the fine Pnet's latents of a network input (I, J, K).
 
-    Registration has work for one thread, so the fine pass goes on beside it on the others.
+    Registration has work for one thread, so the fine pass goes on beside it.
     """
-    threads = torch.get_num_threads()
     with ThreadPoolExecutor(max_workers=1) as beside:
         registering = beside.submit(registered, picture, model.atlas, pose)
-        torch.set_num_threads(max(1, threads - 1))
-        try:
-            with mixed_precision(image.device):
-                fine = latent_map(model.fine, image, body, grid)
-        finally:
-            torch.set_num_threads(threads)
+        with mixed_precision(image.device):
+            fine = latent_map(model.fine, image, body, grid)
         return registering.result(), fine
 
 
