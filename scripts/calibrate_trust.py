@@ -5,8 +5,8 @@ which were trained on without their labels) are looked at as they are and cut, a
 organs are whole, cut or absent by their label maps; and mirrored, upside down, back to front and with the contrast of
 MR. What was seen and what was true are fitted (rprloc/trust.py), checked by leaving out each scan in turn, and each
 organ in turn, and written to bundle/rprloc/trust.json. With --test, test cases are looked at instead, and the shipped
-trust.json is measured on them; nothing is fitted. Tables and plots go to docs/trust/.
---fields keeps the position fields in a folder, for the next time with the same weights.
+trust.json is measured on them; nothing is fitted. Tables and plots go to docs/trust/. --fields keeps the position
+fields in a folder, for the next time with the same weights.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ELSEWHERE = {  # organs of a region that scans of another region surely do not s
     ),
 }
 WHOLE, PART, ABSENT = 0, 1, 2
-QUERIES = 48  # of each region: training cases, whose labels nothing else sees, join the others
+QUERIES = 48  # of each region: training cases, whose labels training never sees, join the others
 CHANGED = 8  # scans of each region, about, of which the following are made
 CHANGES = ("mirrored", "upside down", "back to front", "like MR", "like MR, darkest at -1000")
 

@@ -1,7 +1,7 @@
 """What each step gains and what is left: error_budget.py DATASETS.json [MODEL.pt].
 
 Pairs of a support and a query of split ``val``, or, in regions without one, of the other supports and the training
-cases (whose labels nothing else sees); one shot, no test case. For every step: the mean over targets of the mean over
+cases (whose labels training never sees); one shot, no test case. For every step: the mean over targets of the mean over
 pairs, IoU / mean wall distance in mm. Then what is left, which needs the truth:
 
 - without the shift that the pair's organs have in common (its median);

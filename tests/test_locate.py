@@ -97,8 +97,9 @@ def test_an_organ_is_found_in_another_person_by_one_and_by_several_supports(off_
 
 
 def test_support_equal_to_query_gives_its_points_back() -> None:
-    points = np.array([[-20.0, 0, 0], [30, 5, 0], [0, -35, 5], [5, 10, 0], [0, 0, -30], [0, 0, 25]])
+    # Off the planes between voxels: on them, a rounding decides which voxels are judged, and walls move by 0.07 mm.
+    points = np.array([[-20.0, 0, 0], [30, 5, 0], [0, -35, 5], [5, 10, 0], [0, 0, -30], [0, 0, 25]]) + 0.7
     same = field(off_mm=3.0)
     support = build_support(same, FINE, {"organ": points}, scan="s", source="extreme points")
     (found,) = locate(SupportSet("m", (calibrated(support, same),)), same)
-    np.testing.assert_allclose(found.points_ras, support.organs["organ"].points_ras, atol=0.1)
+    np.testing.assert_allclose(found.points_ras, support.organs["organ"].points_ras, atol=1e-3)

@@ -276,7 +276,9 @@ def robust_affine(
 
 
 def registered(picture: Picture, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
-    """The map of a query scan to the body frame: the mean of two registrations, whose errors are not the same ones."""
+    """The map of a query scan to the body frame: the mean of two registrations, whose errors are not the same ones;
+    its displacement goes _FURTHER.
+    """
     maps = registrations(picture, atlas, pose, (BY_GREY, BY_CONTRAST))
     return BodyMap(
         np.mean([found.body_from_ras for found in maps], axis=0),
@@ -305,7 +307,7 @@ def small_steps() -> Iterator[None]:
 @small_steps()
 def registrations(picture: Picture, atlas: BodyAtlas, start: BodyMap, courses: Sequence[Stages]) -> tuple[BodyMap, ...]:
     """Maps of a scan to the body frame, improved from ``start`` side by side: one for each of the courses, whose stages
-    may differ in what they compare and in roughness alone. On the CPU, and deterministic on one machine.
+    may differ in what they compare and in roughness alone. On the CPU always, and deterministic on one machine.
 
     Adam on the mean squared difference of looks between voxels near the body and the atlas where it is known, plus the
     displacement's roughness; its steps shrink to nothing over every stage. The gradient is written out: by PyTorch's

@@ -54,7 +54,7 @@ _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each
 _MATCH_MM = 4.0
 """Standard deviation of the target distribution over the other crop's places: half of the distance between them."""
 
-_APART_MM = 6.0  # how far the centres of two such crops lie apart
+_APART_MM = 6.0  # standard deviation, along each axis, of the shift between two such crops
 
 
 _AT_LEAST = {"coarse_outputs": 1, "fine_outputs": 1, "crops_a_step": 2, "checkpoint_steps": 1}
