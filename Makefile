@@ -73,7 +73,7 @@ benchmark: setup
 		--pairs 2 --abdomen-pairs 1 --budget 0.05 $(BENCHMARK)
 
 benchmark-full: setup
-	$(run_benchmark) --runs runs/benchmark --docs docs/benchmark $(BENCHMARK)
+	$(run_benchmark) --runs runs/benchmark --docs docs/benchmark --all-organs abdomen $(BENCHMARK)
 
 clean:
 	rm -rf .venv $(MONAILABEL) demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis bundle/*.egg-info

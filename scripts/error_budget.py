@@ -25,12 +25,12 @@ from rprloc.appearance import Mask
 from rprloc.dataset import Case, read_dataset
 from rprloc.device import Engine
 from rprloc.evaluation import MEAN_TARGETS, annotated
-from rprloc.field import PositionField, body_input, coarse_pose, latent_map, position_field
+from rprloc.field import PositionField, body_input, first_look, position_field
 from rprloc.geometry import Box, Points, wall_coordinates
-from rprloc.locate import calibrated, locate
+from rprloc.locate import locate
 from rprloc.network import RPRNet
 from rprloc.registration import BodyMap
-from rprloc.support import Support, SupportSet, build_support
+from rprloc.support import Support, SupportSet
 from rprloc.volume import Volume
 
 Found = dict[str, dict[str, Points]]  # of every step and organ the six points (6, 3)
@@ -73,7 +73,8 @@ def moved(box: Box, by_mm: np.ndarray) -> Box:
 
 
 def main(data: Path, weights: Path | None) -> None:
-    model = Engine.load(weights, "cpu").model
+    engine = Engine.load(weights, "cpu")
+    model = engine.model
     cases = read_dataset(data)
     for region in dict.fromkeys(case.region for case in cases):
         known = [case for case in cases if case.region == region]
@@ -84,15 +85,14 @@ def main(data: Path, weights: Path | None) -> None:
         for case in tqdm({one.name: one for one in (*supports, *queries)}.values(), region, unit="scan"):
             fields[case.name], poses[case.name], volume, truths[case.name], masks = seen(model, case)
             if case in supports:
-                built = build_support(
+                marked[case.name] = engine.support_set_of(
                     fields[case.name],
                     volume.grid,
                     truths[case.name],
                     scan=case.name,
                     source="label map",
                     masks=masks,
-                )
-                marked[case.name] = calibrated(built, fields[case.name])
+                ).supports[0]
         off_mm: dict[str, dict[tuple[str, str], NDArray[np.float64]]] = defaultdict(dict)
         scores: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
         for support, query in tqdm([(s.name, q.name) for s in supports for q in queries if s is not q], unit="pair"):
@@ -129,7 +129,7 @@ def seen(model: RPRNet, case: Case) -> tuple[PositionField, BodyMap, Volume, dic
     """A case's position field, the pose that the coarse Pnet sees, its scan, its organs' points and masks."""
     volume, points, masks = annotated(case)
     image, body, grid = body_input(volume, next(model.parameters()).device)
-    pose = coarse_pose(latent_map(model.coarse, image, body, grid))
+    pose = first_look(model, image, body, grid, case.name)[1]
     return position_field(model, volume), pose, volume, points, masks
 
 

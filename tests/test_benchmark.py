@@ -133,6 +133,17 @@ def test_the_report_shows_the_results(toy: Setting, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("docs/.*"))
 
 
+def test_all_organs_of_a_query_are_timed_beside_the_targets(toy: Setting, tmp_path: Path) -> None:
+    bone = replace(toy, targets={"toy": ("bone",)})
+
+    run(bone, {"toy": 5}, tmp_path / "docs", all_organs="toy", folders=[tmp_path / "methods"])
+
+    records = json.loads((tmp_path / "docs" / "results.json").read_text(encoding="utf-8"))
+    found = {(one["region"], one["target"]) for one in records if one["row"] == "same-place"}
+    assert found == {("toy", "bone"), *(("all-organs", target) for target in ("bone", "lung", "mean"))}
+    assert "## Time: all organs of one query, 2 organs" in (tmp_path / "docs" / "report.md").read_text(encoding="utf-8")
+
+
 def test_what_was_predicted_is_not_predicted_again(toy: Setting, tmp_path: Path) -> None:
     run_toy(toy, tmp_path)
     first = asked(toy)

@@ -9,10 +9,10 @@ from tests.conftest import Store
 
 from rprloc import field as field_module
 from rprloc.errors import InputError
-from rprloc.field import LatentMap, body_input, body_map_of, latent_map, position_field
+from rprloc.field import LatentMap, body_input, body_map_of, latent_map, position_field, support_field
 from rprloc.geometry import Grid
 from rprloc.network import SPACING_MM, Pnet, RPRNet, load_model, mixed_precision, save_model
-from rprloc.registration import BodyAtlas
+from rprloc.registration import BodyAtlas, BodyMap, Picture, grey, sample
 from rprloc.volume import Volume
 
 SMALL = ((8, 4, 2, 1), (8, 3, 1, 1), (8, 3, 2, 1), (8, 3, 1, 2))
@@ -82,6 +82,53 @@ def test_slabs_give_the_same_field(net: Pnet, image: torch.Tensor, monkeypatch: 
     whole = latent_map(net, image, image > 0, grid)
     monkeypatch.setattr(field_module, "MAX_INPUT_VOXELS", 40_000)
     torch.testing.assert_close(latent_map(net, image, image > 0, grid).latents, whole.latents, atol=1e-4, rtol=0)
+
+
+def test_places_at_the_border_can_be_left_out(net: Pnet, image: torch.Tensor) -> None:
+    """What is left is what it was, at the same places in the world; an axis of few places keeps more than half."""
+    image = image[:, :, :12]
+    grid = Grid.isotropic(tuple(image.shape), SPACING_MM, [9.0, -3.0, 70.0])
+    whole, inner = latent_map(net, image, image > 0.3, grid), latent_map(net, image, image > 0.3, grid, border=2)
+    assert whole.grid.shape == (8, 6, 3)
+    assert inner.grid.shape == (6, 4, 3)  # (8 - 1) // 4 = 1 of 8 at either end
+    places = inner.grid.centres_ras().reshape(-1, 3)
+    np.testing.assert_allclose(inner.at(places), whole.at(places), atol=1e-4)
+    assert torch.equal(inner.inside, whole.inside[1:-1, 1:-1])
+
+
+def test_the_number_of_threads_is_asked_for_and_changes_nothing(net: Pnet, image: torch.Tensor) -> None:
+    grid, asked = Grid.isotropic(tuple(image.shape), SPACING_MM, [0.0, 0.0, 0.0]), []
+    before = torch.get_num_threads()
+    try:
+        found = latent_map(net, image, image > 0, grid, threads=lambda: asked.append(len(asked)) or 1 + len(asked) % 2)
+    finally:
+        torch.set_num_threads(before)
+    assert len(asked) >= len(net.layers)
+    torch.testing.assert_close(found.latents, latent_map(net, image, image > 0, grid).latents, atol=1e-4, rtol=0)
+
+
+def test_a_body_at_the_borders_alone_is_a_body(model: RPRNet) -> None:
+    grid = Grid.isotropic((64, 24, 24), 4.0, [2.0, 2.0, 2.0])
+    hu = np.full(grid.shape, -1000, np.int16)
+    hu[:6] = hu[-6:] = 40
+    assert np.isfinite(position_field(model, Volume(hu, grid)).body.body(grid.centres_ras())).all()
+
+
+def test_a_support_is_registered_longer(phantom: Volume) -> None:
+    """It looks more like the atlas there; all else of its field stays."""
+    model = load_model()
+    field = position_field(model, phantom)
+    longer = support_field(field)
+    assert longer.fine is field.fine and longer.image is field.image
+    picture = Picture.of(field.image, field.image > 0.1, field.grid)
+    atlas, known = model.atlas.compared(grey).movedim(-1, 0)
+    lattice = Grid.isotropic(tuple(atlas.shape), 8.0, model.atlas.origin_mm.numpy())
+
+    def unlike(body: BodyMap) -> float:
+        there, seen = sample(torch.stack([atlas, known]), lattice, body.body(picture.places_ras)).T
+        return float((seen * np.square(there - picture.values.numpy())).sum() / seen.sum())
+
+    assert unlike(longer.body) < 0.99 * unlike(field.body)
 
 
 def test_position_field_does_not_depend_on_how_the_scan_is_stored(

@@ -41,6 +41,7 @@ _TAIL = 0.005  # the share of the organ left outside of each wall
 _DISPLACED_MM = 15.0
 _FAR_MM = 25.0  # a judged wall that lies further from the registered one has found something else
 _DIRECTIONS = 100  # of the outline
+_ROUNDING = 1e-3  # of a voxel
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,10 +274,13 @@ def _mean_of_27(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _near(grid: Grid, points_ras: Points) -> Grid:
-    """The part of an axis-aligned grid up to a margin around points (N, 3), at least one voxel."""
+    """The part of an axis-aligned grid up to a margin around points (N, 3), at least one voxel.
+
+    Points marked on voxels lie exactly on planes between them, where rounding must not decide.
+    """
     last = np.array(grid.shape) - 1
-    first = np.floor(grid.ijk(points_ras.min(0) - _MARGIN_MM)).astype(int).clip(0, last)
-    end = np.ceil(grid.ijk(points_ras.max(0) + _MARGIN_MM)).astype(int).clip(first, last) + 1
+    first = np.floor(grid.ijk(points_ras.min(0) - _MARGIN_MM) + _ROUNDING).astype(int).clip(0, last)
+    end = np.ceil(grid.ijk(points_ras.max(0) + _MARGIN_MM) - _ROUNDING).astype(int).clip(first, last) + 1
     return grid.cropped(first.tolist(), (end - first).tolist())
 
 

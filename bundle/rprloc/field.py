@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +21,12 @@ from rprloc.volume import Volume, display_window_air, network_grid, network_inpu
 
 MAX_INPUT_VOXELS = 6_000_000
 """Voxels of network input in one pass; larger scans go in slabs, which is exact because no convolution is padded."""
+
+_ROWS = 16  # of a layer's outputs made at once
+
+_SUPPORT_ROUNDS = 2  # of registration, more than a query has
+
+_BORDER_PLACES = 2  # of the coarse lattice: those that see more of what lies outside of the scan have no vote
 
 _SIZES = (0.6, 1.6)
 
@@ -75,6 +82,18 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
     return PositionField(found, fine, image, grid, model.atlas, volume.grid.bounds)
 
 
+def support_field(field: PositionField) -> PositionField:
+    """The field of a scan that becomes a support, registered longer.
+
+    A support is made once, and what its map to the body frame gets wrong goes to every query.
+    """
+    picture = Picture.of(field.image, foreground(field.image[None, None])[0, 0], field.grid)
+    found = field.body
+    for _ in range(_SUPPORT_ROUNDS):
+        found = registered(picture, field.atlas, found)
+    return replace(field, body=found)
+
+
 def body_input(volume: Volume, device: torch.device) -> tuple[Tensor, Tensor, Grid]:
     """The networks' input (I, J, K) of the box around the body in a scan, where in it the body is, and its grid.
 
@@ -109,13 +128,21 @@ def registered_and_fine(
 ) -> tuple[BodyMap, LatentMap]:
     """The map to the body frame, registered from a pose, and the fine Pnet's latents of a network input (I, J, K).
 
-    Registration has work for one thread, so the fine pass goes on beside it.
+    Registration has work for one thread, so as long as it lasts the fine pass beside it has all others.
     """
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        registering = beside.submit(registered, picture, model.atlas, pose)
-        with mixed_precision(image.device):
-            fine = latent_map(model.fine, image, body, grid)
-        return registering.result(), fine
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            registering = beside.submit(registered, picture, model.atlas, pose)
+
+            def left() -> int:
+                return threads if registering.done() else max(1, threads - 1)
+
+            with mixed_precision(image.device):
+                fine = latent_map(model.fine, image, body, grid, threads=left)
+            return registering.result(), fine
+    finally:
+        torch.set_num_threads(threads)
 
 
 def first_look(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str) -> tuple[Picture, BodyMap]:
@@ -124,7 +151,9 @@ def first_look(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str
     Raises InputError if no place of the coarse lattice lies in the ``body`` (I, J, K).
     """
     with mixed_precision(image.device):
-        coarse = latent_map(model.coarse, image, body, grid)
+        coarse = latent_map(model.coarse, image, body, grid, border=_BORDER_PLACES)
+        if not coarse.inside.any():  # the middle of the scan is empty
+            coarse = latent_map(model.coarse, image, body, grid)
     picture = Picture.of(image, body, grid)
     if not coarse.inside.any() or not picture.near.any():
         raise _no_body(name)
@@ -153,32 +182,44 @@ def _no_body(name: str) -> InputError:
 
 
 @torch.inference_mode()
-def latent_map(net: Pnet, image: Tensor, body: Tensor, grid: Grid) -> LatentMap:
+def latent_map(
+    net: Pnet,
+    image: Tensor,
+    body: Tensor,
+    grid: Grid,
+    *,
+    border: int = 0,
+    threads: Callable[[], int] = torch.get_num_threads,
+) -> LatentMap:
     """One dense pass over a network input (I, J, K), whose edges are multiples of the net's stride.
 
     Around the input is air without end, so the lattice (I, J, K) / stride spans it to its faces, and every latent
-    belongs to the centre of its cell of stride voxels.
+    belongs to the centre of its cell of stride voxels. ``border`` places at either end of each axis are left out, fewer
+    where they are a quarter of it. ``threads`` is asked again and again how many to work with.
     """
     stride = net.stride
-    outputs = [n // stride for n in image.shape]
+    whole = [n // stride for n in image.shape]
+    left_out = [min(border, (n - 1) // 4) for n in whole]
+    (start, end), *across = [(out, n - out) for out, n in zip(left_out, whole, strict=True)]
     rows = max(1, (MAX_INPUT_VOXELS // (image.shape[1] * image.shape[2]) - net.receptive_field) // stride)
     slabs = [
-        _latents(net, image, [(first, min(first + rows, outputs[0])), (0, outputs[1]), (0, outputs[2])])
-        for first in range(0, outputs[0], rows)
+        _latents(net, image, [(first, min(first + rows, end)), *across], threads) for first in range(start, end, rows)
     ]
     by_place = [slab.permute(1, 2, 3, 0) for slab in slabs]  # as they lie in memory
     cell_centre = 0.5 * (stride - 1)
     to_input = np.diag([stride, stride, stride, 1.0])
     to_input[:3, 3] = cell_centre
+    lattice = Grid((whole[0], whole[1], whole[2]), grid.ras_from_ijk @ to_input)
     inside = F.avg_pool3d(body[None, None].float(), stride)[0, 0] > 0.5
+    kept = tuple(slice(out, n - out) for out, n in zip(left_out, whole, strict=True))
     return LatentMap(
         (by_place[0] if len(slabs) == 1 else torch.cat(by_place)).permute(3, 0, 1, 2),
-        Grid((outputs[0], outputs[1], outputs[2]), grid.ras_from_ijk @ to_input),
-        inside,
+        lattice.cropped(left_out, [n - 2 * out for out, n in zip(left_out, whole, strict=True)]),
+        inside[kept],
     )
 
 
-def _latents(net: Pnet, image: Tensor, wanted: list[_Range]) -> Tensor:
+def _latents(net: Pnet, image: Tensor, wanted: list[_Range], threads: Callable[[], int]) -> Tensor:
     """The latents (C, i, j, k) of a range of cells of an input (I, J, K) that lies in air without end.
 
     Where a feature sees air alone it is known: it is the same everywhere. So each layer is evaluated only where its
@@ -193,21 +234,29 @@ def _latents(net: Pnet, image: Tensor, wanted: list[_Range]) -> Tensor:
     features = image[tuple(slice(a - before, b - before) for a, b in kept[0])][None, None]
     features = features.contiguous(memory_format=torch.channels_last_3d)
     air = torch.zeros(1, 1, 1, 1, 1).to(features)
-    blocks = list(net.trunk)
     for level, (_, kernel, stride, dilation) in enumerate(net.layers):
+        layer = net.trunk[3 * level : 3 * level + 3]
         patch, step = patch + dilation * (kernel - 1) * step, step * stride
         sees_image = [(-((patch - 1 - before) // step), (n - 1 + before) // step + 1) for n in image.shape]
         here = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(needed[level + 1], sees_image, strict=True)]
         source = [(a * stride, (b - 1) * stride + dilation * (kernel - 1) + 1) for a, b in here]
         features = _with_surroundings(features, kept[-1], source, air)
-        for block in blocks[3 * level : 3 * level + 3]:
-            features = block(features)
-        air = air.expand(-1, -1, *[dilation * (kernel - 1) + 1] * 3)
-        for block in blocks[3 * level : 3 * level + 3]:
-            air = block(air)
+        pieces = []
+        for a, b in _parts(here[0]):
+            torch.set_num_threads(threads())
+            first = (a - here[0][0]) * stride
+            pieces.append(layer(features[:, :, first : first + (b - a - 1) * stride + dilation * (kernel - 1) + 1]))
+        features = torch.cat(pieces, 2)
+        air = layer(air.expand(-1, -1, *[dilation * (kernel - 1) + 1] * 3))
         kept.append(here)
     with torch.autocast(features.device.type, enabled=False):
         return net.heads(features.float())[0]
+
+
+def _parts(whole: _Range) -> list[_Range]:
+    """A range in parts of _ROWS."""
+    first, end = whole
+    return [(a, min(a + _ROWS, end)) for a in range(first, end, _ROWS)]
 
 
 def _with_surroundings(features: Tensor, have: list[_Range], want: list[_Range], air: Tensor) -> Tensor:

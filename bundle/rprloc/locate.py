@@ -22,7 +22,7 @@ from rprloc.support import Support, SupportOrgan, SupportSet
 from rprloc.trust import NOT_CALIBRATED, Evidence, Seen, calibration_for
 from rprloc.volume import Volume
 
-_WINDOW_PLACES = 3  # the fine search window: places of the fine lattice to either side, 24 mm
+_WINDOW_PLACES = 2  # the fine search window: places of the fine lattice to either side, 16 mm
 _FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 12.0, 30.0, 0.08
 _FINE_STEPS = ((80.0, 15.0), (50.0, 12.0))
 """For each fine step: how far anchors support each other, and the residual in mm beyond which a match counts little."""
@@ -130,35 +130,35 @@ def calibrated(support: Support, field: PositionField) -> Support:
     Smoothing and search windows pull points to one side in much the same way in the support and in a query.
     """
     query = _Query.of(field)
-    organs = {}
-    for name, organ in support.organs.items():
-        plain = replace(organ, self_error_mm=np.zeros((6, 3)))
-        organs[name] = replace(organ, self_error_mm=_stepped(plain, query)[0] - organ.points_ras)
+    organs = {
+        name: replace(organ, self_error_mm=_stepped(organ, query)[1] - organ.points_ras)
+        for name, organ in support.organs.items()
+    }
     return replace(support, organs=organs)
 
 
 def _located(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
     """The six points (6, 3) by one support, refined by the organ's own voxels, and the votes' spread (6,) in mm."""
-    matched_ras, spread_mm = _stepped(organ, query)
-    registered_ras = query.field.body.ras(organ.latents[:6, :3].astype(float))
-    points_ras = registered_ras + _FINE_SHARE * (matched_ras - registered_ras)
+    registered_ras, matched_ras, spread_mm = _stepped(organ, query)
+    points_ras = registered_ras + _FINE_SHARE * (matched_ras - organ.self_error_mm - registered_ras)
     shift_mm = (points_ras - registered_ras).mean(0)
     return refined(organ.appearance, query.field, points_ras, shift_mm), spread_mm
 
 
-def _stepped(organ: SupportOrgan, query: _Query) -> tuple[Points, NDArray[np.float64]]:
-    """The six points (6, 3) by one support's steps, and the spread (6,) in mm of the agents' votes in the last one.
+def _stepped(organ: SupportOrgan, query: _Query) -> tuple[Points, Points, NDArray[np.float64]]:
+    """The six points (6, 3) by one support after the coarse step and after the fine ones, and the spread (6,) in mm of
+    the agents' votes in the last.
 
     Every anchor is an agent. The coarse step sends all to where the query has their body coordinates; then each looks
     around for its fine latent, and all vote on where each of them goes.
     """
-    body, fine = organ.latents[:, :3].astype(float), torch.from_numpy(organ.latents[:, 3:])
-    anchors_ras = torch.from_numpy(query.field.body.ras(body)).float()
-    support_ras = torch.from_numpy(organ.anchors_ras).float()
+    coarse_ras = query.field.body.ras(organ.latents[:, :3].astype(float))
+    anchors_ras, support_ras = torch.from_numpy(coarse_ras).float(), torch.from_numpy(organ.anchors_ras).float()
+    fine = torch.from_numpy(organ.latents[:, 3:])
     for reach_mm, outlier_mm in _FINE_STEPS:
         matched_ras, confidence = fine_match(fine, anchors_ras, query)
         anchors_ras, spread_mm = regularized(support_ras, matched_ras, confidence, reach_mm, outlier_mm)
-    return anchors_ras[:6].double().numpy() - organ.self_error_mm, spread_mm[:6].double().numpy()
+    return coarse_ras[:6], anchors_ras[:6].double().numpy(), spread_mm[:6].double().numpy()
 
 
 def fine_match(targets: Tensor, near_ras: Tensor, query: _Query) -> tuple[Tensor, Tensor]:
