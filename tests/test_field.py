@@ -9,7 +9,7 @@ from tests.conftest import Store
 
 from rprloc import field as field_module
 from rprloc.errors import InputError
-from rprloc.field import LatentMap, body_input, body_map_of, latent_map, position_field, support_field
+from rprloc.field import LatentMap, body_input, body_map_of, latent_map, position_field
 from rprloc.geometry import Grid
 from rprloc.network import SPACING_MM, Pnet, RPRNet, load_model, mixed_precision, save_model
 from rprloc.registration import BodyAtlas, BodyMap, Picture, grey, sample
@@ -118,7 +118,7 @@ def test_a_support_is_registered_longer(phantom: Volume) -> None:
     """It looks more like the atlas there; all else of its field stays."""
     model = load_model()
     field = position_field(model, phantom)
-    longer = support_field(field)
+    longer = field.as_support
     assert longer.fine is field.fine and longer.image is field.image
     picture = Picture.of(field.image, field.image > 0.1, field.grid)
     atlas, known = model.atlas.compared(grey).movedim(-1, 0)

@@ -15,7 +15,7 @@ from torch import distributed
 from rprloc.appearance import Mask
 from rprloc.detection import Detections
 from rprloc.errors import InputError
-from rprloc.field import PositionField, position_field, support_field
+from rprloc.field import PositionField, position_field
 from rprloc.geometry import Grid, Points
 from rprloc.locate import calibrated, check_support_set, detect, detect_in
 from rprloc.network import RPRNet, load_model
@@ -141,9 +141,8 @@ class Engine:
         masks: Mapping[str, Mask] | None = None,
     ) -> SupportSet:
         """:meth:`support_set` of a scan on ``grid`` whose position field is known."""
-        longer = support_field(field)
-        support = build_support(longer, grid, points, scan=scan, source=source, masks=masks)
-        return SupportSet(self.model.identity(), (calibrated(support, longer),))
+        support = build_support(field.as_support, grid, points, scan=scan, source=source, masks=masks)
+        return SupportSet(self.model.identity(), (calibrated(support, field.as_support),))
 
     def check(self, support_set: SupportSet, organs: Sequence[str] | None) -> None:
         """Raise InputError if the set belongs to another model or lacks an organ."""

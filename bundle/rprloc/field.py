@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -70,6 +71,18 @@ class PositionField:
         """Body coordinates and fine latents (N, 3 + C) side by side at world points (N, 3)."""
         return np.concatenate([self.body.body(points_ras).astype(np.float32), self.fine.at(points_ras)], axis=1)
 
+    @cached_property
+    def as_support(self) -> PositionField:
+        """The field if the scan becomes a support: registered longer.
+
+        A support is made once, and what its map to the body frame gets wrong goes to every query.
+        """
+        picture = Picture.of(self.image, foreground(self.image[None, None])[0, 0], self.grid)
+        found = self.body
+        for _ in range(_SUPPORT_ROUNDS):
+            found = registered(picture, self.atlas, found)
+        return replace(self, body=found)
+
 
 def position_field(model: RPRNet, volume: Volume) -> PositionField:
     """The position field of a scan, on the device of the model.
@@ -80,18 +93,6 @@ def position_field(model: RPRNet, volume: Volume) -> PositionField:
     picture, pose = first_look(model, image, body, grid, volume.name)
     found, fine = registered_and_fine(model, picture, pose, image, body, grid)
     return PositionField(found, fine, image, grid, model.atlas, volume.grid.bounds)
-
-
-def support_field(field: PositionField) -> PositionField:
-    """The field of a scan that becomes a support, registered longer.
-
-    A support is made once, and what its map to the body frame gets wrong goes to every query.
-    """
-    picture = Picture.of(field.image, foreground(field.image[None, None])[0, 0], field.grid)
-    found = field.body
-    for _ in range(_SUPPORT_ROUNDS):
-        found = registered(picture, field.atlas, found)
-    return replace(field, body=found)
 
 
 def body_input(volume: Volume, device: torch.device) -> tuple[Tensor, Tensor, Grid]:
