@@ -12,7 +12,7 @@ from rprloc.errors import InputError
 from rprloc.field import LatentMap, body_input, body_map_of, latent_map, position_field
 from rprloc.geometry import Grid
 from rprloc.network import SPACING_MM, Pnet, RPRNet, load_model, mixed_precision, save_model
-from rprloc.registration import BodyAtlas, BodyMap, Picture, grey, sample
+from rprloc.registration import BodyAtlas
 from rprloc.volume import Volume
 
 SMALL = ((8, 4, 2, 1), (8, 3, 1, 1), (8, 3, 2, 1), (8, 3, 1, 2))
@@ -112,23 +112,6 @@ def test_a_body_at_the_borders_alone_is_a_body(model: RPRNet) -> None:
     hu = np.full(grid.shape, -1000, np.int16)
     hu[:6] = hu[-6:] = 40
     assert np.isfinite(position_field(model, Volume(hu, grid)).body.body(grid.centres_ras())).all()
-
-
-def test_a_support_is_registered_longer(phantom: Volume) -> None:
-    """It looks more like the atlas there; all else of its field stays."""
-    model = load_model()
-    field = position_field(model, phantom)
-    longer = field.as_support
-    assert longer.fine is field.fine and longer.image is field.image
-    picture = Picture.of(field.image, field.image > 0.1, field.grid)
-    atlas, known = model.atlas.compared(grey).movedim(-1, 0)
-    lattice = Grid.isotropic(tuple(atlas.shape), 8.0, model.atlas.origin_mm.numpy())
-
-    def unlike(body: BodyMap) -> float:
-        there, seen = sample(torch.stack([atlas, known]), lattice, body.body(picture.places_ras)).T
-        return float((seen * np.square(there - picture.values.numpy())).sum() / seen.sum())
-
-    assert unlike(longer.body) < 0.99 * unlike(field.body)
 
 
 def test_position_field_does_not_depend_on_how_the_scan_is_stored(

@@ -141,8 +141,8 @@ class Engine:
         masks: Mapping[str, Mask] | None = None,
     ) -> SupportSet:
         """:meth:`support_set` of a scan on ``grid`` whose position field is known."""
-        support = build_support(field.as_support, grid, points, scan=scan, source=source, masks=masks)
-        return SupportSet(self.model.identity(), (calibrated(support, field.as_support),))
+        support = build_support(field, grid, points, scan=scan, source=source, masks=masks)
+        return SupportSet(self.model.identity(), (calibrated(support, field),))
 
     def check(self, support_set: SupportSet, organs: Sequence[str] | None) -> None:
         """Raise InputError if the set belongs to another model or lacks an organ."""

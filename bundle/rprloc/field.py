@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,8 +23,6 @@ MAX_INPUT_VOXELS = 6_000_000
 """Voxels of network input in one pass; larger scans go in slabs, which is exact because no convolution is padded."""
 
 _ROWS = 16  # of a layer's outputs made at once
-
-_SUPPORT_ROUNDS = 2  # of registration, more than a query has
 
 _BORDER_PLACES = 2  # of the coarse lattice: those that see more of what lies outside of the scan have no vote
 
@@ -70,18 +67,6 @@ class PositionField:
     def at(self, points_ras: Points) -> NDArray[np.float32]:
         """Body coordinates and fine latents (N, 3 + C) side by side at world points (N, 3)."""
         return np.concatenate([self.body.body(points_ras).astype(np.float32), self.fine.at(points_ras)], axis=1)
-
-    @cached_property
-    def as_support(self) -> PositionField:
-        """The field if the scan becomes a support: registered longer.
-
-        A support is made once, and what its map to the body frame gets wrong goes to every query.
-        """
-        picture = Picture.of(self.image, foreground(self.image[None, None])[0, 0], self.grid)
-        found = self.body
-        for _ in range(_SUPPORT_ROUNDS):
-            found = registered(picture, self.atlas, found)
-        return replace(self, body=found)
 
 
 def position_field(model: RPRNet, volume: Volume) -> PositionField:

@@ -49,7 +49,7 @@ def write_report(
     """
     matplotlib.use("Agg")
     regions = list(dict.fromkeys(one.region for one in results))
-    parts = ["# Benchmark\n", _introduction(results, pairs, setting)]
+    parts = ["# Benchmark\n", _introduction(results, everything, pairs, setting)]
     parts += [_findings(results, region, cautions[region]) for region in regions]
     if everything:
         parts.append(f"## What it says: {_REGIONS[ALL_ORGANS]}\n\n" + "\n".join(_speed(everything, ALL_ORGANS)) + "\n")
@@ -71,13 +71,20 @@ def _row(results: Sequence[Result], region: str, name: str) -> Result | None:
     return next((one for one in results if one.region == region and one.row.name == name), None)
 
 
-def _introduction(results: Sequence[Result], pairs: Mapping[str, Sequence[Pair]], setting: Setting) -> str:
+def _introduction(
+    results: Sequence[Result], everything: Sequence[Result], pairs: Mapping[str, Sequence[Pair]], setting: Setting
+) -> str:
     counts = []
     for region, chosen in pairs.items():
         queries, supports = {pair.query for pair in chosen}, {pair.support for pair in chosen}
         counts.append(
             f"- {_REGIONS.get(region, region)} (`{region}`): pairs: {len(chosen)}, test cases: {len(queries)}, "
             f"examples: {len(supports)}"
+        )
+    for one in next((one.scores[:1] for one in everything if one.row.shots == "one"), ()):
+        counts.append(
+            f"- all organs that example `{one.support}` and query `{one.query}` both show, {everything[0].organs}: for "
+            "the time alone"
         )
     return "\n".join(
         [
