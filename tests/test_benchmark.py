@@ -144,6 +144,11 @@ def test_all_organs_of_a_query_are_timed_beside_the_targets(toy: Setting, tmp_pa
     assert "## Time: all organs of one query, 2 organs" in (tmp_path / "docs" / "report.md").read_text(encoding="utf-8")
 
 
+def test_all_organs_of_a_region_without_pairs_are_refused(toy: Setting, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"thorax.*toy"):
+        run(toy, {"toy": 5}, tmp_path / "docs", all_organs="thorax", folders=[tmp_path / "methods"])
+
+
 def test_what_was_predicted_is_not_predicted_again(toy: Setting, tmp_path: Path) -> None:
     run_toy(toy, tmp_path)
     first = asked(toy)

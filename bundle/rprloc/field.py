@@ -186,7 +186,8 @@ def latent_map(
     stride = net.stride
     whole = [n // stride for n in image.shape]
     left_out = [min(border, (n - 1) // 4) for n in whole]
-    (start, end), *across = [(out, n - out) for out, n in zip(left_out, whole, strict=True)]
+    wanted = [(out, n - out) for out, n in zip(left_out, whole, strict=True)]
+    (start, end), *across = wanted
     rows = max(1, (MAX_INPUT_VOXELS // (image.shape[1] * image.shape[2]) - net.receptive_field) // stride)
     slabs = [
         _latents(net, image, [(first, min(first + rows, end)), *across], threads) for first in range(start, end, rows)
@@ -197,11 +198,10 @@ def latent_map(
     to_input[:3, 3] = cell_centre
     lattice = Grid((whole[0], whole[1], whole[2]), grid.ras_from_ijk @ to_input)
     inside = F.avg_pool3d(body[None, None].float(), stride)[0, 0] > 0.5
-    kept = tuple(slice(out, n - out) for out, n in zip(left_out, whole, strict=True))
     return LatentMap(
         (by_place[0] if len(slabs) == 1 else torch.cat(by_place)).permute(3, 0, 1, 2),
-        lattice.cropped(left_out, [n - 2 * out for out, n in zip(left_out, whole, strict=True)]),
-        inside[kept],
+        lattice.cropped(left_out, [b - a for a, b in wanted]),
+        inside[tuple(slice(a, b) for a, b in wanted)],
     )
 
 

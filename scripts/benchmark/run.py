@@ -63,7 +63,12 @@ def run(
             f"There is no method {', '.join(unknown)}; one of {', '.join(known)} was expected; name one of these."
         )
     chosen = {region: chosen_pairs(setting, region, count) for region, count in pairs.items()}
-    whole = _with_all_organs(setting, chosen[all_organs][0]) if all_organs in chosen else None
+    if all_organs is not None and all_organs not in chosen:
+        raise InputError(
+            f"All organs of {all_organs} cannot be timed: one of {', '.join(chosen)}, which have pairs, was expected; "
+            "name one of these."
+        )
+    whole = None if all_organs is None else _with_all_organs(setting, chosen[all_organs][0])
     for method in methods:
         if only and method.name not in only:
             continue
