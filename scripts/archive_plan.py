@@ -30,7 +30,7 @@ def make_series(image: Path, folder: Path) -> None:
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     from rprloc.geometry import Grid
-    from rprloc.reading import read_volume
+    from rprloc.io.reading import read_volume
     from rprloc.volume import resample
 
     volume = read_volume(image)
@@ -70,7 +70,7 @@ def measure(image: Path, support_set: Path, out: Path, copies: int, options: lis
         csv.writer(file).writerows([("path", "name"), *(("series", f"study{n:03d}") for n in range(copies))])
     command = ["locate", str(support_set), "--manifest", str(out / "manifest.csv"), "--out", str(out / "results")]
     started = time.perf_counter()
-    code = "import sys; from rprloc.cli import main; main()"
+    code = "import sys; from rprloc.apps.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *command, *options], check=True)
     seconds = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -26,18 +26,20 @@ from scipy.ndimage import find_objects, label
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from rprloc import trust
-from rprloc.dataset import Case, read_dataset
-from rprloc.device import Engine
 from rprloc.errors import InputError
-from rprloc.evaluation import annotated
-from rprloc.field import PositionField
+from rprloc.evaluation.evaluate import annotated
 from rprloc.files import atomic_path, write_text_atomically
 from rprloc.geometry import Box
-from rprloc.locate import observed
-from rprloc.reading import image_warnings, read_label_map, read_volume
-from rprloc.support import Support, SupportSet
-from rprloc.trust import Calibration, Evidence, Linear, ScanEvidence, Seen
+from rprloc.io.annotations import read_label_map
+from rprloc.io.dataset import Case, read_dataset
+from rprloc.io.plausibility import image_warnings
+from rprloc.io.reading import read_volume
+from rprloc.localization import confidence as trust
+from rprloc.localization.confidence import Calibration, Evidence, Linear, ScanEvidence, Seen
+from rprloc.localization.localizer import Engine
+from rprloc.localization.locate import observed
+from rprloc.localization.support import Support, SupportSet
+from rprloc.model.field import PositionField
 from rprloc.volume import Volume
 
 CROPS = {"han": 3, "thorax": 5, "abdomen": 5}  # of each scan; more where there are few scans

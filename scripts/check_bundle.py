@@ -150,7 +150,7 @@ def check_monai(bundle: Path, work: Path) -> str:
 def check_load(bundle: Path, work: Path) -> str:
     from monai.bundle import load
 
-    from rprloc.network import load_model
+    from rprloc.model.network import load_model
 
     for kind in ("inference", "train"):
         loaded = load(bundle.name, bundle_dir=str(bundle.parent), workflow_type=kind, device="cpu")
@@ -168,7 +168,7 @@ def check_exports(bundle: Path, work: Path) -> str:
     import torch
     from monai.bundle import ckpt_export, onnx_export
 
-    from rprloc.network import MM_PER_UNIT, load_model
+    from rprloc.model.network import MM_PER_UNIT, load_model
 
     common: dict[str, Any] = {
         "net_id": "network_def",
@@ -250,10 +250,11 @@ def make_phantom(folder: Path) -> None:
     import numpy as np
     import SimpleITK as sitk
 
-    from rprloc.device import Engine
+    from rprloc.annotation import points_from_labels
     from rprloc.geometry import Grid
-    from rprloc.reading import read_volume
-    from rprloc.support import points_from_labels, save_support_set
+    from rprloc.io.reading import read_volume
+    from rprloc.localization.localizer import Engine
+    from rprloc.localization.support import save_support_set
     from rprloc.volume import to_sitk
 
     grid = Grid((40, 34, 40), np.array([[7.0, 0, 0, -140], [0, 7, 0, -119], [0, 0, 7, -140], [0, 0, 0, 1.0]]))

@@ -21,16 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rprloc.appearance import Mask
-from rprloc.dataset import Case, read_dataset
-from rprloc.device import Engine
-from rprloc.evaluation import MEAN_TARGETS, annotated
-from rprloc.field import PositionField, body_input, first_look, position_field
+from rprloc.annotation import Mask
+from rprloc.evaluation.evaluate import annotated
+from rprloc.evaluation.scores import MEAN_TARGETS
 from rprloc.geometry import Box, Points, wall_coordinates
-from rprloc.locate import locate
-from rprloc.network import RPRNet
-from rprloc.registration import BodyMap
-from rprloc.support import Support, SupportSet
+from rprloc.io.dataset import Case, read_dataset
+from rprloc.localization.localizer import Engine
+from rprloc.localization.locate import locate
+from rprloc.localization.support import Support, SupportSet
+from rprloc.model.body import BodyMap
+from rprloc.model.field import PositionField, first_look, position_field
+from rprloc.model.input import body_input
+from rprloc.model.network import RPRNet
 from rprloc.volume import Volume
 
 Found = dict[str, dict[str, Points]]  # of every step and organ the six points (6, 3)

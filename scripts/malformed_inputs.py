@@ -54,13 +54,15 @@ def make_good(folder: Path) -> None:
     import SimpleITK as sitk
     import torch
 
-    from rprloc.detection import Detections, OrganDetection, save_detections
-    from rprloc.device import Engine
+    from rprloc.annotation import points_from_labels
+    from rprloc.detection import Detections, OrganDetection
     from rprloc.geometry import Grid
-    from rprloc.markups import write_extreme_points
-    from rprloc.network import RPRNet, save_model
-    from rprloc.reading import read_volume
-    from rprloc.support import points_from_labels, save_support_set
+    from rprloc.io.markups import write_extreme_points
+    from rprloc.io.reading import read_volume
+    from rprloc.io.results import save_detections
+    from rprloc.localization.localizer import Engine
+    from rprloc.localization.support import save_support_set
+    from rprloc.model.network import RPRNet, save_model
     from rprloc.volume import to_sitk
 
     folder.mkdir(parents=True)
@@ -308,7 +310,7 @@ def label_files(good: Path, rng: random.Random) -> Iterator[tuple[str, Content]]
 
 
 def dicom_folders(good: Path, rng: random.Random) -> Iterator[tuple[str, Content]]:
-    from rprloc.reading import read_volume
+    from rprloc.io.reading import read_volume
 
     hu = read_volume(good / "scan.nii").hu
     series = {f"series/{path.name}": path.read_bytes() for path in sorted(good.glob("slice*.dcm"))}
@@ -584,7 +586,7 @@ def run(folder: Path, first: int) -> None:
     """Give the cases from ``first`` on to the command line; a JSON line for each when it begins and when it ends."""
     from typer.testing import CliRunner
 
-    from rprloc.cli import app
+    from rprloc.apps.cli import app
 
     for number, case in enumerate(json.loads((folder / "cases.json").read_text(encoding="utf-8"))):
         if number < first:

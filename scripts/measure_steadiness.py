@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rprloc.dataset import read_dataset
-from rprloc.device import Engine
-from rprloc.evaluation import MEAN_TARGETS
+from rprloc.annotation import masks_from_labels, points_from_labels
+from rprloc.evaluation.scores import MEAN_TARGETS
 from rprloc.geometry import Grid
-from rprloc.locate import locate
-from rprloc.reading import read_label_map, read_volume
-from rprloc.support import masks_from_labels, points_from_labels
+from rprloc.io.annotations import read_label_map
+from rprloc.io.dataset import read_dataset
+from rprloc.io.reading import read_volume
+from rprloc.localization.localizer import Engine
+from rprloc.localization.locate import locate
 from rprloc.volume import resample
 
 

@@ -21,10 +21,10 @@ import slicer
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "SlicerRPRLoc"))
-from rprloc.demo import fetch_demo_scans
-from rprloc.export import save_picture
+from rprloc.apps.demo import fetch_demo_scans
 from rprloc.geometry import Box, extreme_points_of_mask
-from rprloc.reading import read_label_map
+from rprloc.io.annotations import read_label_map
+from rprloc.io.pictures import save_picture
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.runner import Runner, serve_command

@@ -168,10 +168,11 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
     import SimpleITK as sitk
     import torch
 
-    from rprloc.device import Engine
-    from rprloc.network import RPRNet, save_model
-    from rprloc.reading import read_volume
-    from rprloc.support import points_from_labels, save_support_set
+    from rprloc.annotation import points_from_labels
+    from rprloc.io.reading import read_volume
+    from rprloc.localization.localizer import Engine
+    from rprloc.localization.support import save_support_set
+    from rprloc.model.network import RPRNet, save_model
     from rprloc.volume import to_sitk
 
     folder = tmp_path_factory.mktemp("example")
@@ -204,7 +205,7 @@ class Run:
     @property
     def complaints(self) -> str:
         """What stderr says besides that the example's random weights are not calibrated."""
-        from rprloc.trust import NOT_CALIBRATED
+        from rprloc.localization.confidence import NOT_CALIBRATED
 
         return "".join(line for line in self.stderr.splitlines(keepends=True) if NOT_CALIBRATED not in line)
 
@@ -213,7 +214,7 @@ def rprloc(*arguments: object) -> Run:
     """Run the command line with these arguments."""
     from typer.testing import CliRunner
 
-    from rprloc.cli import app
+    from rprloc.apps.cli import app
 
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):

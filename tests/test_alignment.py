@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rprloc.alignment import align
 from rprloc.geometry import Grid
-from rprloc.registration import sample
-from rprloc.sampling import TrainingScan
+from rprloc.model.body import sample
+from rprloc.training.alignment import align
+from rprloc.training.sampling import TrainingScan
 
 
 def person(shift_mm: np.ndarray, scale: float, first_mm: float, last_mm: float) -> TrainingScan:

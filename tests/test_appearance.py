@@ -10,10 +10,12 @@ import torch
 from test_locate import FINE, INPUT, SHIFT, TURN
 from test_locate import field as without_grey
 
-from rprloc.appearance import Mask, judged_walls, learned_appearance, refined
-from rprloc.field import LatentMap, PositionField
+from rprloc.annotation import Mask
 from rprloc.geometry import Box, Grid, Points, extreme_points_of_mask
-from rprloc.registration import BodyMap
+from rprloc.localization.appearance import judged_walls, learned_appearance, refined
+from rprloc.model.body import BodyMap
+from rprloc.model.dense import LatentMap
+from rprloc.model.field import PositionField
 
 CENTRE, RADII = np.array([6.0, -10.0, 4.0]), np.array([44.0, 36.0, 52.0])
 BRIGHT, DARK = 0.6, 0.4

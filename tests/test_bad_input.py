@@ -14,9 +14,9 @@ from conftest import Example, Run, rprloc, write_series
 from test_dicom import edited
 from test_reading import mr
 
-from rprloc.markups import write_extreme_points
-from rprloc.reading import read_volume
-from rprloc.trust import NOT_CALIBRATED
+from rprloc.io.markups import write_extreme_points
+from rprloc.io.reading import read_volume
+from rprloc.localization.confidence import NOT_CALIBRATED
 from rprloc.volume import Volume, to_sitk
 
 Build = Callable[[Path, Volume], Path]

@@ -20,13 +20,13 @@ import pytest
 import SimpleITK as sitk
 from conftest import Example, rprloc
 
-from rprloc.batch import Job, Query, locate_here, read_manifest
-from rprloc.detection import load_detections
+from rprloc.apps.batch import Job, Query, locate_here, read_manifest
 from rprloc.errors import InputError
-from rprloc.reading import read_volume
+from rprloc.io.reading import read_volume
+from rprloc.io.results import load_detections
 from rprloc.volume import to_sitk
 
-MAIN = [sys.executable, "-c", "from rprloc.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from rprloc.apps.cli import main; main()"]
 
 
 def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -248,12 +248,12 @@ def test_a_scan_that_kills_workers_is_a_failure_and_the_others_are_done(example:
     scans, out = write_scans(example, tmp_path / "scans", 5), tmp_path / "out"
     manifest = write_manifest(tmp_path / "all.csv", [{"path": str(path)} for path in scans])
     (tmp_path / "deadly.py").write_text(
-        "import os, rprloc.reading\n"
-        "read = getattr(rprloc.reading, 'original', rprloc.reading.read_volume)\n"  # Dask may load this twice
-        "rprloc.reading.original = read\n"
+        "import os, rprloc.io.reading\n"
+        "read = getattr(rprloc.io.reading, 'original', rprloc.io.reading.read_volume)\n"  # Dask may load this twice
+        "rprloc.io.reading.original = read\n"
         "def deadly(path, **options):\n"
         "    return os._exit(9) if 'scan02' in str(path) else read(path, **options)\n"
-        "rprloc.reading.read_volume = deadly\n",
+        "rprloc.io.reading.read_volume = deadly\n",
         encoding="utf-8",
     )
     # Else Dask would try it on four workers each time.

@@ -18,9 +18,9 @@ from fitting import fit, version_of
 from matching import SIMILARITIES, FourierMatcher, best_place, sliding_sums
 from predictions import Pair, Prediction, chosen_pairs, path_of, predict
 from registry import METHODS, Setting, load_methods
-from rprloc.dataset import read_dataset
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid
+from rprloc.io.dataset import read_dataset
 from rprloc.volume import Volume, to_sitk
 from run import TARGETS, run
 from scans import Scan, patches
@@ -260,7 +260,7 @@ def test_sliding_and_fourier_find_the_same_place_in_a_real_scan(shared_data: Pat
 
 
 def read_volume_of(path: Path) -> Volume:
-    from rprloc.reading import read_volume
+    from rprloc.io.reading import read_volume
 
     return read_volume(path)
 

@@ -22,18 +22,19 @@ import torch
 from conftest import phantom_hu
 from typer.testing import CliRunner
 
-from rprloc.cli import app
-from rprloc.dataset import read_dataset
+from rprloc.apps.cli import app
 from rprloc.detection import Detections
-from rprloc.device import Engine
 from rprloc.errors import InputError
-from rprloc.evaluation import evaluate
-from rprloc.field import position_field
+from rprloc.evaluation.evaluate import evaluate
 from rprloc.geometry import Grid
-from rprloc.network import RPRNet, load_model, save_model
-from rprloc.reading import read_volume
-from rprloc.support import SupportSet, build_support, load_support_set, save_support_set
-from rprloc.training import TrainingConfig
+from rprloc.io.dataset import read_dataset
+from rprloc.io.reading import read_volume
+from rprloc.localization.localizer import Engine
+from rprloc.localization.marking import build_support
+from rprloc.localization.support import SupportSet, load_support_set, save_support_set
+from rprloc.model.field import position_field
+from rprloc.model.network import RPRNet, load_model, save_model
+from rprloc.training.config import TrainingConfig
 from rprloc.volume import to_sitk
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("monai") is None, reason="monai is not installed")
@@ -104,7 +105,7 @@ def inferer() -> ModuleType:
     """The module under test; what MONAI warns of while it is imported is not this project's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return importlib.import_module("rprloc.inferer")
+        return importlib.import_module("rprloc.apps.bundle")
 
 
 def python(*arguments: object, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:

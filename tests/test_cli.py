@@ -18,13 +18,16 @@ from conftest import Example, rprloc, write_series
 from test_alignment import person
 
 from rprloc import __version__
-from rprloc.detection import load_detections
-from rprloc.device import Engine, choose_device, run_on_device
+from rprloc.annotation import scan_pseudonym
 from rprloc.errors import InputError
 from rprloc.geometry import Box, extreme_points_of_mask
-from rprloc.markups import read_extreme_points, write_extreme_points
-from rprloc.reading import read_label_map, read_volume
-from rprloc.support import load_support_set, scan_pseudonym
+from rprloc.io.annotations import read_label_map
+from rprloc.io.markups import read_extreme_points, write_extreme_points
+from rprloc.io.reading import read_volume
+from rprloc.io.results import load_detections
+from rprloc.localization.localizer import Engine
+from rprloc.localization.support import load_support_set
+from rprloc.model.device import choose_device, run_on_device
 from rprloc.volume import to_sitk
 
 
@@ -47,7 +50,7 @@ def copied(example: Example, path: Path) -> Path:
 
 def test_help_and_version_come_without_the_heavy_libraries() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from rprloc.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from rprloc.apps.cli import app\n"
         "for words in (['--help'], ['locate', '--help'], ['--version']):\n"
         "    assert CliRunner().invoke(app, words).exit_code == 0\n"
         "print([name for name in ('torch', 'SimpleITK', 'scipy', 'matplotlib', 'numpy') if name in sys.modules])"
@@ -90,7 +93,7 @@ def test_wrong_usage_ends_with_code_2(arguments: list[str]) -> None:
 
 def test_the_installed_command_ends_with_code_2_and_one_sentence(example: Example, tmp_path: Path) -> None:
     """As a user runs it: a process of its own, with main() as the way in."""
-    command = [sys.executable, "-c", "import sys; from rprloc.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from rprloc.apps.cli import main; sys.exit(main())"]
     done = subprocess.run([*command, "support", "show", "missing.json"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("Error: There is no file missing.json") and done.stderr.count("\n") == 1

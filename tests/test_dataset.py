@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rprloc.dataset import scans_below, training_files
 from rprloc.errors import InputError
+from rprloc.io.dataset import scans_below, training_files
 
 
 def test_images_at_any_depth_and_folders_of_other_files_are_scans(tmp_path: Path) -> None:

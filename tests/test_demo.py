@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rprloc import demo
+from rprloc.apps import demo
 from rprloc.errors import InputError
 from rprloc.geometry import Box, extreme_points_of_mask
 

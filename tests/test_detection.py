@@ -10,18 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rprloc.detection import (
-    AbsentOrgan,
-    Detections,
-    OrganDetection,
-    Presence,
-    load_detections,
-    organ_colour,
-    save_detections,
-)
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.files import atomic_path, write_text_atomically
 from rprloc.geometry import WALLS
+from rprloc.io.colours import organ_colour
+from rprloc.io.results import load_detections, save_detections
 
 HEART_RAS = np.array(
     [[-40.00004, 1, 2], [60, 3, 4], [5, -60.12345678, 6], [7, 20, 8], [9, 10, -0.00001], [11, 12, 60]], float

@@ -27,7 +27,8 @@ from scipy.ndimage import binary_erosion
 from test_reading import SHAPE, refusal
 
 from rprloc.geometry import Grid
-from rprloc.reading import image_warnings, read_volume
+from rprloc.io.plausibility import image_warnings
+from rprloc.io.reading import read_volume
 from rprloc.volume import Volume
 
 

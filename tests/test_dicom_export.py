@@ -17,12 +17,13 @@ from pydicom.dataset import FileDataset
 from test_dicom import multi_frame
 from test_export import points_of
 
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence, load_detections
-from rprloc.dicom import DicomSeries
-from rprloc.dicom_export import DICOM_WRITERS, save_rtstruct, save_seg, save_sr, slice_contours
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid
-from rprloc.reading import read_volume
+from rprloc.io.dicom import DicomSeries
+from rprloc.io.dicom_export import DICOM_WRITERS, save_rtstruct, save_seg, save_sr, slice_contours
+from rprloc.io.reading import read_volume
+from rprloc.io.results import load_detections
 
 pytest.importorskip("highdicom")
 SHAPE = (30, 24, 20)

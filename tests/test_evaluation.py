@@ -14,14 +14,17 @@ import pytest
 import SimpleITK as sitk
 from conftest import Example, phantom_hu, rprloc
 
-from rprloc.dataset import read_dataset
+from rprloc.annotation import masks_from_labels
 from rprloc.detection import OrganDetection, Presence
-from rprloc.device import Engine
 from rprloc.errors import InputError
-from rprloc.evaluation import Evaluation, PairScore, evaluate, mean_of, score, summarize
+from rprloc.evaluation.evaluate import evaluate
+from rprloc.evaluation.scores import Evaluation, PairScore, mean_of, score, summarize
 from rprloc.geometry import WALLS, Box, Grid, Points, extreme_points_of_mask
-from rprloc.reading import read_label_map, read_volume
-from rprloc.support import SupportSet, masks_from_labels, merge
+from rprloc.io.annotations import read_label_map
+from rprloc.io.dataset import read_dataset
+from rprloc.io.reading import read_volume
+from rprloc.localization.localizer import Engine
+from rprloc.localization.support import SupportSet, merge
 from rprloc.volume import to_sitk
 
 # split, voxels by which the body is moved along the first axis, targets

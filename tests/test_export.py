@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence, organ_colour
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.errors import InputError
-from rprloc.export import MAX_PICTURED_ORGANS, save_label_map, save_picture
 from rprloc.geometry import Box, Grid
+from rprloc.io.colours import organ_colour
+from rprloc.io.label_map import save_label_map
+from rprloc.io.pictures import MAX_PICTURED_ORGANS, save_picture
 from rprloc.volume import Volume, from_sitk
 
 

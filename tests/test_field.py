@@ -7,12 +7,14 @@ import pytest
 import torch
 from tests.conftest import Store
 
-from rprloc import field as field_module
 from rprloc.errors import InputError
-from rprloc.field import LatentMap, body_input, body_map_of, latent_map, position_field
 from rprloc.geometry import Grid
-from rprloc.network import SPACING_MM, Pnet, RPRNet, load_model, mixed_precision, save_model
-from rprloc.registration import BodyAtlas
+from rprloc.model import dense
+from rprloc.model.body import BodyAtlas
+from rprloc.model.dense import LatentMap, latent_map
+from rprloc.model.field import body_map_of, position_field
+from rprloc.model.input import SPACING_MM, body_input
+from rprloc.model.network import Pnet, RPRNet, load_model, mixed_precision, save_model
 from rprloc.volume import Volume
 
 SMALL = ((8, 4, 2, 1), (8, 3, 1, 1), (8, 3, 2, 1), (8, 3, 1, 2))
@@ -80,7 +82,7 @@ def test_field_moves_with_the_image(net: Pnet, image: torch.Tensor) -> None:
 def test_slabs_give_the_same_field(net: Pnet, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Grid.isotropic(tuple(image.shape), SPACING_MM, [0.0, 0.0, 0.0])
     whole = latent_map(net, image, image > 0, grid)
-    monkeypatch.setattr(field_module, "MAX_INPUT_VOXELS", 40_000)
+    monkeypatch.setattr(dense, "MAX_INPUT_VOXELS", 40_000)
     torch.testing.assert_close(latent_map(net, image, image > 0, grid).latents, whole.latents, atol=1e-4, rtol=0)
 
 

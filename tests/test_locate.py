@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from rprloc.field import LatentMap, PositionField
 from rprloc.geometry import Grid
-from rprloc.locate import _Query, calibrated, fine_match, locate, regularized
-from rprloc.registration import BodyAtlas, BodyMap
-from rprloc.support import SupportSet, build_support
+from rprloc.localization.locate import locate
+from rprloc.localization.marking import build_support, calibrated
+from rprloc.localization.matching import SearchField, fine_match, regularized
+from rprloc.localization.support import SupportSet
+from rprloc.model.body import BodyAtlas, BodyMap
+from rprloc.model.dense import LatentMap
+from rprloc.model.field import PositionField
 
 TURN = np.array([[1.1, 0.05, 0.0], [-0.04, 0.9, 0.02], [0.01, 0.0, 1.05]])
 SHIFT = np.array([5.0, 9.0, -80.0])
@@ -47,7 +50,7 @@ def truth_ras() -> np.ndarray:
 
 
 def test_fine_match_corrects_a_place_that_is_off(truth_ras: np.ndarray) -> None:
-    query = _Query.of(field())
+    query = SearchField.of(field())
     body = body_mm(truth_ras)
     wanted = torch.from_numpy(np.concatenate([body, texture(body)], axis=1)).float()
     near = torch.from_numpy(truth_ras).float() + torch.tensor([9.0, -7.0, 6.0])
@@ -62,7 +65,7 @@ def test_fine_match_corrects_a_place_that_is_off(truth_ras: np.ndarray) -> None:
 
 def test_fine_match_leaves_a_point_beyond_the_lattice_where_it_is() -> None:
     far = torch.tensor([[900.0, 0.0, 0.0]])
-    found, confidence = fine_match(torch.ones(1, 19), far, _Query.of(field()))
+    found, confidence = fine_match(torch.ones(1, 19), far, SearchField.of(field()))
     assert torch.equal(found, far)
     assert float(confidence[0]) == 0.0
 

@@ -17,11 +17,12 @@ from conftest import phantom_hu, write_series
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rprloc import archive
-from rprloc.archive import unpacked
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
-from rprloc.reading import image_warnings, read_volume
+from rprloc.io import archive
+from rprloc.io.archive import unpacked
+from rprloc.io.plausibility import image_warnings
+from rprloc.io.reading import read_volume
 from rprloc.volume import to_sitk
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +130,7 @@ def test_an_archive_never_unpacks_to_more_than_it_says(tmp_path: Path) -> None:
 def test_nothing_in_the_library_unpickles() -> None:
     """torch.load and np.load say that they must not; no other call that could is there."""
     checked = 0
-    for path in sorted((ROOT / "bundle" / "rprloc").glob("*.py")):
+    for path in sorted((ROOT / "bundle" / "rprloc").rglob("*.py")):
         for call in (
             node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
         ):

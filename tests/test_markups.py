@@ -12,7 +12,7 @@ import pytest
 from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import Box
-from rprloc.markups import SCHEMA, read_extreme_points, write_extreme_points, write_rois
+from rprloc.io.markups import SCHEMA, read_extreme_points, write_extreme_points, write_rois
 
 # In the order of WALLS.
 POINTS_RAS = np.array([[-40, -21, 31], [60, -22, 32], [11, -60, 33], [12, 20, 34], [13, -23, 0], [14, -24, 60]], float)

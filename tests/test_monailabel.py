@@ -30,12 +30,15 @@ import SimpleITK as sitk
 import torch
 from conftest import AFFINES, Example, phantom_hu, rprloc, write_series
 
-from rprloc.detection import Detections, load_detections
-from rprloc.device import Engine
+from rprloc.annotation import points_from_labels
+from rprloc.detection import Detections
 from rprloc.geometry import Grid
-from rprloc.network import RPRNet, save_model
-from rprloc.reading import read_label_map, read_volume
-from rprloc.support import points_from_labels, save_support_set
+from rprloc.io.annotations import read_label_map
+from rprloc.io.reading import read_volume
+from rprloc.io.results import load_detections
+from rprloc.localization.localizer import Engine
+from rprloc.localization.support import save_support_set
+from rprloc.model.network import RPRNet, save_model
 from rprloc.volume import to_sitk
 
 ROOT = Path(__file__).resolve().parents[1]

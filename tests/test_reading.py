@@ -19,7 +19,9 @@ from conftest import phantom_hu
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
-from rprloc.reading import image_warnings, read_label_map, read_names, read_volume
+from rprloc.io.annotations import read_label_map, read_names
+from rprloc.io.plausibility import image_warnings
+from rprloc.io.reading import read_volume
 from rprloc.volume import Volume, to_sitk
 
 SHAPE = (30, 24, 20)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tests.conftest import STORAGES, stored_otherwise
 
-from rprloc.dataset import Case, read_dataset
 from rprloc.detection import Detections
-from rprloc.device import Engine
-from rprloc.evaluation import MEAN_TARGETS, annotated
+from rprloc.evaluation.evaluate import annotated
+from rprloc.evaluation.scores import MEAN_TARGETS
 from rprloc.geometry import Grid
-from rprloc.reading import read_volume
-from rprloc.support import SupportSet
+from rprloc.io.dataset import Case, read_dataset
+from rprloc.io.reading import read_volume
+from rprloc.localization.localizer import Engine
+from rprloc.localization.support import SupportSet
 from rprloc.volume import Volume, resample
 
 pytestmark = pytest.mark.slow

@@ -8,29 +8,15 @@ import torch
 import torch.nn.functional as F
 from tests.test_alignment import person
 
-from rprloc.alignment import _mean_picture, _picture
-from rprloc.field import LatentMap, coarse_pose
 from rprloc.geometry import Grid, apply_affine
-from rprloc.registration import (
-    _FURTHER,
-    BY_CONTRAST,
-    BY_GREY,
-    BodyAtlas,
-    BodyMap,
-    Look,
-    Picture,
-    Stage,
-    Stages,
-    _pull,
-    local_contrast,
-    register,
-    registered,
-    registrations,
-    robust_affine,
-    sample,
-    smooth_contrast,
-    smooth_grey,
-)
+from rprloc.model.body import BodyAtlas, BodyMap, sample
+from rprloc.model.dense import LatentMap
+from rprloc.model.descent import _pull
+from rprloc.model.field import coarse_pose
+from rprloc.model.looks import Look, Picture, Stage, Stages, local_contrast, smooth_contrast, smooth_grey
+from rprloc.model.registration import _FURTHER, BY_CONTRAST, BY_GREY, register, registered, registrations
+from rprloc.model.robust import robust_affine
+from rprloc.training.alignment import _mean_picture, _picture
 
 AFFINE = np.array([[1.1, 0, 0.05, 5], [0, 0.9, 0, -3], [0, 0.1, 1, 700], [0, 0, 0, 1.0]])
 

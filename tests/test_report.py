@@ -13,9 +13,9 @@ import pytest
 from conftest import Example, rprloc
 from test_export import points_of
 
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence, load_detections, save_detections
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.geometry import WALLS, Box
-from rprloc.report import save_failure
+from rprloc.io.results import load_detections, save_detections, save_failure
 
 
 @pytest.fixture

@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from rprloc.geometry import Grid
-from rprloc.network import Pnet
-from rprloc.sampling import TrainingScan, choose_scan, cut_crop, jitter, random_crop, random_matrix, random_place
+from rprloc.model.network import Pnet
+from rprloc.training.sampling import (
+    TrainingScan,
+    choose_scan,
+    cut_crop,
+    jitter,
+    random_crop,
+    random_matrix,
+    random_place,
+)
 
 NET = Pnet(((4, 4, 2, 1), (4, 3, 1, 1)))
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 from conftest import Example, rprloc
 
+from rprloc.apps.serve import Server
 from rprloc.detection import Detections
-from rprloc.device import Engine
 from rprloc.geometry import extreme_points_of_mask
-from rprloc.markups import write_extreme_points
-from rprloc.reading import read_label_map, read_volume
-from rprloc.serve import Server
-from rprloc.support import load_support_set
+from rprloc.io.annotations import read_label_map
+from rprloc.io.markups import write_extreme_points
+from rprloc.io.reading import read_volume
+from rprloc.localization.localizer import Engine
+from rprloc.localization.support import load_support_set
 
 Event = dict[str, Any]
 
@@ -105,7 +106,7 @@ def test_the_network_sees_each_scan_once_until_its_file_changes(
         return look(self, volume)
 
     monkeypatch.setattr(Engine, "position_field", counted)
-    monkeypatch.setattr("rprloc.serve.SCANS_IN_MEMORY", 2)
+    monkeypatch.setattr("rprloc.apps.serve.SCANS_IN_MEMORY", 2)
     server = Server(engine, lambda event: None)
     request = json.dumps(located(example, image=str(image)))
     server.run([request, request])
@@ -183,7 +184,7 @@ def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example:
 
 
 def test_a_full_gpu_is_told_and_the_cpu_goes_on(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rprloc import device
+    from rprloc.localization import localizer as device
 
     look, calls = device.position_field, []
 

@@ -15,21 +15,22 @@ import numpy as np
 import pytest
 from conftest import Example
 
-from rprloc.appearance import GREY_BINS, Appearance
-from rprloc.device import Engine
+from rprloc.annotation import points_from_labels, scan_pseudonym
 from rprloc.errors import InputError
 from rprloc.geometry import Box, extreme_points_of_mask
-from rprloc.reading import read_label_map, read_volume
-from rprloc.support import (
+from rprloc.io.annotations import read_label_map
+from rprloc.io.reading import read_volume
+from rprloc.localization.localizer import Engine
+from rprloc.localization.marking import build_support
+from rprloc.localization.support import (
+    GREY_BINS,
+    Appearance,
     Support,
     SupportOrgan,
     SupportSet,
-    build_support,
     load_support_set,
     merge,
-    points_from_labels,
     save_support_set,
-    scan_pseudonym,
 )
 from rprloc.volume import Volume
 

@@ -12,22 +12,12 @@ from tests.test_alignment import person
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
-from rprloc.network import Pnet
-from rprloc.registration import BodyMap
-from rprloc.sampling import TrainingScan
-from rprloc.training import (
-    Batch,
-    TrainingConfig,
-    _coarse_draw,
-    _coarse_loss,
-    _descriptor_loss,
-    _fine_draw,
-    _fine_loss,
-    _held_out,
-    _standardize,
-    _write_config,
-    fit,
-)
+from rprloc.model.body import BodyMap
+from rprloc.model.network import Pnet
+from rprloc.training.config import TrainingConfig
+from rprloc.training.losses import Batch, _descriptor_loss, coarse_draw, coarse_loss, fine_draw, fine_loss, standardize
+from rprloc.training.sampling import TrainingScan
+from rprloc.training.training import _held_out, _write_config, fit
 
 LAYERS = ((8, 4, 2, 1), (16, 3, 2, 1), (16, 3, 1, 1))
 
@@ -63,8 +53,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     unbroken, broken = net(), net()
-    draw = _coarse_draw(scans, maps, unbroken, config)
-    fit("coarse", unbroken, draw, _coarse_loss, 6, tmp_path / "a", config, resume=False)
+    draw = coarse_draw(scans, maps, unbroken, config)
+    fit("coarse", unbroken, draw, coarse_loss, 6, tmp_path / "a", config, resume=False)
 
     calls = 0
 
@@ -73,12 +63,12 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
         calls += 1
         if calls == 5:
             raise KeyboardInterrupt
-        return _coarse_loss(net, batch)
+        return coarse_loss(net, batch)
 
     with pytest.raises(KeyboardInterrupt):
         fit("coarse", broken, draw, stops_in_the_fifth_step, 6, tmp_path / "b", config, resume=False)
     again = net(seed=7)
-    fit("coarse", again, draw, _coarse_loss, 6, tmp_path / "b", config, resume=True)
+    fit("coarse", again, draw, coarse_loss, 6, tmp_path / "b", config, resume=True)
     for ours, theirs in zip(again.parameters(), unbroken.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
@@ -87,9 +77,9 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
 def test_the_coarse_net_learns_where_places_are(tmp_path: Path, scans: list[TrainingScan], maps: list[BodyMap]) -> None:
     config = TrainingConfig(coarse_outputs=6, learning_rate=3e-3)
     learner = net()
-    draw = _coarse_draw(scans, maps, learner, config)
-    _standardize(learner, [crop for n in range(4) for crop in draw(np.random.default_rng((1, n))).crops])
-    fit("coarse", learner, draw, _coarse_loss, 300, tmp_path, config, resume=False)
+    draw = coarse_draw(scans, maps, learner, config)
+    standardize(learner, [crop for n in range(4) for crop in draw(np.random.default_rng((1, n))).crops])
+    fit("coarse", learner, draw, coarse_loss, 300, tmp_path, config, resume=False)
     rows = np.loadtxt(tmp_path / "coarse.csv", delimiter=",", skiprows=1, usecols=(2, 3))
     assert (rows[-1] < 0.7 * rows[0]).all()  # across the body; its length takes more context and time
 
@@ -98,7 +88,7 @@ def test_measures_on_held_out_scans_are_the_same_each_time_and_know_the_truth(
     scans: list[TrainingScan], maps: list[BodyMap]
 ) -> None:
     config, learner = TrainingConfig(coarse_outputs=4), net()
-    measure = _held_out(scans, maps, 4, _coarse_draw(scans, maps, learner, config), _coarse_loss, config)
+    measure = _held_out(scans, maps, 4, coarse_draw(scans, maps, learner, config), coarse_loss, config)
     first = measure(learner)
     assert list(first) == ["validation", "offsets", "views"]
     assert all(mm.shape == (3,) and np.isfinite(mm).all() and (mm > 0.0).all() for mm in first.values())
@@ -148,7 +138,7 @@ def test_a_bad_configuration_is_refused(tmp_path: Path, text: str, about: str) -
 def test_a_step_changes_every_weight(tmp_path: Path, scans: list[TrainingScan], maps: list[BodyMap]) -> None:
     config = TrainingConfig(coarse_outputs=4)
     learner, before = net(), net()
-    fit("coarse", learner, _coarse_draw(scans, maps, learner, config), _coarse_loss, 2, tmp_path, config, resume=False)
+    fit("coarse", learner, coarse_draw(scans, maps, learner, config), coarse_loss, 2, tmp_path, config, resume=False)
     assert all(not torch.equal(a, b) for a, b in zip(learner.parameters(), before.parameters(), strict=True))
 
 
@@ -156,7 +146,7 @@ def test_every_two_crops_of_the_fine_network_show_one_part_of_a_scan(
     scans: list[TrainingScan], maps: list[BodyMap]
 ) -> None:
     learner, config = net(), TrainingConfig(fine_outputs=5)
-    batch = _fine_draw(scans, maps, learner, config)(np.random.default_rng(2))
+    batch = fine_draw(scans, maps, learner, config)(np.random.default_rng(2))
     middles_ras = np.array([crop.source_ras.mean((0, 1, 2)) for crop in batch.crops]).reshape(-1, 2, 3)
     apart_mm = np.linalg.norm(middles_ras[:, 0] - middles_ras[:, 1], axis=1)
     assert (apart_mm > 0.5).all() and (apart_mm < 30.0).all()
@@ -168,7 +158,7 @@ def test_every_two_crops_of_the_fine_network_show_one_part_of_a_scan(
 def test_the_fine_loss_reaches_every_weight(scans: list[TrainingScan], maps: list[BodyMap]) -> None:
     learner = net(descriptor_channels=8)
     config = TrainingConfig(fine_outputs=5)
-    loss, error_mm = _fine_loss(learner, _fine_draw(scans, maps, learner, config)(np.random.default_rng(0)))
+    loss, error_mm = fine_loss(learner, fine_draw(scans, maps, learner, config)(np.random.default_rng(0)))
     loss.backward()
     assert error_mm.shape == (3,)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in learner.parameters())

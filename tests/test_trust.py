@@ -14,17 +14,27 @@ import torch
 from conftest import Example, rprloc
 from test_locate import FINE, field
 
-from rprloc.console import write_results
-from rprloc.dataset import Case, read_dataset
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence, load_detections
-from rprloc.device import Engine
-from rprloc.evaluation import annotated
+from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
+from rprloc.evaluation.evaluate import annotated
 from rprloc.geometry import Box
-from rprloc.locate import observed
-from rprloc.network import load_model
-from rprloc.registration import BodyAtlas
-from rprloc.support import SupportSet, build_support
-from rprloc.trust import NOT_CALIBRATED, Calibration, Evidence, Linear, ScanEvidence, Seen, calibration_for, shipped
+from rprloc.io.dataset import Case, read_dataset
+from rprloc.io.results import load_detections, write_results
+from rprloc.localization.confidence import (
+    NOT_CALIBRATED,
+    Calibration,
+    Evidence,
+    Linear,
+    ScanEvidence,
+    Seen,
+    calibration_for,
+    shipped,
+)
+from rprloc.localization.localizer import Engine
+from rprloc.localization.locate import observed
+from rprloc.localization.marking import build_support
+from rprloc.localization.support import SupportSet
+from rprloc.model.body import BodyAtlas
+from rprloc.model.network import load_model
 from rprloc.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[1]

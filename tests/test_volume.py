@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rprloc.geometry import Grid
-from rprloc.volume import (
-    AIR_HU,
-    Volume,
-    display_window_air,
-    from_sitk,
-    network_grid,
-    network_input,
-    resample,
-    to_sitk,
-)
+from rprloc.intensity import AIR_HU, display_window_air, network_input
+from rprloc.model.input import network_grid
+from rprloc.volume import Volume, from_sitk, resample, to_sitk
 
 
 def test_a_volume_without_its_own_grid_is_refused() -> None:

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 import slicer
 
-from rprloc.console import named_queries, require_folder, require_writable
-from rprloc.detection import Detections, save_detections
+from rprloc.apps.batch import named_queries
+from rprloc.detection import Detections
 from rprloc.errors import InputError
-from rprloc.markups import write_rois
+from rprloc.files import require_folder, require_writable
+from rprloc.io.markups import write_rois
+from rprloc.io.results import save_detections
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.history import History

@@ -17,10 +17,10 @@ import numpy as np
 
 from rprloc.detection import AbsentOrgan, Detections, OrganDetection
 from rprloc.errors import InputError
-from rprloc.export import save_label_map
 from rprloc.files import write_text_atomically
 from rprloc.geometry import WALLS, Box
-from rprloc.markups import write_rois
+from rprloc.io.label_map import save_label_map
+from rprloc.io.markups import write_rois
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import ORGAN, ROLE, Node, Pose, organ_of, paint, volume_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from rprloc.detection import organ_colour
+from rprloc.io.colours import organ_colour
 
 ATTRIBUTE = "Terminologies.TerminologyEntry"
 """The attribute of a node in which Slicer keeps its term (vtkSlicerTerminologiesModuleLogic)."""

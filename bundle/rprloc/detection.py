@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rprloc.errors import InputError
-from rprloc.files import parse_json, write_text_atomically
+from rprloc.files import parse_json
 from rprloc.geometry import WALLS, Box, Points
 
 FORMAT, VERSION = "rprloc-detections", 1
+
 CUT = "the scan shows a part of it only"
 """Said wherever a box is shown of an organ that the scan cuts."""
 
 _DECIMALS = 4
-# Okabe and Ito's palette for colour-blind readers (https://jfly.uni-koeln.de/color/) without black, then five more.
-_COLOURS = (
-    (0.90, 0.62, 0.00),
-    (0.34, 0.71, 0.91),
-    (0.00, 0.62, 0.45),
-    (0.94, 0.89, 0.26),
-    (0.80, 0.47, 0.65),
-    (0.84, 0.37, 0.00),
-    (0.00, 0.45, 0.70),
-    (0.60, 0.95, 0.20),
-    (0.65, 0.45, 1.00),
-    (0.90, 0.10, 0.20),
-    (0.20, 0.95, 0.85),
-    (0.75, 0.65, 0.50),
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,7 @@ class OrganDetection:
     ``points_ras`` (6, 3): the extreme points in the order of WALLS. ``spread_mm`` (6,): per point, the robust spread
     of the votes over the starts. ``starts``: how many starting points voted. ``supports``: names of the support
     scans. ``expected_error_mm``: how far a wall is off on average, and ``presence``: whether the organ is in the scan;
-    both are None with weights for which they were not calibrated (see :mod:`rprloc.trust`). Raises ValueError for other
+    both are None with weights for which they were not calibrated (see :mod:`rprloc.localization.confidence`). Raises ValueError for other
     shapes and for numbers that are not finite.
     """
 
@@ -189,31 +173,6 @@ class Detections:
             support_id=record["support_id"],
             warnings=tuple(record["warnings"]),
         )
-
-
-def save_detections(path: str | Path, detections: Detections) -> None:
-    """Write the detections as JSON, all or nothing. Raises InputError if the folder cannot be written to."""
-    write_text_atomically(path, detections.to_json())
-
-
-def load_detections(path: str | Path) -> Detections:
-    """Read a file of :func:`save_detections`. Raises InputError if it is missing or not such a file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); a detections file in JSON was expected; check the path."
-        ) from error
-    return Detections.from_json(text, str(path))
-
-
-def organ_colour(index: int) -> tuple[float, float, float]:
-    """A colour (red, green, blue in 0..1) for the organ at ``index`` of a result, equal in pictures and in Slicer."""
-    if index < len(_COLOURS):
-        return _COLOURS[index]
-    # Steps by the golden ratio never come back to the same hue.
-    hue = (index * 0.6180339887498949) % 1.0
-    return colorsys.hls_to_rgb(hue, 0.45 + 0.2 * (index % 2), 0.9)
 
 
 def _rounded(values: Iterable[float]) -> list[float]:

@@ -1,5 +1,4 @@
-"""Writing files so that nobody ever finds half of one, parsing JSON that anybody may have written, and one image at a
-time for ITK."""
+"""TODO files."""
 
 from __future__ import annotations
 
@@ -7,17 +6,12 @@ import json
 import math
 import os
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rprloc.errors import InputError
-
-ITK_FILES = threading.Lock()
-"""Held by whoever reads or writes a file through SimpleITK: two at once can crash the process, above all at its first
-files (SimpleITK issue 74)."""
 
 
 @contextmanager
@@ -66,3 +60,27 @@ def write_text_atomically(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8, all of it or nothing; line ends stay. Raises InputError like :func:`atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
+
+
+def require_name(name: str | None, option: str) -> None:
+    if name is not None and not name.strip():
+        raise InputError(f"{option} is empty; a name was expected; give one or leave the option out.")
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError before the work if a file could not be written at its end."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(
+            f"{path} cannot be written; a file's name in an existing folder where you may write was expected; "
+            "make the folder or name another."
+        )
+
+
+def require_folder(path: Path) -> None:
+    """Raise InputError before the work if the folder ``path`` is no folder and cannot be made."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(
+            f"The folder {path} cannot be written to, as {nearest} is not a folder where you may write; "
+            "name another folder."
+        )

@@ -27,11 +27,11 @@ from torch import Tensor
 from circumstances import machine
 from fitting import fit
 from registry import Example
-from rprloc.dataset import read_dataset
-from rprloc.evaluation import annotated
+from rprloc.evaluation.evaluate import annotated
 from rprloc.geometry import Box
-from rprloc.network import mixed_precision
-from rprloc.sampling import jitter, random_matrix
+from rprloc.io.dataset import read_dataset
+from rprloc.model.network import mixed_precision
+from rprloc.training.sampling import jitter, random_matrix
 from scans import Scan, labels_on, packed_scans
 
 CROP_VOX = 80

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from circumstances import machine
 from registry import Example, Found, Method, Row, Setting
-from rprloc.dataset import Case
 from rprloc.errors import InputError
-from rprloc.evaluation import ALL_SUPPORTS
+from rprloc.evaluation.scores import ALL_SUPPORTS
 from rprloc.files import write_text_atomically
 from rprloc.geometry import Points
-from rprloc.reading import read_volume
+from rprloc.io.dataset import Case
+from rprloc.io.reading import read_volume
 from rprloc.volume import Volume
 
 _WARM_UP_LIMIT_S = 5.0

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circumstances import clock
-from rprloc.dataset import Case
 from rprloc.errors import InputError
-from rprloc.evaluation import annotated
+from rprloc.evaluation.evaluate import annotated
 from rprloc.geometry import Box, Points
-from rprloc.reading import read_label_map
+from rprloc.io.annotations import read_label_map
+from rprloc.io.dataset import Case
 from rprloc.volume import Volume
 
 METHODS = Path(__file__).resolve().parent / "methods"

@@ -15,11 +15,11 @@ import numpy as np
 from paper import SECONDS_PER_ORGAN, TITLES, published
 from predictions import Pair, Prediction, path_of
 from registry import SUPERVISED, Setting
-from rprloc.detection import organ_colour
-from rprloc.evaluation import annotated
-from rprloc.export import save_picture
+from rprloc.evaluation.evaluate import annotated
 from rprloc.files import atomic_path, write_text_atomically
 from rprloc.geometry import Box, Points
+from rprloc.io.colours import organ_colour
+from rprloc.io.pictures import save_picture
 from scoring import MEAN, Result
 
 PRODUCT, PAPER = "rprloc", "rpr-paper"

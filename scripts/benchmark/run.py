@@ -25,9 +25,9 @@ from paper import order_of
 from predictions import Pair, chosen_pairs, path_of, predict
 from registry import METHODS, SUPERVISED, Method, Setting, load_methods
 from report import ALL_ORGANS, PRODUCT, write_report
-from rprloc.dataset import read_dataset
 from rprloc.errors import InputError
-from rprloc.evaluation import MEAN_TARGETS
+from rprloc.evaluation.scores import MEAN_TARGETS
+from rprloc.io.dataset import read_dataset
 from scoring import scored, write_records
 
 TARGETS = {"han": MEAN_TARGETS["han"], "abdomen": ("pancreas",)}

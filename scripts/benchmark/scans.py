@@ -13,13 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from registry import Example
-from rprloc.dataset import Case
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid, Points
-from rprloc.reading import read_volume
-from rprloc.sampling import foreground
-from rprloc.volume import Volume, display_window_air, network_grid, network_input, resample
+from rprloc.intensity import display_window_air, network_input
+from rprloc.io.dataset import Case
+from rprloc.io.reading import read_volume
+from rprloc.model.input import foreground, network_grid
+from rprloc.volume import Volume, resample
 
 SPACING_MM = 3.0
 """The paper's slice distance for head and neck, and its voxel edge for the abdomen."""

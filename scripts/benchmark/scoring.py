@@ -14,7 +14,8 @@ import numpy as np
 from predictions import Pair, Prediction, for_shots, path_of
 from registry import Row, Setting
 from rprloc.detection import OrganDetection
-from rprloc.evaluation import PairScore, Summary, annotated, mean_of, score, summarize
+from rprloc.evaluation.evaluate import annotated
+from rprloc.evaluation.scores import PairScore, Summary, mean_of, score, summarize
 from rprloc.files import write_text_atomically
 from rprloc.geometry import Points
 

@@ -24,15 +24,17 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from rprloc.demo import fetch_demo_scans
-from rprloc.device import choose_device
-from rprloc.field import PositionField, body_input, first_look, registered_and_fine
+from rprloc.apps.demo import fetch_demo_scans
 from rprloc.geometry import Grid
-from rprloc.locate import locate
-from rprloc.network import LATTICE_ANCHOR_MM, SPACING_MM, load_model
-from rprloc.reading import read_volume
-from rprloc.support import SupportSet, build_support
-from rprloc.volume import Volume, network_grid, resample, to_sitk
+from rprloc.io.reading import read_volume
+from rprloc.localization.locate import locate
+from rprloc.localization.marking import build_support
+from rprloc.localization.support import SupportSet
+from rprloc.model.device import choose_device
+from rprloc.model.field import PositionField, first_look, registered_and_fine
+from rprloc.model.input import LATTICE_ANCHOR_MM, SPACING_MM, body_input, network_grid
+from rprloc.model.network import load_model
+from rprloc.volume import Volume, resample, to_sitk
 
 MILLIONS = (1, 4, 16)
 ORGANS = (1, 13, 100)

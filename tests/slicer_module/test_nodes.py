@@ -48,7 +48,7 @@ def test_a_volume_keeps_its_voxels_and_its_place(scene: Scene, ras_from_ijk: Aff
 def test_a_file_loaded_by_slicer_is_the_volume_that_rprloc_reads(
     scene: Scene, ras_from_ijk: Affine, tmp_path: Path
 ) -> None:
-    from rprloc.reading import read_volume
+    from rprloc.io.reading import read_volume
 
     grid = Grid((30, 24, 20), ras_from_ijk @ np.diag([4.0, 4.0, 4.0, 1.0]))
     for name in ("scan.nii.gz", "scan.nrrd"):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from conftest import rprloc
 
-from rprloc.dataset import Case, read_dataset
-from rprloc.detection import load_detections
-from rprloc.evaluation import annotated
+from rprloc.evaluation.evaluate import annotated
 from rprloc.geometry import Box, extreme_points_of_mask
-from rprloc.markups import write_extreme_points
-from rprloc.reading import read_label_map
+from rprloc.io.annotations import read_label_map
+from rprloc.io.dataset import Case, read_dataset
+from rprloc.io.markups import write_extreme_points
+from rprloc.io.results import load_detections
 from slicer_module.conftest import NO_SLICER, Scene, run_to_end
 
 pytest.importorskip("slicer", reason=NO_SLICER)

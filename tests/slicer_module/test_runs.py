@@ -15,11 +15,12 @@ import pytest
 import SimpleITK as sitk
 from conftest import AFFINES, Affine, Example, phantom_hu, rprloc
 
-from rprloc.detection import AbsentOrgan, Detections, Presence, load_detections
+from rprloc.detection import AbsentOrgan, Detections, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import WALLS, Grid, extreme_points_of_mask
-from rprloc.markups import write_extreme_points
-from rprloc.reading import read_volume
+from rprloc.io.markups import write_extreme_points
+from rprloc.io.reading import read_volume
+from rprloc.io.results import load_detections
 from rprloc.volume import to_sitk
 from slicer_module.conftest import NO_SLICER, Scene, new_scene, run_to_end, serve
 from slicer_module.test_nodes import rigid
@@ -224,12 +225,12 @@ def test_results_and_corrections_can_be_undone_and_done_again(
 # The end of a run
 
 SLOW = (
-    "import time, rprloc.device as d\nlook = d.position_field\n"
+    "import time, rprloc.localization.localizer as d\nlook = d.position_field\n"
     "def slow(*a):\n    time.sleep(30)\n    return look(*a)\n"
     "d.position_field = slow"
 )
 FULL = (
-    "import torch, rprloc.device as d\nlook, calls = d.position_field, []\n"
+    "import torch, rprloc.localization.localizer as d\nlook, calls = d.position_field, []\n"
     "def first_fails(*a):\n    calls.append(1)\n"
     "    if len(calls) == 1: raise torch.OutOfMemoryError('CUDA out of memory')\n    return look(*a)\n"
     "d.position_field = first_fails"

@@ -18,7 +18,7 @@ from circumstances import clock
 from fitting import described, fit, load_weights, version_of
 from registry import Example, Found, Method, Row, Setting, register
 from rprloc.geometry import Points
-from rprloc.network import ChannelNorm, mixed_precision
+from rprloc.model.network import ChannelNorm, mixed_precision
 from rprloc.volume import Volume
 from scans import Scan, packed_scans
 

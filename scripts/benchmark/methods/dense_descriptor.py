@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from registry import Example, Method, Row, Setting, register
-from rprloc.field import LatentMap, body_input, latent_map
 from rprloc.geometry import Points
-from rprloc.network import load_model, mixed_precision
+from rprloc.model.dense import LatentMap, latent_map
+from rprloc.model.input import body_input
+from rprloc.model.network import load_model, mixed_precision
 from rprloc.volume import Volume
 
 _TEMPERATURE = 0.05

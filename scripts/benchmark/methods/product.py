@@ -8,10 +8,10 @@ from pathlib import Path
 
 import rprloc
 from registry import Example, Method, Row, Setting, register
-from rprloc.device import Engine
 from rprloc.geometry import Points
-from rprloc.locate import locate
-from rprloc.support import Support, SupportSet
+from rprloc.localization.localizer import Engine
+from rprloc.localization.locate import locate
+from rprloc.localization.support import Support, SupportSet
 from rprloc.volume import Volume
 
 
@@ -28,7 +28,7 @@ class Product(Method):
         self.engine = Engine.load(device="cpu")
         # Weights and code change what the product finds; its predictions are then made again.
         digest = hashlib.sha256(self.engine.model.identity().encode())
-        for path in sorted(Path(rprloc.__file__).parent.glob("*.py")):
+        for path in sorted(Path(rprloc.__file__).parent.rglob("*.py")):
             digest.update(path.read_bytes())
         self._version = digest.hexdigest()[:16]
 

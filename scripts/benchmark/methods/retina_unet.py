@@ -27,7 +27,7 @@ from fitting import described, fit, load_weights, version_of
 from registry import SUPERVISED, Example, Method, Row, Setting, face_centres, register
 from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid, Points
-from rprloc.network import mixed_precision
+from rprloc.model.network import mixed_precision
 from rprloc.volume import Volume
 from scans import SPACING_MM, Scan, labels_on, packed_scans
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from circumstances import clock
 from fitting import described, fit, load_weights, steps_of, version_of
 from registry import Example, Found, Method, Row, Setting, face_centres, register
-from rprloc.device import choose_device
 from rprloc.geometry import Box, Points, wall_coordinates
-from rprloc.network import mixed_precision
+from rprloc.model.device import choose_device
+from rprloc.model.network import mixed_precision
 from rprloc.volume import Volume
 from scans import PATCH, Scan, packed_scans, patches
 

@@ -1,0 +1,349 @@
+"""Locating in many scans: one after another with the next being read, or on the workers of a Dask cluster.
+
+A manifest's run can be stopped at any time and goes on where it stopped: a query whose files are all there is passed
+over. Every process keeps a journal of what each query took.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from rprloc.errors import InputError
+from rprloc.files import parse_json
+from rprloc.io.results import FAILURE, RESULT, read_failure, save_failure
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from rprloc.detection import Detections
+    from rprloc.localization.localizer import Engine
+    from rprloc.localization.support import SupportSet
+    from rprloc.volume import Volume
+
+
+def named_queries(paths: Sequence[Path], series: str | None = None) -> list[Query]:
+    """The scans at ``paths``, their results named like them. Raises InputError if two would be called the same."""
+    from rprloc.apps.batch import Query, require_distinct_names
+    from rprloc.io.formats import scan_name
+
+    queries = [Query(path, scan_name(path), series) for path in paths]
+    require_distinct_names(queries)
+    return queries
+
+
+@contextmanager
+def engine_for(job: Job, jobs: int, scheduler: str | None) -> Iterator[Callable[[Sequence[Query]], Iterator[Outcome]]]:
+    """What locates in queries: this process, ``jobs`` of them, or the workers of the Dask scheduler at an address.
+
+    Raises InputError if Dask is not installed or its scheduler does not answer.
+    """
+
+    if jobs == 1 and scheduler is None:
+        yield lambda queries: locate_here(job, queries)
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise InputError(
+            "Dask, which shares out the work, is not installed; it was expected; run: pip install 'rprloc[cluster]'."
+        ) from error
+    if scheduler is None:
+        with (
+            LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            yield lambda queries: locate_on(client, job, queries)
+        return
+    try:
+        client = Client(scheduler, timeout=20)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at {scheduler} ({error}); one was expected, as in tcp://host:8786; start it "
+            "with 'dask scheduler', and its workers with 'dask worker ADDRESS --nthreads 1'."
+        ) from error
+    with client:
+        yield lambda queries: locate_on(client, job, queries)
+
+
+JOURNALS = "journal"
+"""The folder, beside the results, with one CSV for each process that located something."""
+
+_JOURNAL_COLUMNS = ("name", "outcome", "bytes_read", "seconds_read", "seconds_locate", "seconds_write", "finished")
+
+_READ_AHEAD = 2
+
+_BATCHES_A_WORKER = 3  # handed out at a time: enough that none waits, and few are done again if one dies
+
+_FAILURES = (InputError, OSError, MemoryError, RuntimeError)  # of one scan; the others go on
+
+
+@dataclass(frozen=True)
+class Query:
+    """A scan, what its result files are called (they may lie in subfolders), and which of its DICOM series is meant."""
+
+    path: Path
+    name: str
+    series: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with every query. All paths must mean the same on every machine.
+
+    ``keep_record``: pass over what is done already, write why a query failed, and keep a journal. ``run``: the name
+    of this run: another one tries again what failed, but a worker of this one may have died before it could tell.
+    """
+
+    support_set: str
+    """The support set as JSON text."""
+    out: Path
+    organs: tuple[str, ...] | None = None
+    weights: Path | None = None
+    device: str = "auto"
+    picture: bool = False
+    labels: bool = False
+    dicom: tuple[str, ...] = ()
+    keep_record: bool = False
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def suffixes(self, *, located: bool) -> tuple[str, ...]:
+        """How the names of the files end that a finished query has, if an organ was ``located`` in it or if none was.
+
+        See :func:`rprloc.io.results.write_results`.
+        """
+        drawn = ((".png",) if self.picture else ()) + tuple(f".{kind}.dcm" for kind in self.dicom)
+        return (*(drawn if located else ()), *((".boxes.nii.gz",) if self.labels else ()), RESULT)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a query ended: located, passed over as it was done already, or failed with an error."""
+
+    query: Query
+    error: str | None = None
+    skipped: bool = False
+    found: Detections | None = field(default=None, compare=False)
+
+
+def read_manifest(path: Path) -> list[Query]:
+    """The queries of a CSV file with the column ``path`` and, if wanted, ``name`` and ``series``.
+
+    Relative paths start at the manifest's folder. Raises InputError if it is not such a file, or if two results would
+    have one name.
+    """
+    from rprloc.io.formats import scan_name
+
+    wanted = "a CSV file with the column path, and if wanted name and series, was expected"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = list(reader.fieldnames or [])
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"The manifest {path} cannot be read ({error}); {wanted}; correct it.") from error
+    unknown = set(columns) - {"path", "name", "series"}
+    if "path" not in columns or unknown or any(None in row for row in rows):
+        raise InputError(f"The manifest {path} has the columns {', '.join(columns) or 'none'}; {wanted}; correct it.")
+    queries = []
+    for number, row in enumerate(rows, 2):
+        given, name = (row["path"] or "").strip(), (row.get("name") or "").strip()
+        parts = PurePosixPath(name).parts
+        if not given or "\\" in name or ".." in parts or name.startswith("/") or any(p.startswith(".") for p in parts):
+            raise InputError(
+                f"Line {number} of {path} has the path {given!r} and the name {name!r}; {wanted}, with names that stay "
+                "inside the results' folder; correct it."
+            )
+        scan = path.parent / given
+        queries.append(Query(scan, name or scan_name(scan), (row.get("series") or "").strip() or None))
+    if not queries:
+        raise InputError(f"The manifest {path} lists no scan; {wanted}; list at least one.")
+    require_distinct_names(queries)
+    return queries
+
+
+def require_distinct_names(queries: Iterable[Query]) -> None:
+    """Raise InputError if the results of two queries would be called the same."""
+    first: dict[str, Path] = {}
+    for query in queries:
+        # Some file systems do not tell capitals from small letters.
+        other = first.setdefault(query.name.casefold(), query.path)
+        if other is not query.path:
+            raise InputError(
+                f"The results of {other} and {query.path} would both be called {query.name}; different names were "
+                "expected, so that none overwrites the other; run them into different folders, or name them in a "
+                "manifest."
+            )
+
+
+def locate_here(job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
+    """Locate in the queries, one after another; up to two more are read in the meantime."""
+    from rprloc.io.reading import read_volume
+    from rprloc.io.results import write_results
+
+    engine, support_set = _engine(job.weights, job.device), _support_set(job.support_set)
+    organs = list(job.organs) if job.organs else None
+    engine.check(support_set, organs)
+
+    def read(query: Query) -> tuple[Volume, float]:
+        started = time.perf_counter()
+        volume = replace(read_volume(query.path, series_uid=query.series), name=query.name)
+        return volume, time.perf_counter() - started
+
+    names = list(job.organs or support_set.organs)
+    ids = (support_set.identity, engine.model.identity())
+    with ThreadPoolExecutor(max_workers=_READ_AHEAD, thread_name_prefix="reading") as readers:
+        waiting = iter(queries)
+        ahead: list[tuple[Query, Outcome | Future[tuple[Volume, float]]]] = []
+        while True:
+            for query in islice(waiting, _READ_AHEAD - len(ahead) + 1):
+                known = _known_outcome(job, query, names, *ids) if job.keep_record else None
+                ahead.append((query, known or readers.submit(read, query)))
+            if not ahead:
+                return
+            query, reading = ahead.pop(0)
+            if isinstance(reading, Outcome):
+                yield reading
+                continue
+            seconds = {"read": 0.0, "locate": 0.0, "write": 0.0}
+            error, found = None, None
+            try:
+                volume, seconds["read"] = reading.result()
+                started = time.perf_counter()
+                found = engine.detect(volume, support_set, organs)
+                seconds["locate"], started = time.perf_counter() - started, time.perf_counter()
+                (job.out / query.name).parent.mkdir(parents=True, exist_ok=True)
+                write_results(
+                    job.out, query.name, volume, found, picture=job.picture, labels=job.labels, dicom=job.dicom
+                )
+                del volume
+                (job.out / f"{query.name}{FAILURE}").unlink(missing_ok=True)
+                seconds["write"] = time.perf_counter() - started
+            except _FAILURES as reason:
+                if not isinstance(reason, InputError) and not job.keep_record:
+                    raise
+                error = " ".join(str(reason).split()) or type(reason).__name__
+            del reading
+            if job.keep_record:
+                if error is not None:
+                    _record_failure(job, query, error)
+                _note(job, query, "failed" if error else "located", seconds)
+            yield Outcome(query, error, found=found)
+
+
+def locate_on(client: Client, job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
+    """Locate in the queries on the workers of a Dask cluster, in whatever order they end.
+
+    What a worker that dies was at is done by another one. A scan with which workers die again and again, at last while
+    nothing else is run, is a failure.
+    """
+    from distributed import KilledWorker, as_completed
+
+    workers = max(1, len(client.nthreads()))
+    size = max(1, min(32, len(queries) // (4 * _BATCHES_A_WORKER * workers)))
+    batches = (list(queries[start : start + size]) for start in range(0, len(queries), size))
+    given: dict[Any, list[Query]] = {}
+
+    def submit(batch: list[Query]) -> Any:
+        future = client.submit(_locate_batch, job, batch, pure=False)
+        given[future.key] = batch
+        return future
+
+    running = as_completed([submit(batch) for batch in islice(batches, _BATCHES_A_WORKER * workers)])
+    suspects: list[Query] = []
+    for future in running:
+        batch = given.pop(future.key)
+        running.update([submit(following) for following in islice(batches, 1)])
+        try:
+            outcomes = future.result()
+        except KilledWorker:  # by one of them, or by what ran beside them
+            if len(batch) > 1:
+                running.update([submit([query]) for query in batch])
+            else:
+                suspects += batch
+            continue
+        future.release()
+        yield from outcomes
+    for query in suspects:
+        try:
+            yield from submit([query]).result()
+        except KilledWorker:
+            error = f"The workers died that read {query.path}; more memory was expected; locate in it by itself."
+            _record_failure(job, query, error)
+            yield Outcome(query, error)
+
+
+def _locate_batch(job: Job, queries: Sequence[Query]) -> list[Outcome]:
+    """On a worker: the outcomes, without the detections, which are in the files."""
+    return [Outcome(one.query, one.error, one.skipped) for one in locate_here(job, queries)]
+
+
+@functools.lru_cache(maxsize=1)
+def _engine(weights: Path | None, device: str) -> Engine:
+    from rprloc.localization.localizer import Engine
+
+    return Engine.load(weights, device)
+
+
+@functools.lru_cache(maxsize=1)
+def _support_set(text: str) -> SupportSet:
+    from rprloc.localization.support import SupportSet
+
+    return SupportSet.from_json(text, "The support set")
+
+
+def _known_outcome(job: Job, query: Query, organs: list[str], support_id: str, model_id: str) -> Outcome | None:
+    """The outcome of a query that is done already, or that has failed in this very run."""
+    if _is_done(job, query, organs, support_id, model_id):
+        return Outcome(query, skipped=True)
+    error = read_failure(job.out / f"{query.name}{FAILURE}", job.run)
+    return None if error is None else Outcome(query, error)
+
+
+def _is_done(job: Job, query: Query, organs: list[str], support_id: str, model_id: str) -> bool:
+    """Whether all files of a query are there, made with this support set, these weights and these organs."""
+    try:
+        record = parse_json((job.out / f"{query.name}{RESULT}").read_text(encoding="utf-8"))
+        made_with = (record["support_id"], record["model_id"], [one["organ"] for one in record["organs"]])
+        suffixes = job.suffixes(located=any("box" in one for one in record["organs"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    complete = all((job.out / f"{query.name}{suffix}").is_file() for suffix in suffixes)
+    return complete and made_with == (support_id, model_id, organs)
+
+
+def _record_failure(job: Job, query: Query, error: str) -> None:
+    path = job.out / f"{query.name}{FAILURE}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_failure(path, query.name, error, job.run)
+
+
+def _note(job: Job, query: Query, outcome: str, seconds: dict[str, float]) -> None:
+    """A line in this process's journal; lines are appended whole."""
+    folder = job.out / JOURNALS
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{socket.gethostname()}-{os.getpid()}.csv"
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(_JOURNAL_COLUMNS)
+        taken = (f"{seconds[part]:.3f}" for part in ("read", "locate", "write"))
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        writer.writerow([query.name, outcome, _bytes_of(query.path), *taken, now])
+
+
+def _bytes_of(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,74 @@
+"""What the commands share: checks before the work, messages, texts and the files of a result."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rprloc.errors import InputError
+from rprloc.files import require_name
+
+if TYPE_CHECKING:
+    from rprloc.detection import Detections
+    from rprloc.geometry import Box
+    from rprloc.localization.support import SupportSet
+
+_log = logging.getLogger("rprloc")
+
+
+class Messages(logging.Handler):
+    """Log messages on stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.capitalize()}: "
+        tqdm.write(prefix + self.format(record), file=sys.stderr)
+
+
+def require_one_way_of_marking(labels: Path | None, names: Path | None, markups: Path | None, name: str | None) -> None:
+    given = tuple(value is not None for value in (labels, names, markups, name))
+    if given not in ((True, True, False, False), (False, False, True, True)):
+        raise InputError(
+            "An example is marked in one of two ways: --labels with --names, or --markups with --name; "
+            "give one of these pairs."
+        )
+    require_name(name, "--name")
+
+
+def warn(warnings: Iterable[str], scan: str) -> None:
+    for warning in warnings:
+        _log.warning("%s: %s", scan, warning)
+
+
+def box_text(box: Box) -> str:
+    """A box's size and centre."""
+    size = " x ".join(f"{length:.0f}" for length in box.size_mm)
+    centre = ", ".join(f"{coordinate:.0f}" for coordinate in box.centre_ras)
+    return f"{size} mm around RAS ({centre})"
+
+
+def summary(found: Detections, path: Path) -> str:
+    """What was found in one scan and where it is written."""
+    width = max(len(organ.organ) for organ in found.organs)
+    lines = [f"{found.query} -> {path}"]
+    boxes = found.boxes
+    for organ in found.organs:
+        place = f"{box_text(boxes[organ.organ])}; " if organ.organ in boxes else ""
+        lines.append(f"  {organ.organ:{width}}  {place}{organ.remark}")
+    return "\n".join(lines)
+
+
+def described(support_set: SupportSet, path: Path) -> str:
+    """What a support set holds."""
+    lines = [
+        f"{path}: {len(support_set.supports)} supports, {len(support_set.organs)} organs, "
+        f"identity {support_set.identity}, model {support_set.model_id}"
+    ]
+    for support in support_set.supports:
+        lines.append(f"  {support.scan} ({support.source})")
+        lines += [f"    {name}: {box_text(organ.box)}" for name, organ in support.organs.items()]
+    return "\n".join(lines)

@@ -1,0 +1,244 @@
+"""Requests answered by one process, one after another: the network, and what it saw in the last scans, stay in memory.
+
+For programs that work with RPR-Loc over a pipe, such as the module for 3D Slicer. A request is one line of JSON on
+stdin, an event is one line of JSON on stdout::
+
+    {"id": 1, "command": "build", "image": PATH, "points_ras_mm": {ORGAN: [[r, a, s] x 6]}, "out": SET.json}
+    {"id": 2, "command": "merge", "sets": [SET.json, ...], "out": SET.json}
+    {"id": 3, "command": "show", "set": SET.json}
+    {"id": 4, "command": "find", "folder": FOLDER}
+    {"id": 5, "command": "locate", "set": SET.json, "image": PATH, "organs": [ORGAN, ...]}
+
+``build`` takes ``scan_name`` and ``build`` and ``locate`` take ``series`` as the commands of the same names do;
+``find`` lists the scans below a folder; without ``organs`` all are located. ``locate`` also writes the boxes as ROIs of
+Slicer to ``"rois": FILE.mrk.json``, and as a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the
+request names these files. Events carry the id of their request:
+
+    {"id": null, "event": "ready", "model_id": ..., "device": ...}             once, before the first request is read
+    {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
+    {"id": 5, "event": "log", "level": "warning", "message": ...}
+    {"id": 5, "event": "result", "result": {...}}           ends a request; ``locate`` gives the detections' JSON object
+    {"id": 5, "event": "error", "message": ...}             ends a request: one sentence that says what to do
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rprloc.annotation import scan_pseudonym
+from rprloc.errors import InputError
+from rprloc.files import parse_json, require_name, require_writable
+from rprloc.geometry import Grid
+from rprloc.io.dataset import scans_below
+from rprloc.io.label_map import save_label_map
+from rprloc.io.markups import write_rois
+from rprloc.io.plausibility import image_warnings
+from rprloc.io.reading import read_volume
+from rprloc.localization.localizer import Engine
+from rprloc.localization.support import SupportSet, load_support_set, merge, save_support_set
+from rprloc.model.field import PositionField
+
+SCANS_IN_MEMORY = 8
+"""How many position fields are kept, megabytes each; of the scan itself they hold the networks' input at 4 mm."""
+
+Emit = Callable[[dict[str, Any]], None]
+
+_Request = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """What is kept of a scan; ``pseudonym`` is empty until it is needed, because it takes a hash of all voxels."""
+
+    name: str
+    pseudonym: str
+    grid: Grid
+    warnings: tuple[str, ...]
+    field: PositionField
+
+
+class Server:
+    """Answers requests with one model. ``emit`` takes the events; see the module's description for both."""
+
+    def __init__(self, engine: Engine, emit: Emit) -> None:
+        self._engine = engine
+        self._emit = emit
+        self._scans: OrderedDict[tuple[object, ...], _Scan] = OrderedDict()
+        self._id: object = None
+        self._commands = {
+            "build": self._build,
+            "merge": self._merge,
+            "show": self._show,
+            "find": self._find,
+            "locate": self._locate,
+        }
+
+    def run(self, lines: Iterable[str]) -> None:
+        """Answer each line; returns at the end of the lines. A request that cannot be answered does not end the run."""
+        handler = _Events(self._log)
+        log = logging.getLogger("rprloc")
+        log.addHandler(handler)
+        try:
+            self._emit(
+                {
+                    "id": None,
+                    "event": "ready",
+                    "model_id": self._engine.model.identity(),
+                    "device": self._engine.device_name,
+                }
+            )
+            for line in lines:
+                if line.strip():
+                    self._answer(line)
+        finally:
+            log.removeHandler(handler)
+
+    def _answer(self, line: str) -> None:
+        self._id = None
+        try:
+            request = _parsed(line)
+            self._id = request.get("id")
+            name = request.get("command")
+            if name not in self._commands:
+                raise InputError(
+                    f"The command {name!r} is not known; {', '.join(self._commands)} were expected; correct it."
+                )
+            self._event("result", result=self._commands[name](request))
+        except (InputError, OSError) as error:
+            self._event("error", message=" ".join(str(error).split()))
+
+    def _build(self, request: _Request) -> dict[str, Any]:
+        points = request.get("points_ras_mm")
+        if not isinstance(points, Mapping) or not points:
+            raise InputError('"points_ras_mm" is missing; six points of each organ were expected; add them.')
+        marked = {}
+        for organ, given in points.items():
+            require_name(organ, "An organ's name")
+            try:
+                marked[organ] = np.array(given, float)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"The points of {organ} are not numbers; [[r, a, s], ...] was expected.") from error
+        out = _path(request, "out")
+        scan_name = request.get("scan_name")
+        require_name(scan_name, '"scan_name"')
+        require_writable(out)
+        scan = self._scan(request, pseudonym=scan_name is None)
+        built = self._engine.support_set_of(
+            scan.field, scan.grid, marked, scan=scan_name or scan.pseudonym, source="extreme points"
+        )
+        return self._saved(built, out)
+
+    def _merge(self, request: _Request) -> dict[str, Any]:
+        out, sets = _path(request, "out"), request.get("sets")
+        if not isinstance(sets, list) or not sets or not all(isinstance(path, str) for path in sets):
+            raise InputError('"sets" is missing; a list of support sets was expected; add their paths.')
+        require_writable(out)
+        return self._saved(merge(load_support_set(Path(path)) for path in sets), out)
+
+    def _show(self, request: _Request) -> dict[str, Any]:
+        return _described(load_support_set(_path(request, "set")))
+
+    def _find(self, request: _Request) -> dict[str, Any]:
+        return {"images": [str(scan.path) for scan in scans_below(_path(request, "folder"))]}
+
+    def _locate(self, request: _Request) -> dict[str, Any]:
+        support_set = load_support_set(_path(request, "set"))
+        organs = request.get("organs")
+        if organs is not None and not (isinstance(organs, list) and organs):
+            raise InputError('"organs" is not a list of names; leave it out for all organs, or name some.')
+        rois, label_map = (_path(request, name) if name in request else None for name in ("rois", "label_map"))
+        for path in filter(None, (rois, label_map)):
+            require_writable(path)
+        self._engine.check(support_set, organs)
+        scan = self._scan(request)
+        self._progress(0.9, "Locating")
+        found = self._engine.detect_in(scan.field, scan.name, support_set, organs, warnings=scan.warnings)
+        if rois:
+            write_rois(rois, found)
+        if label_map:
+            save_label_map(label_map, found, scan.grid)
+        result: dict[str, Any] = json.loads(found.to_json())
+        return result
+
+    def _saved(self, support_set: SupportSet, out: Path) -> dict[str, Any]:
+        save_support_set(out, support_set)
+        return _described(support_set)
+
+    def _scan(self, request: _Request, *, pseudonym: bool = False) -> _Scan:
+        """The request's scan, from memory if its files are those of the last time; its pseudonym only if asked for."""
+        path, series = _path(request, "image"), request.get("series")
+        key = (path.resolve(), series, _state_of(path))
+        known = self._scans.get(key)
+        if known is None or (pseudonym and not known.pseudonym):
+            self._progress(0.0, "Reading the scan")
+            volume = read_volume(path, series_uid=series)
+            self._progress(0.2, "Looking at the scan")
+            field = self._engine.position_field(volume) if known is None else known.field
+            name = scan_pseudonym(volume) if pseudonym else ""
+            known = _Scan(volume.name, name, volume.grid, tuple(image_warnings(volume)), field)
+            self._scans[key] = known
+            while len(self._scans) > SCANS_IN_MEMORY:
+                self._scans.popitem(last=False)
+        self._scans.move_to_end(key)
+        return known
+
+    def _progress(self, fraction: float, message: str) -> None:
+        self._event("progress", fraction=fraction, message=message)
+
+    def _log(self, level: str, message: str) -> None:
+        self._event("log", level=level, message=message)
+
+    def _event(self, kind: str, **content: object) -> None:
+        self._emit({"id": self._id, "event": kind, **content})
+
+
+class _Events(logging.Handler):
+    """Log messages as events."""
+
+    def __init__(self, emit: Callable[[str, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._emit = emit
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._emit(record.levelname.lower(), self.format(record))
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        request = parse_json(line)
+    except ValueError as error:
+        raise InputError(f"A request is not JSON ({error}); one JSON object in a line was expected.") from error
+    if not isinstance(request, dict):
+        raise InputError("A request is not a JSON object; one object in a line was expected.")
+    return request
+
+
+def _path(request: _Request, name: str) -> Path:
+    value = request.get(name)
+    if not isinstance(value, str) or not value:
+        raise InputError(f'"{name}" is missing; a path was expected; add it to the request.')
+    return Path(value)
+
+
+def _described(support_set: SupportSet) -> dict[str, Any]:
+    return {
+        "identity": support_set.identity,
+        "model_id": support_set.model_id,
+        "organs": support_set.organs,
+        "scans": [support.scan for support in support_set.supports],
+    }
+
+
+def _state_of(path: Path) -> tuple[object, ...]:
+    """What changes when the file, or a file of the folder, is written anew; () if there is nothing."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    states = [(file.name, file.stat()) for file in files]
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)

@@ -1,0 +1,259 @@
+"""TODO evaluation.scores."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rprloc import __version__
+from rprloc.detection import OrganDetection
+from rprloc.files import write_text_atomically
+from rprloc.geometry import WALLS, Box, Points
+
+SHOTS = ("one", "all")
+
+ALL_SUPPORTS = "all"
+"""Stands for the support of a pair when all supports locate together."""
+
+MEAN_TARGETS = {"han": ("brainstem", "mandible", "parotid_left", "parotid_right")}
+"""The targets whose mean is given, for regions where it is not the mean of all: those of the paper's tables. In ``han``
+the contours end within the spinal cord and the esophagus."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairScore:
+    """How well one support (or all together) located one target in one query.
+
+    ``wall_errors_mm`` (6,): predicted minus true coordinate of each wall along its RAS axis, in the order of WALLS.
+    ``point_errors_mm`` (6,): distance between the predicted and the true extreme points. ``missed``: the organ was said
+    to be absent, so that there is no box: the IoU is 0, and the errors are those of the place where it was withheld.
+    ``expected_mm``: the expected wall error, None with weights for which it was not calibrated.
+    """
+
+    support: str
+    query: str
+    target: str
+    iou: float
+    wall_errors_mm: NDArray[np.float64]
+    point_errors_mm: NDArray[np.float64]
+    missed: bool = False
+    expected_mm: float | None = None
+
+    @property
+    def awd_mm(self) -> float:
+        return float(np.abs(self.wall_errors_mm).mean())
+
+    @property
+    def point_mm(self) -> float:
+        return float(self.point_errors_mm.mean())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over ``n`` pairs, of which ``missed`` got no box.
+
+    ``iou_sd_supports`` is the standard deviation (n - 1) of the supports' mean IoU, None for less than two supports.
+    """
+
+    iou: float
+    awd_mm: float
+    point_mm: float
+    n: int
+    iou_sd_supports: float | None
+    missed: int = 0
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Means over the summaries of ``targets``."""
+
+    iou: float
+    awd_mm: float
+    point_mm: float
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All pairs of one region and split. ``seconds_per_query``: see :func:`evaluate`."""
+
+    region: str
+    split: str
+    shots: str
+    supports: int
+    queries: int
+    scores: tuple[PairScore, ...]
+    seconds_per_query: float
+    organs_per_query: int
+    model_id: str
+    device: str
+
+    @property
+    def targets(self) -> dict[str, Summary]:
+        """The summary of every target, in the order in which the targets first appear."""
+        return summarize(self.scores)
+
+    @property
+    def mean(self) -> Mean | None:
+        """The mean over the region's targets (see MEAN_TARGETS); None if none of these was evaluated."""
+        targets = self.targets
+        wanted = MEAN_TARGETS.get(self.region, tuple(targets))
+        return mean_of({name: targets[name] for name in wanted if name in targets})
+
+    def to_json(self) -> str:
+        """The results as JSON text, millimetres and IoU rounded to four decimals."""
+        mean = self.mean
+        content = {
+            "region": self.region,
+            "split": self.split,
+            "shots": self.shots,
+            "supports": self.supports,
+            "queries": self.queries,
+            "targets": {name: _rounded(dataclasses.asdict(summary)) for name, summary in self.targets.items()},
+            "mean": None if mean is None else _rounded(dataclasses.asdict(mean)),
+            "seconds_per_query": round(self.seconds_per_query, 3),
+            "organs_per_query": self.organs_per_query,
+            "model_id": self.model_id,
+            "machine": {
+                "processor": platform.processor() or platform.machine(),
+                "cpus": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "device": self.device,
+            },
+            "versions": {
+                "rprloc": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """One row for each support, query and target."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            [
+                *("region", "support", "query", "target", "iou", "awd_mm", "point_mm"),
+                *(f"{wall}_mm" for wall in WALLS),
+                *("missed", "expected_wall_error_mm"),
+            ]
+        )
+        for score in self.scores:
+            numbers = [score.iou, score.awd_mm, score.point_mm, *score.wall_errors_mm]
+            writer.writerow(
+                [
+                    *(self.region, score.support, score.query, score.target),
+                    *(f"{number:.4f}" for number in numbers),
+                    int(score.missed),
+                    "" if score.expected_mm is None else f"{score.expected_mm:.4f}",
+                ]
+            )
+        return text.getvalue()
+
+    def to_table(self) -> str:
+        """The results as text for people."""
+        targets, mean = self.targets, self.mean
+        width = max(len(name) for name in ("target", *targets))
+        together = "each support alone" if self.shots == "one" else "all supports together"
+        lines = [
+            f"{self.region}, split {self.split}: {self.queries} queries, {self.supports} supports, {together}",
+            f"{'target':{width}}    IoU  sd over supports  AWD mm  points mm     n",
+        ]
+        for name, summary in targets.items():
+            spread = "-" if summary.iou_sd_supports is None else f"{summary.iou_sd_supports:.3f}"
+            lines.append(
+                f"{name:{width}}  {summary.iou:.3f}  {spread:>16}  {summary.awd_mm:6.1f}  {summary.point_mm:9.1f}"
+                f"  {summary.n:4d}"
+            )
+        missed = sum(summary.missed for summary in targets.values())
+        if missed:
+            lines.append(f"{missed} organs got no box, because they were said to be absent; their IoU counts as 0")
+        if mean is not None:
+            lines.append(f"{'mean':{width}}  {mean.iou:.3f}  {'':16}  {mean.awd_mm:6.1f}  {mean.point_mm:9.1f}")
+            if mean.targets != tuple(targets):
+                lines.append(f"mean over {', '.join(mean.targets)}")
+        lines.append(
+            f"{self.seconds_per_query:.2f} s a query for {self.organs_per_query} organs, from the array in memory "
+            f"({self.device})"
+        )
+        return "\n".join(lines)
+
+
+def score(support: str, query: str, found: OrganDetection, truth_ras: Points) -> PairScore:
+    """Compare a detection with the true extreme points (6, 3), RAS mm, in the order of WALLS.
+
+    An organ that is said to be absent although it is there counts as a miss; see :class:`PairScore`.
+    """
+    box, truth = found.box, Box.from_extreme_points(truth_ras)
+    return PairScore(
+        support,
+        query,
+        found.organ,
+        0.0 if found.is_absent else box.iou(truth),
+        box.walls_mm - truth.walls_mm,
+        np.linalg.norm(found.points_ras - truth_ras, axis=1),
+        found.is_absent,
+        found.expected_error_mm,
+    )
+
+
+def summarize(scores: Iterable[PairScore]) -> dict[str, Summary]:
+    """The summary of every target, in the order in which the targets first appear; {} without scores."""
+    by_target: dict[str, list[PairScore]] = {}
+    for one in scores:
+        by_target.setdefault(one.target, []).append(one)
+    return {target: _summary(pairs) for target, pairs in by_target.items()}
+
+
+def mean_of(summaries: dict[str, Summary]) -> Mean | None:
+    """The mean over targets, each with the same weight; None without any."""
+    if not summaries:
+        return None
+    values = summaries.values()
+    return Mean(
+        fmean(one.iou for one in values),
+        fmean(one.awd_mm for one in values),
+        fmean(one.point_mm for one in values),
+        tuple(summaries),
+    )
+
+
+def write_results(evaluation: Evaluation, path: Path, per_case: Path | None = None) -> None:
+    """Write the results as JSON and, if asked for, every pair as CSV. Raises InputError if a folder is not writable."""
+    if per_case is not None:
+        write_text_atomically(per_case, evaluation.to_csv())
+    write_text_atomically(path, evaluation.to_json())
+
+
+def _summary(pairs: Sequence[PairScore]) -> Summary:
+    by_support: dict[str, list[float]] = {}
+    for one in pairs:
+        by_support.setdefault(one.support, []).append(one.iou)
+    means = [fmean(values) for values in by_support.values()]
+    return Summary(
+        fmean(one.iou for one in pairs),
+        fmean(one.awd_mm for one in pairs),
+        fmean(one.point_mm for one in pairs),
+        len(pairs),
+        stdev(means) if len(means) > 1 else None,
+        sum(one.missed for one in pairs),
+    )
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}

@@ -1,0 +1,80 @@
+"""Unpacking zip files that somebody sent: no path in them is followed, and none can fill the disk."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+import zipfile
+import zlib
+from pathlib import Path
+
+from rprloc.errors import InputError
+
+MAX_FILES, MAX_BYTES = 50_000, 32 << 30
+
+_FREE_BYTES, _MAX_RATIO = 1 << 30, 200  # CT packs to about a third; only padding packs better than 200 to 1
+
+_CHUNK = 1 << 20
+
+
+class Unpacked:
+    """The files of an archive in a folder of their own, which goes when this object does."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rprloc-"))
+        self.files: list[Path] = []
+        self.remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+def unpacked(path: Path) -> Unpacked:
+    """The files of a zip archive, under numbered names of our own, so that no path in the archive matters.
+
+    Raises InputError for what is no zip file, is damaged or encrypted, or would unpack to an unreasonable size (more
+    than MAX_FILES files, MAX_BYTES bytes, or 200 times its own size).
+    """
+    result = Unpacked()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [one for one in archive.infolist() if not one.is_dir()]
+            _require_reasonable(path, members)
+            for number, member in enumerate(members):
+                result.files.append(_unpack(archive, member, result.folder / f"{number:05d}_{_safe(member.filename)}"))
+            return result
+    except InputError:
+        result.remove()
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+        result.remove()
+        raise InputError(
+            f"{path} cannot be unpacked ({error}); a complete zip file without a password was expected; pack or copy "
+            "it again."
+        ) from error
+
+
+def _require_reasonable(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    size = sum(one.file_size for one in members)  # reading a member never gives more than this
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    ratio = size / max(path.stat().st_size, 1)
+    if len(members) > MAX_FILES or size > MAX_BYTES or (size > _FREE_BYTES and ratio > _MAX_RATIO) or size > free:
+        raise InputError(
+            f"{path} would unpack to {len(members)} files and {size / 1e9:.1f} GB, {ratio:.0f} times its size; one "
+            f"study of at most {MAX_FILES} files and {MAX_BYTES / 1e9:.0f} GB, and room for it in "
+            f"{tempfile.gettempdir()}, was expected; unpack it by hand and give the folder."
+        )
+    if any(one.flag_bits & 1 for one in members):
+        raise InputError(
+            f"{path} is encrypted; a zip file without a password was expected; unpack it and give the folder."
+        )
+
+
+def _safe(name: str) -> str:
+    """The last part of a name in an archive, without anything that a file system or a terminal could stumble over."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in last)[-40:]
+
+
+def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> Path:
+    with archive.open(member) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, _CHUNK)
+    return target

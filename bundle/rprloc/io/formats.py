@@ -1,0 +1,50 @@
+"""TODO io.formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rprloc.errors import InputError
+from rprloc.io.dicom import is_dicom
+
+IMAGE_IOS = {
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+}
+
+IMAGE_EXTENSIONS = (*IMAGE_IOS, ".zip")
+
+READABLE_FORMATS = (
+    "a 3D image as .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, or a DICOM series as a folder, a .zip or a multi-frame "
+    "file, was expected"
+)
+
+
+def holds_series(path: Path) -> bool:
+    """Whether ``path`` is a folder, a zip file or a DICOM file, and so may hold DICOM series."""
+    return path.is_dir() or (path.is_file() and (path.name.lower().endswith(".zip") or is_dicom(path)))
+
+
+def scan_name(path: str | Path) -> str:
+    """What the scan at ``path`` is called: its file's name without the extension, or its folder's name."""
+    path = Path(path)
+    if path.is_dir():
+        return path.resolve().name
+    end = next((end for end in (*IMAGE_EXTENSIONS, ".dcm") if path.name.lower().endswith(end)), "")
+    return path.name[: len(path.name) - len(end)]
+
+
+def require_content(path: Path, wanted: str) -> None:
+    if not path.exists():
+        raise InputError(f"There is no {path}; {wanted}; check the path.")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path} is empty; {wanted}; copy or export it again.")
+
+
+def image_extension(path: Path) -> str:
+    """The extension, lower case, if it is one that can be read, else an empty text."""
+    return next((end for end in IMAGE_IOS if path.name.lower().endswith(end)), "")

@@ -1,0 +1,54 @@
+"""Boxes as a label map on the voxels of a scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from rprloc.detection import Detections
+from rprloc.errors import InputError
+from rprloc.files import atomic_path
+from rprloc.geometry import Box, Grid
+from rprloc.io.itk import ITK_FILES
+from rprloc.volume import to_sitk
+
+
+def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict[int, str]:
+    """Write the boxes as a label map on ``grid``, NIfTI or NRRD; returns the organ of each label.
+
+    Label n is the n-th organ; one that is absent has no voxel, so that a label means the same in every scan. A voxel
+    belongs to a box if its centre is inside; where boxes overlap, the smaller one is drawn. What lies outside the grid
+    is cut off. NRRD is not compressed: viewers in a browser may not unpack it. Raises InputError for another suffix
+    than .nii, .nii.gz or .nrrd and if the folder cannot be written to.
+    """
+    nrrd = Path(path).name.lower().endswith(".nrrd")
+    if not nrrd and not Path(path).name.lower().endswith((".nii", ".nii.gz")):
+        raise InputError(
+            f"{path} is not the name of a label map; .nii, .nii.gz or .nrrd was expected; change the suffix."
+        )
+    labels = np.zeros(grid.shape, np.uint8 if len(detections.organs) < 256 else np.uint16)
+    numbered = {found.organ: index + 1 for index, found in enumerate(detections.organs)}
+    for organ, box in sorted(detections.boxes.items(), key=lambda entry: -entry[1].volume_mm3):
+        _fill_box(labels, grid, box, numbered[organ])
+    with atomic_path(path) as temporary, ITK_FILES:
+        sitk.WriteImage(to_sitk(labels, grid), str(temporary), useCompression=not nrrd)
+    return {number: organ for organ, number in numbered.items()}
+
+
+def _fill_box(labels: NDArray[Any], grid: Grid, box: Box, label: int) -> None:
+    """Set the voxels of ``labels`` (I, J, K) whose centre lies in the box, slice by slice to spare memory."""
+    corners_ras = np.stack(np.meshgrid(*np.stack([box.min_ras, box.max_ras], 1), indexing="ij"), -1).reshape(-1, 3)
+    corners_ijk = grid.ijk(corners_ras)
+    first = np.clip(np.ceil(corners_ijk.min(0) - 1e-6), 0, grid.shape).astype(int)
+    last = np.clip(np.floor(corners_ijk.max(0) + 1e-6) + 1, 0, grid.shape).astype(int)
+    if (last <= first).any():
+        return
+    shape = (last - first).tolist()
+    for k in range(first[2], last[2]):
+        centres_ras = grid.cropped([first[0], first[1], k], [shape[0], shape[1], 1]).centres_ras()[:, :, 0]
+        inside = np.all((centres_ras >= box.min_ras - 1e-6) & (centres_ras <= box.max_ras + 1e-6), axis=-1)
+        labels[first[0] : last[0], first[1] : last[1], k][inside] = label

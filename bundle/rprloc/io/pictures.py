@@ -1,0 +1,232 @@
+"""Boxes for the eye and for other programs: pictures on orthogonal slices, and NIfTI label maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rprloc.errors import InputError
+from rprloc.files import atomic_path
+from rprloc.geometry import Box, Grid, Points
+from rprloc.io.colours import organ_colour
+from rprloc.volume import Volume, resample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WINDOW_HU = (-160.0, 240.0)
+"""Soft tissue: what is black and what is white in pictures."""
+
+MAX_PICTURED_ORGANS = 12
+
+_VIEW_MM = 420.0  # the most that a picture shows along an axis
+
+_DISPLAY_SPACING_MM, _MAX_DISPLAY_VOXELS = 1.5, 40e6
+
+_WIDTH_IN, _MAX_HEIGHT_IN, _DPI = 11.0, 44.0, 110
+
+
+class _Plane(NamedTuple):
+    """One orthogonal view: which RAS axes run to the picture's left and up, and the letters of its edges."""
+
+    name: str
+    normal: int
+    leftward: int
+    upward: int
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+
+# Radiological display: seen from the feet and from the front, so that the patient's right is on the picture's left;
+# the sagittal view has the front on the left.
+_PLANES = (
+    _Plane("axial", 2, 0, 1, "R", "L", "A", "P"),
+    _Plane("coronal", 1, 0, 2, "R", "L", "S", "I"),
+    _Plane("sagittal", 0, 1, 2, "A", "P", "S", "I"),
+)
+
+
+def save_picture(
+    path: str | Path,
+    volume: Volume,
+    boxes: Mapping[str, Box],
+    *,
+    truth: Mapping[str, Box] | None = None,
+    points: Mapping[str, Points] | None = None,
+    remarks: Mapping[str, str] | None = None,
+) -> None:
+    """Write a PNG: for each organ a row with the axial, coronal and sagittal slice through its box's centre.
+
+    Solid: the boxes by organ name, the row's own drawn thick; dashed white: ``truth``; crosses: the extreme points
+    (6, 3), RAS mm, of the walls that the slice cuts, projected onto it. ``remarks`` on organs stand beside their names;
+    those on organs without a box, below. Works for any orientation of the scan. At most MAX_PICTURED_ORGANS rows are
+    drawn, and the picture says how many organs are left out. Raises InputError without any box or if the folder cannot
+    be written to.
+    """
+    from matplotlib.figure import Figure
+
+    if not boxes:
+        raise InputError(
+            f"{path} cannot be drawn: no organ was located; a picture needs one box; locate an organ first."
+        )
+    shown = dict(list(boxes.items())[:MAX_PICTURED_ORGANS])
+    display = _display_volume(volume)
+    view_mm = np.minimum(display.grid.bounds.size_mm, _VIEW_MM)
+    widths_mm = [float(view_mm[plane.leftward]) for plane in _PLANES]
+    row_mm = float(max(view_mm[plane.upward] for plane in _PLANES))
+    without_box = [f"{organ}: {remark}" for organ, remark in (remarks or {}).items() if organ not in boxes]
+    title_in, legend_in = 0.35, 0.3 + 0.25 * math.ceil((len(shown) + 3 + len(without_box)) / 4)
+    inches_per_mm = min(_WIDTH_IN / sum(widths_mm), (_MAX_HEIGHT_IN - title_in * len(shown)) / (row_mm * len(shown)))
+    width_in = max(sum(widths_mm) * inches_per_mm, 4.0)
+    height_in = (row_mm * inches_per_mm + title_in) * len(shown) + legend_in
+    figure = Figure(figsize=(width_in, height_in), facecolor="black")
+    rows = figure.add_gridspec(
+        len(shown),
+        3,
+        width_ratios=widths_mm,
+        left=0.0,
+        right=1.0,
+        bottom=legend_in / height_in,
+        top=1.0 - title_in / height_in,
+        wspace=0.02,
+        hspace=title_in / (row_mm * inches_per_mm),
+    )
+    for row, (organ, box) in enumerate(shown.items()):
+        for column, plane in enumerate(_PLANES):
+            axes = figure.add_subplot(rows[row, column])
+            _draw_slice(axes, display, plane, box.centre_ras, view_mm)
+            for index, (other, other_box) in enumerate(shown.items()):
+                own = other == organ
+                _draw_box(
+                    axes, plane, other_box, box.centre_ras, organ_colour(index), width=1.8 if own else 0.6, style="-"
+                )
+            if truth and organ in truth:
+                _draw_box(axes, plane, truth[organ], box.centre_ras, "white", width=1.2, style=(0, (4, 3)))
+            if points and organ in points:
+                in_plane = [2 * plane.leftward, 2 * plane.leftward + 1, 2 * plane.upward, 2 * plane.upward + 1]
+                crosses = np.asarray(points[organ], float)[in_plane]
+                axes.plot(
+                    crosses[:, plane.leftward],
+                    crosses[:, plane.upward],
+                    "+",
+                    color=organ_colour(row),
+                    ms=8,
+                    scalex=False,
+                    scaley=False,
+                )
+        size = " x ".join(f"{length:.0f}" for length in box.size_mm)
+        top = rows[row, 0].get_position(figure).y1 + 0.08 / height_in
+        remark = (remarks or {}).get(organ)
+        title = f"{organ}   {size} mm" + (f";  {remark}" if remark else "")
+        figure.text(0.008, top, title, color=organ_colour(row), fontsize=10, va="bottom", parse_math=False)
+    _draw_legend(figure, list(shown), bool(truth), bool(points), len(boxes) - len(shown), without_box)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI, facecolor="black", metadata={"Software": None})
+
+
+def _display_volume(volume: Volume) -> Volume:
+    """The scan on an axis-aligned RAS grid that covers it, coarse enough for memory."""
+    bounds = volume.grid.bounds
+    spacing_mm = max(_DISPLAY_SPACING_MM, (bounds.volume_mm3 / _MAX_DISPLAY_VOXELS) ** (1 / 3))
+    shape = np.maximum(np.ceil(bounds.size_mm / spacing_mm - 1e-6), 1).astype(int)
+    origin_ras = bounds.centre_ras - 0.5 * spacing_mm * (shape - 1)
+    return resample(volume, Grid.isotropic(shape.tolist(), spacing_mm, origin_ras))
+
+
+def _draw_slice(
+    axes: Axes, display: Volume, plane: _Plane, centre_ras: NDArray[np.float64], view_mm: NDArray[np.float64]
+) -> None:
+    """The slice through ``centre_ras``, letters at its edges; coordinates are RAS mm, growing to the left and up."""
+    from matplotlib.patheffects import withStroke
+
+    bounds = display.grid.bounds
+    nearest = int(np.rint(display.grid.ijk(centre_ras)[plane.normal]))
+    pixels = np.take(display.hu, np.clip(nearest, 0, display.grid.shape[plane.normal] - 1), axis=plane.normal)
+    # What remains is (leftward, upward) in every plane; imshow wants (upward, leftward).
+    low, high = bounds.min_ras, bounds.max_ras
+    axes.imshow(
+        pixels.T,
+        origin="lower",
+        extent=(low[plane.leftward], high[plane.leftward], low[plane.upward], high[plane.upward]),
+        cmap="gray",
+        vmin=WINDOW_HU[0],
+        vmax=WINDOW_HU[1],
+        interpolation="bilinear",
+        aspect="equal",
+    )
+    start = np.clip(centre_ras - 0.5 * view_mm, low, np.maximum(high - view_mm, low))
+    stop = start + view_mm
+    axes.set_xlim(stop[plane.leftward], start[plane.leftward])
+    axes.set_ylim(start[plane.upward], stop[plane.upward])
+    axes.set_axis_off()
+    letters = ((0.015, 0.5, plane.left), (0.985, 0.5, plane.right), (0.5, 0.985, plane.top), (0.5, 0.015, plane.bottom))
+    for across, up, letter in letters:
+        axes.text(
+            across,
+            up,
+            letter,
+            transform=axes.transAxes,
+            color="yellow",
+            fontsize=9,
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+            ha="left" if across < 0.1 else "right" if across > 0.9 else "center",
+            va="top" if up > 0.9 else "bottom" if up < 0.1 else "center",
+        )
+
+
+def _draw_box(
+    axes: Axes, plane: _Plane, box: Box, centre_ras: NDArray[np.float64], colour: Any, *, width: float, style: Any
+) -> None:
+    """The box's outline, if the slice through ``centre_ras`` cuts it."""
+    from matplotlib.patches import Rectangle
+
+    if not box.min_ras[plane.normal] <= centre_ras[plane.normal] <= box.max_ras[plane.normal]:
+        return
+    corner, size = box.min_ras, box.size_mm
+    axes.add_patch(
+        Rectangle(
+            (corner[plane.leftward], corner[plane.upward]),
+            size[plane.leftward],
+            size[plane.upward],
+            fill=False,
+            edgecolor=colour,
+            linewidth=width,
+            linestyle=style,
+            alpha=1.0 if width > 1.0 else 0.6,
+        )
+    )
+
+
+def _draw_legend(
+    figure: Figure, organs: list[str], has_truth: bool, has_points: bool, left_out: int, without_box: list[str]
+) -> None:
+    from matplotlib.lines import Line2D
+
+    # A label that begins with an underscore would be left out: hence the space.
+    entries = [(Line2D([], [], color=organ_colour(index), lw=2), f" {organ}") for index, organ in enumerate(organs)]
+    if has_truth:
+        entries.append((Line2D([], [], color="white", lw=1.2, ls="--"), " ground truth"))
+    if has_points:
+        entries.append((Line2D([], [], color="white", marker="+", ls=""), " extreme points"))
+    if left_out:
+        entries.append((Line2D([], [], ls=""), f" {left_out} more not drawn"))
+    entries += [(Line2D([], [], ls=""), f" {text}") for text in without_box]
+    legend = figure.legend(
+        [handle for handle, _ in entries],
+        [label for _, label in entries],
+        loc="lower center",
+        ncols=4,
+        fontsize=9,
+        frameon=False,
+        labelcolor="white",
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

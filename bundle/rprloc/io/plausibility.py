@@ -1,0 +1,125 @@
+"""TODO io.plausibility."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rprloc.errors import InputError
+from rprloc.geometry import Grid
+from rprloc.io.dicom import MIN_SLICES
+from rprloc.volume import Volume
+
+MIN_VOXELS, MIN_EXTENT_MM = MIN_SLICES, 40.0
+
+MAX_SHEAR_COSINE = 0.005
+
+
+def image_warnings(volume: Volume) -> list[str]:
+    """One sentence for each reason to doubt that the volume is ordinary CT in Hounsfield units; [] for ordinary CT.
+
+    Padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most. What was done to the
+    volume when it was read comes first.
+    """
+    found = list(volume.notes)
+    spacing_mm = volume.grid.spacing_mm
+    spacing = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
+    if spacing_mm.min() < 0.1 or spacing_mm.max() > 20.0:
+        found.append(
+            f"The voxels measure {spacing} mm, which is unusual for CT; check that the spacing is in millimetres."
+        )
+    elif spacing_mm.max() > 10.0:
+        found.append(
+            f"The voxels measure {spacing} mm; slices thicker than 10 mm hide small organs; use thinner slices."
+        )
+    doubt = _intensity_doubt(volume)
+    return [*found, doubt[0]] if doubt else found
+
+
+def reason_not_to_train_on(volume: Volume) -> str | None:
+    """Why the volume is hardly CT in Hounsfield units; None for CT, be it kept through a display window."""
+    doubt = _intensity_doubt(volume)
+    return doubt[0] if doubt and not doubt[1] else None
+
+
+def _intensity_doubt(volume: Volume) -> tuple[str, bool] | None:
+    """The reason (or None) to doubt that the values are full-range Hounsfield units, and whether they are usable CT."""
+    step = max(1, int(np.ceil((volume.hu.size / 2e6) ** (1 / 3))))
+    hu = np.asarray(volume.hu[::step, ::step, ::step], np.float32).ravel()
+    hu = hu[hu >= -1100.0]  # without padding
+    if len(hu) == 0:
+        return "No voxel is above -1100 HU; CT was expected.", False
+    low, high = float(hu.min()), float(hu.max())
+    span = f"values run from {low:g} to {high:g}"
+    if low > -50.0:
+        dense = hu[hu > 500.0]
+        if len(dense) > 0.01 * len(hu) and np.mean((dense > 850.0) & (dense < 1250.0)) > 0.6:
+            return (
+                f"The image looks like CT stored with an offset of about 1000 or 1024 (its {span}, soft tissue near "
+                f"{np.median(dense):.0f}); Hounsfield units were expected; apply the rescale intercept to it.",
+                False,
+            )
+        return (
+            f"The image does not look like CT: its {span}, as in MR or an 8-bit picture, with nothing near "
+            "air's -1000 HU; Hounsfield units were expected; use the original CT.",
+            False,
+        )
+    if low > -800.0:
+        if np.mean(hu <= low + 2.0) > 0.01:
+            return (
+                f"The image seems to have been saved through a display window (its {span}), so that lung or bone are "
+                "cut off; it can be used, but the original Hounsfield units may locate better.",
+                True,
+            )
+        return (
+            f"The image holds no air: its {span}, while CT shows about -1000 HU around the body; "
+            "if it is not CT in Hounsfield units, use the original CT.",
+            True,
+        )
+    if np.mean((hu > -200.0) & (hu < 300.0)) < 0.05:
+        return (
+            f"Few voxels have values of soft tissue (-200 to 300 HU; the {span}): the image may not be in "
+            "Hounsfield units, or its rescale intercept may have been applied twice; use the original CT.",
+            False,
+        )
+    return None
+
+
+def refuse_unusable(array: NDArray[np.generic], grid: Grid, path: Path) -> None:
+    extent_mm = grid.spacing_mm * grid.shape
+    if min(grid.shape) < MIN_VOXELS or extent_mm.min() < MIN_EXTENT_MM:
+        raise InputError(
+            f"The scan in {path} is too small to locate anything in: it has {describe_grid(grid)}; at least {MIN_VOXELS} "
+            f"voxels (slices) and {MIN_EXTENT_MM:g} mm along every axis were expected; give a longer scan."
+        )
+    axes = grid.ras_from_ijk[:3, :3] / grid.spacing_mm
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if cosine > MAX_SHEAR_COSINE:
+        tilt = np.degrees(np.arcsin(min(cosine, 1.0)))
+        raise InputError(
+            f"The slices of {path} are sheared by {tilt:.1f} degrees, as by a tilted gantry; "
+            "perpendicular axes were expected; resample the scan to perpendicular axes first."
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        require_finite(path, array.size - int(np.count_nonzero(np.isfinite(array))))
+    if array.min() == array.max():
+        raise InputError(
+            f"All voxels of {path} have the value {array.flat[0]}; a CT scan was expected, nothing can be located in a "
+            "constant image; check how it was exported."
+        )
+
+
+def require_finite(path: Path, not_finite: int) -> None:
+    if not_finite:
+        raise InputError(
+            f"{path} holds {not_finite} voxels that are NaN or infinite; finite values were expected; "
+            "replace them, in CT for instance by -1024 outside the scan."
+        )
+
+
+def describe_grid(grid: Grid) -> str:
+    voxels, mm = " x ".join(map(str, grid.shape)), " x ".join(f"{mm:.4g}" for mm in grid.spacing_mm)
+    origin = ", ".join(f"{mm:.1f}" for mm in grid.ras_from_ijk[:3, 3])
+    return f"{voxels} voxels of {mm} mm from RAS ({origin})"

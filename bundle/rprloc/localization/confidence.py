@@ -1,0 +1,308 @@
+"""How far a box may be off, whether its organ is in the scan at all, and whether the scan is what it should be.
+
+What tells that without the truth is the *evidence*: how well the votes agree, how much the places found look like those
+of the example, whether they lead back to them, whether the scan looks like the body atlas where it was registered to
+it, and where the ends of the scan lie. A few coefficients make an expected wall error in mm and three probabilities of
+it: whole, partly in the scan, absent. ``scripts/calibrate_trust.py`` fits them on annotated scans, some of them cut,
+and writes ``trust.json``. They hold for the weights for which they were fitted; others get none, and a warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rprloc.detection import AbsentOrgan, OrganDetection, Presence
+from rprloc.geometry import Box, Grid, Points, wall_coordinates
+from rprloc.localization.support import SupportOrgan
+from rprloc.model.body import sample
+from rprloc.model.field import PositionField
+from rprloc.model.looks import STEP, Picture
+
+_MOST_PLACES = 20_000  # of a scan that are compared with the atlas
+
+_NEAR_MM = 24.0  # around a box
+
+_TEMPERATURE = 0.08  # as in the fine match
+
+_MOST_SUPPORTS = 5  # more than were seen together in calibration count as so many
+
+_FURTHEST = 8.0  # expected errors from the end of the scan; beyond it nothing changes
+
+_LEAST_DIFFERENCE = 0.03  # of grey values between left and right, root mean square
+
+_MIN_BODY_VOXELS = 20  # of 4 mm: a slice with less shows nothing
+
+NOT_CALIBRATED = (
+    "How far boxes may be off, and whether an organ is in the scan at all, was not calibrated for these weights: a box "
+    "comes out always; check each."
+)
+
+ERROR_EVIDENCE = ("log_size", "log_spread", "log_back", "atlas", "log_supports", "log_disagreement")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What tells how far one organ's box is to be trusted.
+
+    ``log_size`` and ``log_spread``: logarithms of the box's mean edge and the votes' mean spread, mm. ``log_back``:
+    logarithm of how far from an anchor in the support the place is that looks most like the one in the query where the
+    anchor went, mm. ``atlas``: correlation of the scan with the atlas around the box. ``log_supports``,
+    ``log_disagreement``: logarithms of the number of supports and, mm, of how far their walls lie from the box; 0 for
+    one. ``seen_mm``: how far the organ reaches into the scan, across the nearest end; below 0 it does not.
+    ``inside_mm``: how far the whole organ lies inside that end.
+    """
+
+    log_size: float
+    log_spread: float
+    log_back: float
+    atlas: float
+    log_supports: float
+    log_disagreement: float
+    seen_mm: float
+    inside_mm: float
+
+
+@dataclass(frozen=True)
+class ScanEvidence:
+    """What tells whether a scan is what it should be.
+
+    ``likeness``: its correlation (-1 to 1) with the atlas. ``sidedness``: how much of the difference between left and
+    right that the atlas has is in the scan: about 1 in a body like the atlas's, 0 or less in one that is mirrored; None
+    where the atlas is much the same on both sides, as it is without liver and heart. ``upside_down``: whether the scan
+    fits the body frame with its axis turned only.
+    """
+
+    likeness: float
+    sidedness: float | None
+    upside_down: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A scan beside the body atlas: its grey values (N,) at world places (N, 3), and the atlas's there.
+
+    ``known`` (N,): whether the atlas knows the place. ``mirrored``, ``mirrored_known``: the same where the place would
+    lie in a mirrored body. ``bounds``: what the scan shows of the body along its axis, and its own ends across.
+    """
+
+    field: PositionField
+    places_ras: Points
+    grey: NDArray[np.float32]
+    atlas: NDArray[np.float32]
+    known: NDArray[np.float32]
+    mirrored: NDArray[np.float32]
+    mirrored_known: NDArray[np.float32]
+    bounds: Box
+
+    @classmethod
+    def of(cls, field: PositionField) -> Seen:
+        picture = Picture.of(field.image.cpu(), field.image.cpu() > 0.1, field.grid)
+        chosen = picture.near.nonzero()
+        chosen = chosen[:: -(-max(1, len(chosen)) // _MOST_PLACES)]
+        places_ras, grey = picture.grid.ras(chosen.numpy()), picture.image[tuple(chosen.T)].numpy()
+        inside = ((places_ras > field.bounds.min_ras) & (places_ras < field.bounds.max_ras)).all(1)
+        places_ras, grey = places_ras[inside], grey[inside]
+        body_mm = field.body.body(places_ras)
+        values = field.atlas.values.cpu()
+        lattice = Grid.isotropic(values.shape[1:], STEP * float(field.grid.spacing_mm[0]), field.atlas.origin_mm.cpu())
+        middle_mm = float(lattice.bounds.centre_ras[0]) if len(body_mm) == 0 else float(_middle_mm(values, lattice))
+        mirrored_mm = body_mm * [-1.0, 1.0, 1.0] + [2.0 * middle_mm, 0.0, 0.0]
+        atlas, known = sample(values, lattice, body_mm).T
+        mirrored, mirrored_known = sample(values, lattice, mirrored_mm).T
+        return cls(
+            field,
+            places_ras,
+            grey,
+            atlas,
+            known * lattice.contains(body_mm),
+            mirrored,
+            mirrored_known * lattice.contains(mirrored_mm),
+            _shown(field),
+        )
+
+    def as_a_whole(self) -> ScanEvidence:
+        """The evidence on the scan."""
+        weight = self.known * self.mirrored_known
+        odd, even = 0.5 * (self.atlas - self.mirrored), 0.5 * (self.atlas + self.mirrored)
+        squares, both = float((weight * odd * odd).sum()), float((weight * (self.grey - even) * odd).sum())
+        differs = squares > _LEAST_DIFFERENCE**2 * float(weight.sum())
+        return ScanEvidence(
+            likeness=_correlation(self.grey, self.atlas, self.known),
+            sidedness=both / squares if differs else None,
+            upside_down=bool(self.field.body.body_from_ras[2, 2] < 0.0),
+        )
+
+    def near(self, box: Box) -> float:
+        """Correlation of the scan with the atlas in a box and _NEAR_MM around it; 0 where nothing can be compared."""
+        near = ((self.places_ras > box.min_ras - _NEAR_MM) & (self.places_ras < box.max_ras + _NEAR_MM)).all(1)
+        return _correlation(self.grey[near], self.atlas[near], self.known[near])
+
+    def evidence(
+        self, organs: Sequence[SupportOrgan], located: Sequence[tuple[Points, NDArray[np.float64]]], points_ras: Points
+    ) -> Evidence:
+        """The evidence on an organ at points (6, 3), from what every support located alone: points (6, 3) and spread
+        (6,).
+        """
+        walls_mm = wall_coordinates(points_ras)
+        box = Box.from_extreme_points(points_ras)
+        back_mm = np.mean([self._back_mm(organ, points) for organ, (points, _) in zip(organs, located, strict=True)])
+        apart_mm = np.mean([np.abs(wall_coordinates(points) - walls_mm).mean() for points, _ in located])
+        low, high = box.walls_mm.reshape(3, 2).T
+        first, last = self.bounds.walls_mm.reshape(3, 2).T
+        return Evidence(
+            log_size=float(np.log(box.size_mm.mean() + 1.0)),
+            log_spread=float(np.log(np.mean([spread_mm for _, spread_mm in located]) + 1.0)),
+            log_back=float(np.log(back_mm + 1.0)),
+            atlas=self.near(box),
+            log_supports=float(np.log(min(len(organs), _MOST_SUPPORTS))),
+            log_disagreement=float(np.log(apart_mm + 1.0)),
+            seen_mm=float(min((high - first).min(), (last - low).min())),
+            inside_mm=float(min((low - first).min(), (last - high).min())),
+        )
+
+    def _back_mm(self, organ: SupportOrgan, points_ras: Points) -> float:
+        """How far off, on average, the places where one support's anchors went lead back to in the support.
+
+        Anchors are taken to where the box's walls went; those that come to lie outside of the scan do not count.
+        """
+        own, found = organ.box, Box.from_extreme_points(points_ras)
+        stretch = (found.size_mm + 1.0) / (own.size_mm + 1.0)
+        places_ras = found.centre_ras + (organ.anchors_ras - own.centre_ras) * stretch
+        places_ras[:6] = points_ras
+        shown = ((places_ras >= self.bounds.min_ras) & (places_ras <= self.bounds.max_ras)).all(1)
+        likeness = self.field.fine.at(places_ras)[:, 3:] @ organ.latents[:, 6:].T / _TEMPERATURE  # (place, anchor)
+        weight = np.exp(likeness - likeness.max(1, keepdims=True))
+        back_ras = weight @ organ.anchors_ras / weight.sum(1, keepdims=True)
+        return float(np.average(np.linalg.norm(back_ras - organ.anchors_ras, axis=1), weights=shown + 1e-3))
+
+
+def _middle_mm(values: Any, lattice: Grid) -> float:
+    """The sagittal middle of the atlas ``values`` (2, A, B, C) in the body frame."""
+    known = values[1].sum((1, 2)).numpy()
+    along_mm = lattice.ras(np.stack([np.arange(len(known)), np.zeros(len(known)), np.zeros(len(known))], 1))[:, 0]
+    return float(np.average(along_mm, weights=known + 1e-6))
+
+
+def _shown(field: PositionField) -> Box:
+    """What a scan shows: its bounds, along the body without slices that show nothing of it (padding)."""
+    filled = ((field.image > 0.1).float().sum((0, 1)) > _MIN_BODY_VOXELS).nonzero()[:, 0].cpu().numpy()
+    low, high = field.bounds.min_ras.copy(), field.bounds.max_ras.copy()
+    if len(filled):
+        faces_mm = field.grid.bounds.min_ras[2] + field.grid.spacing_mm[2] * np.array([filled[0], filled[-1] + 1])
+        if faces_mm[0] < high[2] and faces_mm[1] > low[2]:
+            low[2], high[2] = max(low[2], faces_mm[0]), min(high[2], faces_mm[1])
+    return Box(low, high)
+
+
+def _correlation(values: NDArray[np.float32], others: NDArray[np.float32], weights: NDArray[np.float32]) -> float:
+    """The weighted correlation of (N,) with (N,); 0 if there is nothing to compare."""
+    if weights.sum() < 8.0:
+        return 0.0
+    a, b = (one - np.average(one, weights=weights) for one in (values, others))
+    both = np.average(np.stack([a * b, a * a, b * b]), axis=1, weights=weights)
+    return float(both[0] / np.sqrt(both[1] * both[2] + 1e-9))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """An intercept, and the weight of each kind of evidence."""
+
+    intercept: float
+    weights: Mapping[str, float]
+
+    def of(self, values: Mapping[str, float]) -> float:
+        return self.intercept + sum(weight * values[name] for name, weight in self.weights.items())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the evidence means, for the weights ``model_id``.
+
+    ``error``: the logarithm of the expected wall error in mm. ``absent``: the log odds that an organ is absent;
+    ``whole``: those that one which is not absent lies wholly in the scan. Of these two the evidence is ``seen`` and
+    ``inside``, the distances to the scan's end over the expected error. ``least_likeness`` and ``least_sidedness``:
+    what a scan must have so that it is not doubted; see :class:`ScanEvidence`.
+    """
+
+    model_id: str
+    error: Linear
+    absent: Linear
+    whole: Linear
+    least_likeness: float
+    least_sidedness: float
+
+    def judged(self, found: OrganDetection, evidence: Evidence) -> OrganDetection:
+        """The detection with its expected error and presence."""
+        expected_mm = self.expected_mm(evidence)
+        return replace(found, expected_error_mm=expected_mm, presence=self.presence(evidence, expected_mm))
+
+    def expected_mm(self, evidence: Evidence) -> float:
+        return float(np.exp(self.error.of(dataclasses.asdict(evidence))))
+
+    def presence(self, evidence: Evidence, expected_mm: float) -> Presence:
+        values = presence_evidence(evidence, expected_mm)
+        absent, whole = (1.0 / (1.0 + np.exp(-odds.of(values))) for odds in (self.absent, self.whole))
+        whole *= 1.0 - absent
+        return Presence(float(whole), float(max(0.0, 1.0 - whole - absent)), float(absent))
+
+    def doubts(self, scan: ScanEvidence, found: Sequence[OrganDetection | AbsentOrgan]) -> tuple[str, ...]:
+        """A sentence for everything that is wrong with a scan as a whole, or with it and the examples together."""
+        doubts = []
+        if scan.upside_down:
+            doubts.append(
+                "The scan seems to be upside down: a body with its head towards +S was expected; check its orientation."
+            )
+        elif scan.likeness < self.least_likeness:
+            doubts.append(
+                f"The scan hardly looks like a body that the weights know (correlation {scan.likeness:.2f}, at least "
+                f"{self.least_likeness:.2f} was expected), so that boxes may lie anywhere; check that it is CT in "
+                "Hounsfield units of a person on the back, not turned, and more than a small part of the body."
+            )
+        elif scan.sidedness is not None and scan.sidedness < self.least_sidedness:
+            doubts.append(
+                "The scan seems to be mirrored: a body with its liver on the right was expected; check its "
+                "orientation, because boxes of left and right organs may be exchanged."
+            )
+        if found and all(isinstance(one, AbsentOrgan) for one in found):
+            doubts.append(
+                "None of the organs that were looked for is in the scan: it seems to show another part of the body "
+                "than the examples; use examples of this part."
+            )
+        return tuple(doubts)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Calibration:
+        record = json.loads(text)
+        parts: dict[str, Any] = {
+            name: Linear(**value) if isinstance(value, dict) else value for name, value in record.items()
+        }
+        return cls(**parts)
+
+
+def presence_evidence(evidence: Evidence, expected_mm: float) -> dict[str, float]:
+    """What tells of an organ's presence: how far it lies inside the scan, in expected errors."""
+    inside = {"seen": evidence.seen_mm, "inside": evidence.inside_mm}
+    return {name: float(np.clip(mm / expected_mm, -_FURTHEST, _FURTHEST)) for name, mm in inside.items()}
+
+
+@cache
+def shipped() -> Calibration:
+    """The calibration that comes with the package."""
+    return Calibration.from_json((files("rprloc") / "trust.json").read_text(encoding="utf-8"))
+
+
+def calibration_for(model_id: str) -> Calibration | None:
+    """The calibration of these weights; None if there is none."""
+    return shipped() if shipped().model_id == model_id else None

@@ -1,0 +1,124 @@
+"""TODO model.body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from rprloc.geometry import Grid, Points, apply_affine
+from rprloc.model.looks import Look
+
+
+@dataclass(frozen=True, eq=False)
+class BodyMap:
+    """From a scan's world to the common body frame (mm; axes like RAS): an affine and a smooth displacement on top.
+
+    ``displacement_mm`` (3, a, b, c) lies on ``control_grid`` in the scan's world; beyond it the outermost value holds.
+    """
+
+    body_from_ras: NDArray[np.float64]
+    displacement_mm: NDArray[np.float32]
+    control_grid: Grid
+
+    @classmethod
+    def affine(cls, matrix: ArrayLike, shift_mm: ArrayLike) -> BodyMap:
+        """A map without displacement."""
+        body_from_ras = np.eye(4)
+        body_from_ras[:3, :3], body_from_ras[:3, 3] = matrix, shift_mm
+        return cls(body_from_ras, np.zeros((3, 1, 1, 1), np.float32), Grid.isotropic((1, 1, 1), 1.0, np.zeros(3)))
+
+    def body(self, points_ras: Points) -> Points:
+        """Body coordinates (..., 3) of world points (..., 3)."""
+        displacement = sample(torch.from_numpy(self.displacement_mm), self.control_grid, points_ras)
+        return apply_affine(self.body_from_ras, points_ras) + displacement
+
+    def sampled_on(self, values: Tensor, body_grid: Grid, voxels: Grid) -> NDArray[np.float32]:
+        """Values (D, A, B, C) on a grid in the body frame, at the body coordinates of a grid's voxels: (I, J, K, D).
+
+        Like :func:`sample` at ``body(voxels.centres_ras())``, but quick: the axes of ``voxels`` must be parallel to
+        those of ``control_grid``, so that the displacement can be interpolated along one axis after the other.
+        """
+        to_lattice = _normalized_from_ras(body_grid)
+        lattice_from_ras = to_lattice @ self.body_from_ras
+        found = torch.from_numpy(to_lattice[:3, :3]).float() @ torch.from_numpy(self.displacement_mm).flatten(1)
+        found = found.unflatten(1, self.displacement_mm.shape[1:])
+        for axis, count in enumerate(voxels.shape):
+            where = positions_along(self.control_grid, voxels, axis)
+            share = (1.0 - np.abs(where[:, None] - np.arange(self.control_grid.shape[axis]))).clip(0.0)  # (n, controls)
+            # The axis comes in front and goes to the end, so after three rounds they are in order.
+            found = found.movedim(1, -1) @ torch.from_numpy(share).float().T
+            step = torch.from_numpy(lattice_from_ras[:3, :3] @ voxels.ras_from_ijk[:3, axis])
+            found += (step[:, None] * torch.arange(count)).float()[:, None, None]
+        found += torch.from_numpy(lattice_from_ras[:3, :3] @ voxels.ras_from_ijk[:3, 3] + lattice_from_ras[:3, 3]).to(
+            found
+        )[:, None, None, None]
+        sampled = F.grid_sample(values[None], found.movedim(0, -1)[None], padding_mode="border", align_corners=False)
+        return sampled[0].movedim(0, -1).numpy()
+
+    def ras(self, points_body: Points) -> Points:
+        """World points (..., 3) whose body coordinates are (..., 3): the agent's walk from where the affine sends it.
+
+        Every step moves by the offset that is still missing, as in the paper; smooth maps are found to 0.01 mm.
+        """
+        ras_from_body = np.linalg.inv(self.body_from_ras)
+        points_ras = apply_affine(ras_from_body, points_body)
+        for _ in range(30):
+            missing_mm = points_body - self.body(points_ras)
+            points_ras = points_ras + 0.7 * missing_mm @ ras_from_body[:3, :3].T
+            if np.abs(missing_mm).max(initial=0.0) < 0.005:
+                break
+        return points_ras
+
+
+@dataclass(frozen=True, eq=False)
+class BodyAtlas:
+    """``values`` (2, A, B, C) in the body frame at 8 mm: the mean picture in [0, 1], and whether several scans show
+    the place (0 or 1). ``origin_mm`` (3,): body coordinates of the first voxel's centre.
+    """
+
+    values: Tensor
+    origin_mm: Tensor
+
+    def compared(self, look: Look) -> Tensor:
+        """What is compared of the mean picture, and whether the place is known, (A, B, C, 2), on the CPU."""
+        if look not in self._compared:
+            mean, known = self.values.cpu()
+            self._compared[look] = torch.stack([look(mean, known > 0.5), known], dim=-1)
+        return self._compared[look]
+
+    @cached_property
+    def _compared(self) -> dict[Look, Tensor]:
+        return {}
+
+
+def sample(values: Tensor, grid: Grid, points_ras: Points) -> NDArray[np.float32]:
+    """Values (C, I, J, K) on a grid, at world points (..., 3): (..., C), linear, clamped at the outermost centres."""
+    lattice = _normalized(grid, points_ras).to(values)[None, None, None]
+    found = F.grid_sample(values[None], lattice, padding_mode="border", align_corners=False)[0, :, 0, 0]  # (C, N)
+    return found.T.cpu().numpy().reshape(*np.shape(points_ras)[:-1], values.shape[0])
+
+
+def _normalized(grid: Grid, points_ras: Points) -> Tensor:
+    """What grid_sample (align_corners=False) calls world points (..., 3) on a grid: (N, 3), k first."""
+    return torch.from_numpy(apply_affine(_normalized_from_ras(grid), points_ras).reshape(-1, 3))
+
+
+def _normalized_from_ras(grid: Grid) -> NDArray[np.float64]:
+    """The 4x4 matrix from world points to what grid_sample (align_corners=False) calls them on a grid: k first."""
+    shape = np.array(grid.shape)
+    normalized_from_ijk = np.diag([*(2.0 / shape), 1.0])
+    normalized_from_ijk[:3, 3] = 1.0 / shape - 1.0
+    return (normalized_from_ijk @ grid.ijk_from_ras)[[2, 1, 0, 3]]
+
+
+def positions_along(controls: Grid, voxels: Grid, axis: int) -> NDArray[np.float64]:
+    """Where along an axis of ``controls`` the voxels of a grid with parallel axes lie, (n,), at most at its ends."""
+    steps_ijk = controls.ijk_from_ras @ voxels.ras_from_ijk
+    where = steps_ijk[axis, axis] * np.arange(voxels.shape[axis]) + steps_ijk[axis, 3]
+    return where.clip(0.0, controls.shape[axis] - 1)

@@ -1,0 +1,69 @@
+"""The body frame and how a scan gets into it: registration of its grey values to the body atlas.
+
+The atlas is the mean of all training scans in their common body frame (``alignment.py``); no label had part in it. A
+scan's map to the frame starts from the pose that the coarse Pnet sees and is improved by gradient descent on the
+squared difference of what both look like, first as an affine map, then with a smooth displacement on top. That is done
+twice, by grey values and by local contrast, and the mean is taken. Training aligns its scans by grey values alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rprloc.model.body import BodyAtlas, BodyMap
+from rprloc.model.descent import Places, improve
+from rprloc.model.device import small_steps
+from rprloc.model.looks import Picture, Stage, Stages, grey, local_contrast, smooth_contrast, smooth_grey
+
+BY_GREY: Stages = (
+    Stage(30, None, grey),
+    Stage(30, 64.0, grey, 5.0),
+    Stage(40, 32.0, grey, 5.0),
+    Stage(60, 20.0, grey, 5.0),
+)
+
+BY_CONTRAST: Stages = (
+    Stage(30, None, smooth_grey),
+    Stage(30, 64.0, smooth_contrast, 2.5),
+    Stage(40, 32.0, local_contrast, 2.5),
+    Stage(60, 20.0, local_contrast, 2.5),
+)
+
+_FURTHER = 1.2
+"""A displacement that is to be smooth falls short of the true one: by this it goes further."""
+
+
+def registered(picture: Picture, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
+    """The map of a query scan to the body frame: the mean of two registrations, whose errors are not the same ones;
+    its displacement goes _FURTHER.
+    """
+    maps = registrations(picture, atlas, pose, (BY_GREY, BY_CONTRAST))
+    return BodyMap(
+        np.mean([found.body_from_ras for found in maps], axis=0),
+        np.float32(_FURTHER) * np.mean([found.displacement_mm for found in maps], axis=0),
+        maps[0].control_grid,
+    )
+
+
+def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages) -> BodyMap:
+    """The map of a scan to the body frame, improved from ``start``."""
+    return registrations(picture, atlas, start, (stages,))[0]
+
+
+@small_steps()
+def registrations(picture: Picture, atlas: BodyAtlas, start: BodyMap, courses: Sequence[Stages]) -> tuple[BodyMap, ...]:
+    """Maps of a scan to the body frame, improved from ``start`` side by side: one for each of the courses, whose stages
+    may differ in what they compare and in roughness alone. On the CPU always, and deterministic on one machine.
+
+    Adam on the mean squared difference of looks between voxels near the body and the atlas where it is known, plus the
+    displacement's roughness; its steps shrink to nothing over every stage. The gradient is written out: by PyTorch's
+    autograd the same steps take six times as long.
+    """
+    places = Places.of(picture)
+    found = [start] * len(courses)
+    for alike in zip(*courses, strict=True):
+        ((steps, control_mm),) = {(stage.steps, stage.control_mm) for stage in alike}
+        found = improve(places, picture, atlas, found, steps, control_mm, alike)
+    return tuple(found)

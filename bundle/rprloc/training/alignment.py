@@ -1,0 +1,170 @@
+"""Bringing unlabelled scans of different people and fields of view into one body frame.
+
+Relative position regression sees one person at a time, so a small and a large patient give the same landmark different
+latents. Here all training scans are aligned with each other first, without labels and without a network:
+
+1. *along the body*: every axial slice becomes a coarse picture; a scan is slid along the stack of those already placed
+   to where its slices fit best, the best-fitting scans first, so that the stack grows from one scan to the whole range
+   of the dataset;
+2. *affine, then smooth*: the mean picture of all aligned scans is the atlas; each scan is registered to it
+   (``registration.py``), first with an affine map, then with a smooth displacement too; then the atlas is made anew.
+
+Offsets between places, of one scan or of two people's, are then differences of body coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from rprloc.model.body import BodyAtlas, BodyMap
+from rprloc.model.input import SPACING_MM, foreground
+from rprloc.model.looks import STEP, Picture, Stage, Stages, grey
+from rprloc.model.registration import register
+from rprloc.training.sampling import TrainingScan
+
+_SLICE_SHAPE, _SLICE_STEP = (30, 22), 2  # cells of a slice's picture, and voxels of 8 mm between them
+
+_MIN_OVERLAP = 15  # slices of 8 mm
+
+_STACK = 600  # slices of 8 mm: more than any dataset spans
+
+_ROUNDS: Sequence[Stages] = (
+    (Stage(40, None, grey),),
+    (Stage(40, None, grey),),
+    (Stage(20, None, grey), Stage(40, 64.0, grey)),
+    (Stage(20, 64.0, grey), Stage(40, 40.0, grey)),
+    (Stage(40, 40.0, grey),),
+)
+"""The atlas is made anew before each round."""
+
+
+def align(scans: Sequence[TrainingScan], makers: Sequence[int] | None = None) -> tuple[list[BodyMap], BodyAtlas]:
+    """The maps of all scans to their common body frame, in the order of ``scans``, and the atlas; deterministic.
+
+    Only the scans with the indices ``makers`` (by default all) make the frame; the others are brought into it. The time
+    grows with the square of the number of makers.
+    """
+    pictures = [_picture(scan) for scan in scans]
+    makers = range(len(scans)) if makers is None else makers
+    making = [pictures[n] for n in makers]
+    maps = _stack_along_body(pictures, makers)
+    for number, stages in enumerate(_ROUNDS, 1):
+        atlas = _mean_picture(making, [maps[n] for n in makers])
+        progress = tqdm(zip(pictures, maps, strict=True), f"registering scans, round {number}", len(scans), unit="scan")
+        maps = [register(picture, atlas, start, stages) for picture, start in progress]
+    middle_mm = np.mean([maps[n].body(pictures[n].places_ras).mean(0) for n in makers], 0)
+    maps = [_shifted(found, -middle_mm) for found in maps]
+    return maps, _mean_picture(making, [maps[n] for n in makers])
+
+
+def _shifted(found: BodyMap, by_mm: NDArray[np.float64]) -> BodyMap:
+    affine = found.body_from_ras.copy()
+    affine[:3, 3] += by_mm
+    return BodyMap(affine, found.displacement_mm, found.control_grid)
+
+
+def _picture(scan: TrainingScan) -> Picture:
+    source = torch.from_numpy(scan.image).float() / 255.0
+    return Picture.of(source, foreground(source[None, None])[0, 0], scan.grid)
+
+
+def _slice_pictures(scan: Picture) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
+    """Coarse pictures (K, cells) of axial slices, which of them (K,) show a body, and its middle (I, J) in voxels."""
+    body = (scan.near * scan.image).numpy() > 0.15
+    voxels_ijk = np.argwhere(body)
+    if len(voxels_ijk) == 0:
+        raise ValueError("a scan without any soft tissue cannot be aligned")
+    middle = np.median(voxels_ijk, axis=0)[:2]
+    axes = [
+        2.0 * ((np.arange(cells) - 0.5 * (cells - 1)) * _SLICE_STEP + centre + 0.5) / size - 1.0
+        for cells, centre, size in zip(_SLICE_SHAPE, middle, scan.image.shape[:2], strict=True)
+    ]
+    lattice = torch.from_numpy(np.stack(np.meshgrid(axes[1], axes[0]), axis=-1)).float()
+    slices = F.avg_pool2d(scan.image.permute(2, 0, 1)[:, None], 3, 1, 1)
+    pictures = F.grid_sample(slices, lattice.expand(len(slices), -1, -1, -1), align_corners=False)
+    return pictures.flatten(1).numpy(), body.sum(axis=(0, 1)) > 30, middle
+
+
+def _stack_along_body(scans: Sequence[Picture], makers: Sequence[int]) -> list[BodyMap]:
+    """A shift for every scan: the same anatomy comes to the same height, the body's middle to 0 across it."""
+    prepared = [_slice_pictures(scan) for scan in scans]
+    pictures, shown = [p[0] for p in prepared], [p[1] for p in prepared]
+    total, weight = np.zeros((_STACK, pictures[0].shape[1])), np.zeros(_STACK)
+    heights: dict[int, int] = {}
+
+    def place(index: int, height: int, sign: int) -> None:
+        rows = height + np.flatnonzero(shown[index])
+        total[rows] += sign * pictures[index][shown[index]]
+        weight[rows] += sign
+
+    def best(index: int) -> tuple[float, int]:
+        """The smallest mean squared difference to the stack, relative to the energy of both, and its height."""
+        mean, filled = total / np.maximum(weight, 1)[:, None], weight > 0
+        mine, visible = pictures[index], shown[index]
+        energy = (mine**2).mean(1)[:, None] + (mean**2).mean(1)[None]
+        squared = energy - 2.0 * mine @ mean.T / mean.shape[1]
+        found = (np.inf, (_STACK - len(mine)) // 2)
+        occupied = np.flatnonzero(filled)
+        for height in range(max(0, occupied[0] - len(mine)), min(_STACK - len(mine), occupied[-1] + 1)):
+            rows = np.flatnonzero(visible & filled[height : height + len(mine)])
+            if len(rows) < min(_MIN_OVERLAP, 0.9 * visible.sum()):
+                continue
+            cost = squared[rows, rows + height].sum() / energy[rows, rows + height].sum() + 0.3 / len(rows)
+            found = min(found, (float(cost), height))
+        return found
+
+    seed = max(makers, key=lambda index: shown[index].sum())
+    heights[seed] = (_STACK - len(shown[seed])) // 2
+    place(seed, heights[seed], 1)
+    with tqdm(total=len(makers), initial=1, desc="stacking scans along the body", unit="scan") as bar:
+        while len(heights) < len(makers):
+            offers = sorted((*best(index), index) for index in makers if index not in heights)
+            for _, height, index in offers[: max(1, len(heights) // 3)]:
+                heights[index] = height
+                place(index, height, 1)
+                bar.update()
+    for _ in range(3):
+        for index in heights:
+            place(index, heights[index], -1)
+            if (weight > 0).any():
+                heights[index] = best(index)[1]
+            place(index, heights[index], 1)
+    heights |= {index: best(index)[1] for index in range(len(scans)) if index not in heights}
+    maps = []
+    for index, scan in enumerate(scans):
+        middle_ras = scan.grid.ras([*prepared[index][2], 0.0])
+        height_mm = STEP * SPACING_MM * (heights[index] - _STACK // 2)
+        maps.append(BodyMap.affine(np.eye(3), np.array([0.0, 0.0, height_mm]) - middle_ras))
+    return maps
+
+
+def _mean_picture(pictures: Sequence[Picture], maps: Sequence[BodyMap]) -> BodyAtlas:
+    """The atlas of scans under their current maps."""
+    voxel_mm = float(pictures[0].grid.spacing_mm[0])
+    where = [
+        torch.from_numpy(found.body(picture.places_ras)).float() for picture, found in zip(pictures, maps, strict=True)
+    ]  # (N, 3) each
+    low = torch.stack([body_mm.amin(0) for body_mm in where]).amin(0)
+    high = torch.stack([body_mm.amax(0) for body_mm in where]).amax(0)
+    origin_mm = (low / voxel_mm).floor() * voxel_mm
+    shape = [int(n) for n in ((high - origin_mm) / voxel_mm).ceil() + 2]
+    total, weight = torch.zeros(int(np.prod(shape))), torch.zeros(int(np.prod(shape)))
+    limits = torch.tensor(shape)
+    for body_mm, picture in zip(where, pictures, strict=True):
+        ijk = (body_mm - origin_mm) / voxel_mm
+        values, base = picture.values, ijk.floor().long()
+        for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
+            index = base + corner
+            share = (1.0 - (ijk - index).abs()).prod(dim=1)
+            ok = ((index >= 0) & (index < limits)).all(dim=1)
+            flat = (index[ok, 0] * shape[1] + index[ok, 1]) * shape[2] + index[ok, 2]
+            total.index_add_(0, flat, share[ok] * values[ok])
+            weight.index_add_(0, flat, share[ok])
+    mean = (total / weight.clamp(min=1e-3)).reshape(shape)
+    return BodyAtlas(torch.stack([mean, (weight > 1.0).float().reshape(shape)]), origin_mm)

@@ -1,0 +1,146 @@
+"""Random training crops: which scan, which place, which transform. All randomness takes a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rprloc.geometry import Grid, Points
+from rprloc.model.input import FOREGROUND_INPUT, foreground
+from rprloc.model.network import Pnet
+
+_CLIP_LOW, _CLIP_HIGH = 0.29, 0.776  # network inputs of a scan kept through the display window [-125, 275] HU
+
+
+@dataclass(frozen=True)
+class TrainingScan:
+    """One unlabelled scan at network spacing: its input as uint8 (I, J, K), 255 for 1.0, on an isotropic RAS grid."""
+
+    name: str
+    group: str
+    image: NDArray[np.uint8]
+    grid: Grid
+    body_ijk: NDArray[np.int16]
+
+    @classmethod
+    def from_array(cls, name: str, group: str, image: NDArray[np.uint8], grid: Grid) -> TrainingScan:
+        inside = foreground(torch.from_numpy(image)[None, None].float() / 255.0)[0, 0].numpy()
+        return cls(name, group, image, grid, np.argwhere(inside).astype(np.int16))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A transformed cube of one scan: what a network sees, and where its outputs came from.
+
+    ``image``: (1, I, J, K) in [0, 1]. ``source_ras`` (i, j, k, 3): the place in the scan's world of every network
+    output. ``inside`` (i, j, k): whether it is body.
+    """
+
+    image: Tensor
+    source_ras: Points
+    inside: Tensor
+
+
+def random_matrix(generator: np.random.Generator, rotation_deg: float, scale: float) -> NDArray[np.float64]:
+    """A random 3x3 matrix source_from_augmented: rotations about the axes, a common and three single scales."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(generator.normal(0.0, rotation_deg / 2, 3))):
+        a, b = [(1, 2), (2, 0), (0, 1)][axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    scales = np.exp(generator.uniform(-scale, scale) + generator.uniform(-scale / 3, scale / 3, 3))
+    return matrix @ np.diag(scales)
+
+
+def cut_crop(scan: TrainingScan, centre_ras: NDArray[np.float64], matrix: NDArray[np.float64], edge_vox: int) -> Tensor:
+    """A cube (1, edge, edge, edge) of the scan around ``centre_ras``, sampled along the columns of ``matrix``; air
+    outside.
+    """
+    spacing_mm = float(scan.grid.spacing_mm[0])
+    offsets_mm = (np.arange(edge_vox) - 0.5 * (edge_vox - 1)) * spacing_mm
+    # grid_sample wants normalized (k, j, i) source positions: an affine of the output's, which affine_grid makes.
+    half_extent = offsets_mm[-1]
+    centre_ijk = scan.grid.ijk(centre_ras)
+    shape = np.array(scan.image.shape)
+    theta_ijk = np.concatenate(
+        [matrix * (half_extent / spacing_mm) * (2.0 / shape)[:, None], ((2 * centre_ijk + 1) / shape - 1)[:, None]],
+        axis=1,
+    )
+    theta = torch.from_numpy(theta_ijk[::-1][:, [2, 1, 0, 3]].copy()).float()[None]
+    lattice = F.affine_grid(theta, [1, 1, edge_vox, edge_vox, edge_vox], align_corners=True)
+    source = torch.from_numpy(scan.image)[None, None].float().div_(255.0)
+    return F.grid_sample(source, lattice, align_corners=False)[0]
+
+
+def jitter(image: Tensor, generator: np.random.Generator) -> Tensor:
+    """Random intensities and fields of view: display window, gamma, contrast, blur, noise, and cuts that leave air.
+
+    Air stays 0, so that padding remains air.
+    """
+    if generator.random() < 0.3:
+        image = torch.where(image <= _CLIP_LOW, 0.0, image.clamp(max=_CLIP_HIGH))
+    if generator.random() < 0.5:
+        image = image.clamp(min=0.0) ** float(np.exp(generator.normal(0.0, 0.15)))
+    image = image * float(np.exp(generator.normal(0.0, 0.04)))
+    if generator.random() < 0.25:
+        image = F.avg_pool3d(F.pad(image[None], [1] * 6, mode="replicate"), 3, stride=1)[0]
+    if generator.random() < 0.5:
+        seed = int(generator.integers(2**62))
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+        image = torch.where(image > 0.0, image + noise * float(generator.uniform(0.0, 0.05)), image)
+    if generator.random() < 0.5:  # cut along the body: scans begin and end anywhere
+        image = _cut(image, axis=3, generator=generator)
+    if generator.random() < 0.2:
+        image = _cut(image, axis=int(generator.integers(1, 3)), generator=generator)
+    return image.clamp(0.0, 1.0)
+
+
+def _cut(image: Tensor, axis: int, generator: np.random.Generator) -> Tensor:
+    image, edge = image.clone(), image.shape[axis]
+    depth = int(generator.integers(0, edge // 2))
+    image.narrow(axis, 0 if generator.random() < 0.5 else edge - depth, depth).zero_()
+    return image
+
+
+def random_place(scan: TrainingScan, generator: np.random.Generator) -> NDArray[np.float64]:
+    """A random place (3,) of the body in the scan's world, RAS mm."""
+    return scan.grid.ras(scan.body_ijk[generator.integers(len(scan.body_ijk))] + generator.uniform(-0.5, 0.5, 3))
+
+
+def random_crop(
+    scan: TrainingScan,
+    centre_ras: NDArray[np.float64],
+    outputs: int,
+    net: Pnet,
+    generator: np.random.Generator,
+    *,
+    rotation_deg: float = 15.0,
+    scale: float = 0.12,
+) -> Crop:
+    """A crop around ``centre_ras`` under a random transform, as large as ``outputs`` places along each edge need."""
+    matrix = random_matrix(generator, rotation_deg, scale)
+    edge_vox = net.receptive_field + net.stride * (outputs - 1)
+    image = jitter(cut_crop(scan, centre_ras, matrix, edge_vox), generator)
+    centres_vox = np.arange(outputs) * net.stride + 0.5 * (net.receptive_field - 1)
+    offsets_mm = (centres_vox - 0.5 * (edge_vox - 1)) * scan.grid.spacing_mm[0]
+    lattice_mm = np.stack(np.meshgrid(offsets_mm, offsets_mm, offsets_mm, indexing="ij"), axis=-1)
+    first = round(centres_vox[0]) - 2  # the 5x5x5 voxels around each output's centre, as in foreground()
+    window = slice(first, first + 5 + net.stride * (outputs - 1))
+    inside = (F.avg_pool3d(image[:, window, window, window], 5, net.stride) > FOREGROUND_INPUT)[0]
+    return Crop(image, lattice_mm @ matrix.T + centre_ras, inside)
+
+
+def choose_scan(scans: Sequence[TrainingScan], generator: np.random.Generator, group_power: float = 0.5) -> int:
+    """The index of a random scan; a group of n scans weighs n ** ``group_power``, so that none drowns another."""
+    groups = sorted({scan.group for scan in scans})
+    members = [[index for index, scan in enumerate(scans) if scan.group == group] for group in groups]
+    weights = np.array([len(group) for group in members], float) ** group_power
+    return int(generator.choice(members[int(generator.choice(len(groups), p=weights / weights.sum()))]))

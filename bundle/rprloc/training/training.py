@@ -1,0 +1,271 @@
+"""Self-supervised training of the coarse and the fine Pnet on unlabelled scans.
+
+First all scans are brought into one body frame, without labels (``alignment.py``). Then both networks learn relative
+position regression in that frame: the difference of two latents is the offset in body millimetres between their places.
+Because the frame is common, this holds for two places of one scan, as in the paper, and for places of two different
+people as well, which fixes the latents themselves up to one constant: the loss regresses the body coordinates of all
+places of a crop. The fine Pnet sees smaller patches and learns, besides, a descriptor by which a place of a scan is
+told from its neighbours in another view of the same scan, where the truth is known. (With other people's scans, whose
+places are known as well as the alignment is good, descriptors blurred; docs/experiments.md.)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from rprloc import __version__
+from rprloc.files import atomic_path, write_text_atomically
+from rprloc.model.body import BodyMap
+from rprloc.model.network import Pnet, RPRNet, placed, save_model
+from rprloc.training.body_frame import make_body_frame
+from rprloc.training.config import TrainingConfig
+from rprloc.training.losses import (
+    Batch,
+    Draw,
+    Loss,
+    coarse_draw,
+    coarse_loss,
+    fine_draw,
+    fine_loss,
+    forward_batch,
+    standardize,
+)
+from rprloc.training.optimizer import Optimizer
+from rprloc.training.processes import one_process_first, rank_and_processes
+from rprloc.training.sampling import TrainingScan, choose_scan, random_crop, random_place
+
+_VALIDATION_BATCHES = 8
+
+_ALIGNMENT_SECONDS = 1.0  # a scan; 179 scans took 170 s on two cores
+
+_PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each byte of its packed image
+
+Measure = Callable[[Pnet], dict[str, NDArray[np.float64]]]
+"""From a network to errors (3,) in mm by name."""
+
+
+def fit(
+    name: str,
+    net: Pnet,
+    draw: Draw,
+    loss_of: Loss,
+    steps: int,
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    resume: bool,
+    held_out: Measure | None = None,
+) -> None:
+    """Run one stage of ``steps`` optimizer steps on ``net``, with checkpoints and logs in ``folder``.
+
+    The randomness of a step depends on the seed and the step's number alone, so a resumed run takes the same crops.
+    What ``held_out`` measures is logged with every checkpoint, too. In a process group every process draws crops of its
+    own, and the gradients are averaged; the first one writes.
+    """
+    if steps == 0:
+        return
+    rank, processes = rank_and_processes()
+    checkpoint = folder / f"{name}.pt"
+    optimizer = Optimizer(net, config, steps)
+    first = 0
+    if resume and checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(state["net"])
+        optimizer.restore(state["optimizer"])
+        first = state["step"]
+    log = _Log(folder, name, first) if rank == 0 else None
+    net.train()
+    errors = []
+
+    def seed(step: int) -> tuple[int, ...]:
+        return (config.seed, step) if processes == 1 else (config.seed, step, rank)
+
+    bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, unit="step", disable=rank > 0)
+    with ThreadPoolExecutor(max_workers=1) as ahead:  # draws the next batch while the network works on this one
+        upcoming = ahead.submit(draw, np.random.default_rng(seed(first)))
+        for step in bar:
+            batch = upcoming.result()
+            if step + 1 < steps:
+                upcoming = ahead.submit(draw, np.random.default_rng(seed(step + 1)))
+            loss, error_mm = loss_of(net, batch)
+            optimizer.step(net, loss)
+            errors.append(error_mm.detach().cpu().numpy())
+            if log is None:
+                continue
+            if (step + 1) % 50 == 0 or step + 1 == steps:
+                mean_mm = np.mean(errors, axis=0)
+                bar.set_postfix_str("error " + "/".join(f"{value:.1f}" for value in mean_mm) + " mm")
+                log.add("training", step + 1, mean_mm)
+                errors = []
+            if (step + 1) % config.checkpoint_steps == 0 or step + 1 == steps:
+                for what, mean_mm in held_out(net).items() if held_out else ():
+                    log.add(what, step + 1, mean_mm)
+                state = {"net": net.state_dict(), "optimizer": optimizer.state(), "step": step + 1}
+                with atomic_path(checkpoint) as temporary:
+                    torch.save(state, temporary)
+    net.eval()
+
+
+def _held_out(
+    scans: Sequence[TrainingScan],
+    maps: Sequence[BodyMap],
+    outputs: int,
+    draw: Draw,
+    loss_of: Loss,
+    config: TrainingConfig,
+) -> Measure:
+    """Three measures that need no label, mean absolute mm (3,), on crops of unlabelled scans that are always the same.
+
+    ``validation``: the errors of training. ``offsets``: of the offset between two random places of a crop. ``views``:
+    how far the latents of a place lie apart in two views that differ in grey values and field of view.
+    """
+
+    @torch.no_grad()
+    def measure(net: Pnet) -> dict[str, NDArray[np.float64]]:
+        found: dict[str, list[Tensor]] = {"validation": [], "offsets": [], "views": []}
+        for n in range(_VALIDATION_BATCHES):
+            batch = draw(np.random.default_rng((config.seed, 0, 0, n)))
+            found["validation"].append(loss_of(net, batch)[1][None])
+            generator = np.random.default_rng((config.seed, 0, 1, n))
+            for _ in range(config.crops_a_step // 2):
+                index = choose_scan(scans, generator, config.group_power)
+                centre_ras = random_place(scans[index], generator)
+                views = tuple(
+                    random_crop(scans[index], centre_ras, outputs, net, generator, rotation_deg=0.0, scale=0.0)
+                    for _ in range(2)
+                )
+                body_mm = maps[index].body(views[0].source_ras)
+                latents, errors_mm = forward_batch(net, Batch(views, (body_mm, body_mm)))
+                other = torch.from_numpy(generator.permutation(len(errors_mm[0]))).to(latents.device)
+                found["offsets"].append(errors_mm[0] - errors_mm[0][other])
+                both = (views[0].inside & views[1].inside).to(latents.device)
+                found["views"].append((latents[0] - latents[1])[both][:, :3])
+        return {what: torch.cat(mm).abs().mean(0).cpu().double().numpy() for what, mm in found.items()}
+
+    return measure
+
+
+class _Log:
+    """A stage's errors: ``<name>.csv`` and, where TensorBoard is installed, its curves in ``tensorboard/<name>``."""
+
+    _AXES = ("right_mm", "front_mm", "head_mm")
+
+    def __init__(self, folder: Path, name: str, first: int) -> None:
+        self._path = folder / f"{name}.csv"
+        if first == 0:
+            self._path.write_text(",".join(("step", "crops", *self._AXES, "seconds")) + "\n", encoding="utf-8")
+        self._started = time.monotonic()
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._curves = None
+        else:
+            self._curves = SummaryWriter(folder / "tensorboard" / name, purge_step=first)
+
+    def add(self, crops: str, step: int, error_mm: NDArray[np.floating]) -> None:
+        rounded = [round(float(value), 2) for value in error_mm]
+        with self._path.open("a", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerow([step, crops, *rounded, round(time.monotonic() - self._started)])
+        if self._curves is not None:
+            for axis, value in zip(self._AXES, rounded, strict=True):
+                self._curves.add_scalar(f"{crops}/{axis}", value, step)
+            self._curves.flush()
+
+
+def train(
+    scans: Sequence[TrainingScan],
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    device: torch.device,
+    validation: Sequence[TrainingScan] = (),
+    resume: bool = False,
+    init: RPRNet | None = None,
+) -> RPRNet:
+    """Train both networks on unlabelled scans; checkpoints, logs and, at the end, ``model.pt`` go to ``folder``.
+
+    ``validation``: unlabelled scans that are only measured on. ``init``: a model to go on from, in its body frame; by
+    default the scans make a frame of their own and the networks start anew.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_process_first():
+        rank = rank_and_processes()[0]
+        if rank == 0:
+            _write_config(folder / "config.json", config, scans, validation, init, device)
+        maps, atlas = make_body_frame(scans, validation, folder / "body_frame.npz", init, resume=resume or rank > 0)
+    torch.manual_seed(config.seed)
+    model = RPRNet()
+    if init is not None:
+        model.load_state_dict(init.state_dict())
+    model.atlas = atlas
+    model = placed(model, device)
+    for name, steps, net, draw_of, loss_of, outputs in (
+        ("coarse", config.coarse_steps, model.coarse, coarse_draw, coarse_loss, config.coarse_outputs),
+        ("fine", config.fine_steps, model.fine, fine_draw, fine_loss, config.fine_outputs),
+    ):
+        draw, held_out = draw_of(scans, maps[: len(scans)], net, config), None
+        if validation:
+            theirs = maps[len(scans) :]
+            draw_theirs = draw_of(validation, theirs, net, config)
+            held_out = _held_out(validation, theirs, outputs, draw_theirs, loss_of, config)
+        if init is None:
+            batches = [draw(np.random.default_rng((config.seed, 0, n))) for n in range(4)]
+            standardize(net, [crop for batch in batches for crop in batch.crops])
+        fit(name, net, draw, loss_of, steps, folder, config, resume=resume, held_out=held_out)
+    if rank_and_processes()[0] == 0:
+        save_model(model.eval(), folder / "model.pt")
+    return model.eval()
+
+
+def _write_config(
+    path: Path,
+    config: TrainingConfig,
+    scans: Sequence[TrainingScan],
+    validation: Sequence[TrainingScan],
+    init: RPRNet | None,
+    device: torch.device,
+) -> None:
+    """What the run is made of: with the same scans, :meth:`TrainingConfig.read` of this file repeats it."""
+    made_with = {
+        "rprloc": __version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": rank_and_processes()[1],
+        "scans": len(scans),
+        "validation_scans": len(validation),
+        "init": None if init is None else init.identity(),
+    }
+    write_text_atomically(path, json.dumps({"training": asdict(config), "made_with": made_with}, indent=4) + "\n")
+
+
+def estimate(scans: Sequence[TrainingScan], config: TrainingConfig, device: torch.device) -> tuple[float, float]:
+    """About how many minutes a training will take, and GB of memory, from a step of each network on these scans."""
+    model = placed(RPRNet(), device)
+    unmoved = [BodyMap.affine(np.eye(3), np.zeros(3))] * len(scans)
+    minutes = len(scans) * _ALIGNMENT_SECONDS / 60.0
+    for steps, net, draw_of, loss_of in (
+        (config.coarse_steps, model.coarse, coarse_draw, coarse_loss),
+        (config.fine_steps, model.fine, fine_draw, fine_loss),
+    ):
+        draw = draw_of(scans, unmoved, net, config)
+        for number in range(2):  # the first one warms up
+            batch = draw(np.random.default_rng(number))
+            started = time.monotonic()
+            loss_of(net, batch)[0].backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+        minutes += steps * (time.monotonic() - started) / 60.0
+    kept = sum(scan.image.nbytes * _PICTURE_SHARE + scan.body_ijk.nbytes for scan in scans)
+    return minutes, 2.0 + kept / 1e9
