@@ -95,10 +95,10 @@ class SlicerRPRLocTest(ScriptedLoadableModuleTest):
             logic.examples.add_from_segment(support, organs, heart)
             self.delayDisplay("Locating the heart")
             logic.locate([query])
-            while (update := logic.poll()).summary is None:
+            while (update := logic.poll()) is not None and update.summary is None:
                 slicer.app.processEvents()
                 time.sleep(0.05)
-            self.assertFalse(update.failed, update.summary)
+            self.assertTrue(update is not None and not update.failed, update)
             (roi,) = logic.results.rois()
             centre = nodes.box_of_roi(roi).centre_ras
             self.assertTrue(nodes.grid_of(query).contains(centre))

@@ -47,7 +47,7 @@ class RPRLocApp(MONAILabelApp):
         unknown = sorted(conf.keys() - set(SETTINGS))
         if unknown:
             raise _not_started(
-                f"The setting {', '.join(unknown)} is not known; {', '.join(SETTINGS)} were expected; correct --conf."
+                f"The setting {', '.join(unknown)} is not known. Give only {', '.join(SETTINGS)} with --conf."
             )
         files = _support_set_files(conf.get("support_set", ""))
         self.rprloc = Rprloc(_command(conf))
@@ -85,8 +85,8 @@ class RPRLocApp(MONAILabelApp):
             raise _not_started(error.msg) from error
         if shown["model_id"] != self.rprloc.model_id:
             raise _not_started(
-                f"{path} was built with the weights {shown['model_id']}, but those in use are {self.rprloc.model_id}; "
-                "a support set belongs to its weights; build it again, or name its weights with --conf weights FILE."
+                f"{path} was built with the weights {shown['model_id']}, but those in use are {self.rprloc.model_id}. "
+                "A support set belongs to its weights. Build it again, or name its weights with --conf weights FILE."
             )
         return {"support_set": path, "organs": shown["organs"]}
 
@@ -103,7 +103,7 @@ class Rprloc:
         self._start()
 
     def ask(self, command: str, **options: object) -> _Json:
-        """The result of a request; ``rprloc/serve.py`` of RPR-Loc describes them."""
+        """The result of a request; ``rprloc/apps/serve.py`` of RPR-Loc describes them."""
         with self._lock:
             if self._process.poll() is not None:
                 self._start()
@@ -127,8 +127,8 @@ class Rprloc:
             )
         except OSError as error:
             raise _not_started(
-                f"{self._command[0]} cannot be started ({error}); the command of RPR-Loc was expected; "
-                "install it in an environment of its own and name it with --conf rprloc PATH."
+                f"{self._command[0]} cannot be started ({error}), so it is not the command of RPR-Loc. "
+                "Install RPR-Loc in an environment of its own and name it with --conf rprloc PATH."
             ) from error
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
@@ -152,8 +152,8 @@ class Rprloc:
         code = self._process.wait()
         raise MONAILabelException(
             MONAILabelError.SERVER_ERROR,
-            f"RPR-Loc's process ended with exit code {code}; the server's log says why; the next request starts it "
-            "again.",
+            f"RPR-Loc's process ended with exit code {code}. The server's log gives the reason. The next request "
+            "starts it again.",
         )
 
 
@@ -181,7 +181,7 @@ class _Locator(InferTask):
         if not request.get("image"):
             raise MONAILabelException(
                 MONAILabelError.INVALID_INPUT,
-                "The image is not among the studies of this server; the name of one of them was expected; "
+                "The image is not among the studies of this server. Give the name of one of them: "
                 "GET /datastore/?output=all lists them.",
             )
         handle, name = tempfile.mkstemp(suffix)
@@ -244,15 +244,12 @@ def _support_set_files(given: str) -> list[Path]:
     path = Path(given).resolve()
     if not given:
         raise _not_started(
-            "The server was started without a support set; a file that 'rprloc support build' made, or a folder of "
-            "such files, was expected; add --conf support_set FILE."
+            "The server was started without a support set. Add --conf support_set FILE, with a file that 'rprloc "
+            "support build' made or a folder of such files."
         )
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
-        raise _not_started(
-            f"The folder {path} holds no support set (*.json); one or more were expected; "
-            "make them with 'rprloc support build'."
-        )
+        raise _not_started(f"The folder {path} holds no support set (*.json). Make one with 'rprloc support build'.")
     return files
 
 
@@ -264,8 +261,8 @@ def _command(conf: Mapping[str, str]) -> list[str]:
     rprloc = conf.get("rprloc") or shutil.which("rprloc")
     if not rprloc:
         raise _not_started(
-            "The command rprloc is not found; RPR-Loc in an environment of its own was expected; "
-            "install it there and name the command with --conf rprloc PATH."
+            "The command rprloc is not found. Install RPR-Loc in an environment of its own, and name the command with "
+            "--conf rprloc PATH."
         )
     weights = ["--model", conf["weights"]] if conf.get("weights") else []
     return [rprloc, "serve", "--device", conf.get("device", "auto"), *weights]
@@ -277,6 +274,6 @@ def _organs(wanted: object) -> list[str] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise MONAILabelException(
             MONAILabelError.INVALID_INPUT,
-            f'"organ" is {wanted!r}; an organ\'s name, a list of names or "{ALL_ORGANS}" was expected; correct it.',
+            f'"organ" is {wanted!r}. Give an organ\'s name, a list of names or "{ALL_ORGANS}".',
         )
     return None if not names or ALL_ORGANS in names else list(dict.fromkeys(names))

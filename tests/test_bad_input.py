@@ -1,4 +1,4 @@
-"""Input that cannot be used, through the command line: one sentence, exit code 2, and nothing is written."""
+"""Input that cannot be used, through the command line: one line, exit code 2, and nothing is written."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import Example, Run, rprloc, write_series
-from test_dicom import edited
-from test_reading import mr
 
 from rprloc.io.markups import write_extreme_points
 from rprloc.io.reading import read_volume
 from rprloc.localization.confidence import NOT_CALIBRATED
 from rprloc.volume import Volume, to_sitk
+from tests.command_line import Run, rprloc
+from tests.dicoms import edited, write_series
+from tests.example import ExampleFiles
+from tests.phantoms import mr
 
 Build = Callable[[Path, Volume], Path]
 
 
 def assert_refused(done: Run, *about: str) -> None:
-    """The command ended with code 2 and one sentence on stderr that has every text of ``about`` in it."""
+    """The command ended with code 2 and one line on stderr, the fault and what to do, with every text of ``about``."""
     assert done.exit_code == 2
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("Error: ") and lines[0].endswith(".") and ". " not in lines[0]
+    assert lines[0].startswith("Error: ") and lines[0].endswith(".") and ". " in lines[0]
     for text in about:
         assert text in lines[0]
 
 
 @pytest.fixture
-def scan(example: Example) -> Volume:
+def scan(example: ExampleFiles) -> Volume:
     return read_volume(example.image)
 
 
@@ -132,14 +133,14 @@ BAD_SCANS: dict[str, tuple[Build, str]] = {
     "NaN voxels": (voxels(with_nan), "NaN"),
     "10 slices": (ten_slices, "too small"),
     "two DICOM series": (two_series, "2 DICOM series"),
-    "missing slices": (missing_slices, "missing slices"),
+    "missing slices": (missing_slices, "Slices are missing"),
     "mixed sizes": (mixed_sizes, "differ in size"),
     "nothing but air": (voxels(lambda hu: np.where(hu > 600, -990, -1000).astype(np.int16)), "shows no body"),
 }
 
 
 @pytest.mark.parametrize(("build", "about"), BAD_SCANS.values(), ids=BAD_SCANS.keys())
-def test_a_bad_query_is_refused(example: Example, scan: Volume, tmp_path: Path, build: Build, about: str) -> None:
+def test_a_bad_query_is_refused(example: ExampleFiles, scan: Volume, tmp_path: Path, build: Build, about: str) -> None:
     query = build(tmp_path, scan)
     out = tmp_path / "out"
     assert_refused(rprloc("locate", example.support_set, query, "--out", out, "--model", example.weights), about)
@@ -147,7 +148,9 @@ def test_a_bad_query_is_refused(example: Example, scan: Volume, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("build", "about"), BAD_SCANS.values(), ids=BAD_SCANS.keys())
-def test_a_bad_example_is_refused(example: Example, scan: Volume, tmp_path: Path, build: Build, about: str) -> None:
+def test_a_bad_example_is_refused(
+    example: ExampleFiles, scan: Volume, tmp_path: Path, build: Build, about: str
+) -> None:
     image = build(tmp_path, scan)
     marks = tmp_path / "lung.mrk.json"
     write_extreme_points(marks, points_of(scan), "lung")
@@ -158,7 +161,7 @@ def test_a_bad_example_is_refused(example: Example, scan: Volume, tmp_path: Path
 
 
 def test_an_mr_like_query_is_located_with_a_warning_that_names_the_reason(
-    example: Example, scan: Volume, tmp_path: Path
+    example: ExampleFiles, scan: Volume, tmp_path: Path
 ) -> None:
     query, out = voxels(mr)(tmp_path, scan), tmp_path / "out"
     done = rprloc("locate", example.support_set, query, "--out", out, "--model", example.weights)
@@ -170,7 +173,7 @@ def test_an_mr_like_query_is_located_with_a_warning_that_names_the_reason(
 
 
 def test_one_bad_query_among_many_is_reported_and_the_others_are_done(
-    example: Example, scan: Volume, tmp_path: Path
+    example: ExampleFiles, scan: Volume, tmp_path: Path
 ) -> None:
     (tmp_path / "copy").mkdir()
     good = tmp_path / "copy" / "bert.nii.gz"
@@ -188,7 +191,7 @@ def test_one_bad_query_among_many_is_reported_and_the_others_are_done(
     ]
 
 
-def test_if_all_of_many_queries_are_bad_nothing_is_written(example: Example, scan: Volume, tmp_path: Path) -> None:
+def test_if_all_of_many_queries_are_bad_nothing_is_written(example: ExampleFiles, scan: Volume, tmp_path: Path) -> None:
     out = tmp_path / "out"
     queries = [ten_slices(tmp_path, scan), missing(tmp_path, scan)]
     done = rprloc("locate", example.support_set, *queries, "--out", out, "--model", example.weights)
@@ -206,7 +209,7 @@ def points_of(scan: Volume) -> np.ndarray:
     return scan.grid.bounds.centre_ras + 20.0 * directions
 
 
-def test_a_label_map_on_another_grid_is_refused(example: Example, scan: Volume, tmp_path: Path) -> None:
+def test_a_label_map_on_another_grid_is_refused(example: ExampleFiles, scan: Volume, tmp_path: Path) -> None:
     labels = tmp_path / "labels.nii.gz"
     grid = scan.grid.cropped((1, 0, 0), (29, 24, 20))
     sitk.WriteImage(to_sitk(np.ones(grid.shape, np.uint8), grid), labels)
@@ -226,7 +229,7 @@ def test_a_label_map_on_another_grid_is_refused(example: Example, scan: Volume, 
     ],
 )
 def test_names_that_do_not_fit_are_refused(
-    example: Example, tmp_path: Path, names: dict[str, str] | None, about: str
+    example: ExampleFiles, tmp_path: Path, names: dict[str, str] | None, about: str
 ) -> None:
     file = tmp_path / "names.json"
     if names is not None:
@@ -257,14 +260,14 @@ def flat(content: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "about"),
     [
-        (five_points, "six extreme points were expected, got 5"),
+        (five_points, "has 5 extreme points, not six"),
         (unset_point, "1 of 6 points are not set (posterior)"),
         (outside, "lie outside the scan"),
         (flat, "span no volume along inferior-superior"),
     ],
 )
 def test_markups_that_do_not_fit_are_refused(
-    example: Example, scan: Volume, tmp_path: Path, change: Callable[[dict], None], about: str
+    example: ExampleFiles, scan: Volume, tmp_path: Path, change: Callable[[dict], None], about: str
 ) -> None:
     marks = tmp_path / "lung.mrk.json"
     write_extreme_points(marks, points_of(scan), "lung")
@@ -288,7 +291,7 @@ def test_markups_that_do_not_fit_are_refused(
     ],
 )
 def test_a_support_set_that_does_not_fit_is_refused_before_any_query(
-    example: Example, tmp_path: Path, key: str, value: object, about: str
+    example: ExampleFiles, tmp_path: Path, key: str, value: object, about: str
 ) -> None:
     changed, out = tmp_path / "set.json", tmp_path / "out"
     changed.write_text(json.dumps(json.loads(example.support_set.read_text()) | {key: value}))
@@ -298,13 +301,13 @@ def test_a_support_set_that_does_not_fit_is_refused_before_any_query(
     assert not out.exists()
 
 
-def test_an_organ_that_the_set_lacks_is_refused(example: Example, tmp_path: Path) -> None:
+def test_an_organ_that_the_set_lacks_is_refused(example: ExampleFiles, tmp_path: Path) -> None:
     command = ["locate", example.support_set, example.image, "--out", tmp_path / "out", "--model", example.weights]
     assert_refused(rprloc(*command, "--organ", "lung", "--organ", "spleen"), "no spleen", "bone, lung")
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_are_none_are_refused(example: Example, tmp_path: Path) -> None:
+def test_weights_that_are_none_are_refused(example: ExampleFiles, tmp_path: Path) -> None:
     command = ["locate", example.support_set, example.image, "--out", tmp_path / "out"]
     assert_refused(rprloc(*command, "--model", tmp_path / "model.pt"), "no weights at")
     (tmp_path / "model.pt").write_bytes(b"weights")

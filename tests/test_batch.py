@@ -18,13 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import Example, rprloc
 
 from rprloc.apps.batch import Job, Query, locate_here, read_manifest
+from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.io.reading import read_volume
-from rprloc.io.results import load_detections
+from rprloc.localization.support import SupportSet
 from rprloc.volume import to_sitk
+from tests.command_line import rprloc
+from tests.example import ExampleFiles
 
 MAIN = [sys.executable, "-c", "from rprloc.apps.cli import main; main()"]
 
@@ -37,7 +39,7 @@ def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def write_scans(example: Example, folder: Path, count: int) -> list[Path]:
+def write_scans(example: ExampleFiles, folder: Path, count: int) -> list[Path]:
     """Scans that differ, each the example's shifted by some voxels."""
     volume, paths = read_volume(example.image), []
     folder.mkdir()
@@ -48,7 +50,7 @@ def write_scans(example: Example, folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def located(example: Example, manifest: Path, out: Path, *more: object) -> list[str]:
+def located(example: ExampleFiles, manifest: Path, out: Path, *more: object) -> list[str]:
     command = ["locate", example.support_set, "--manifest", manifest, "--out", out, "--model", example.weights]
     return [str(part) for part in [*command, "--device", "cpu", *more]]
 
@@ -79,18 +81,18 @@ def assert_alike(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
         np.testing.assert_allclose(*(np.array(number.findall(one[name]), float) for one in (ours, theirs)), atol=0.1)
 
 
-def test_a_manifest_gives_what_its_scans_give_one_by_one(example: Example, tmp_path: Path) -> None:
+def test_a_manifest_gives_what_its_scans_give_one_by_one(example: ExampleFiles, tmp_path: Path) -> None:
     scans = write_scans(example, tmp_path / "scans", 3)
     rows = [{"path": f"scans/{path.name}"} for path in scans]
     rows[2]["name"] = "ward 7/third"
     done = rprloc(*located(example, write_manifest(tmp_path / "all.csv", rows), tmp_path / "out"))
-    assert (done.exit_code, done.complaints) == (0, "") and "3 located, 0 were done already, 0 failed" in done.stdout
+    assert (done.exit_code, done.complaints) == (0, "") and "3 located, 0 already done, 0 failed" in done.stdout
     plain = ["locate", example.support_set, *scans[:2], "--out", tmp_path / "plain", "--model", example.weights]
     assert rprloc(*plain, "--device", "cpu").exit_code == 0
     found = results(tmp_path / "out")
     assert set(found) == {*results(tmp_path / "plain"), "ward 7/third.detections.json", "ward 7/third.mrk.json"}
     assert {name: found[name] for name in results(tmp_path / "plain")} == results(tmp_path / "plain")
-    assert load_detections(tmp_path / "out" / "ward 7" / "third.detections.json").query == "ward 7/third"
+    assert Detections.load(tmp_path / "out" / "ward 7" / "third.detections.json").query == "ward 7/third"
     assert [(row["name"], row["outcome"], int(row["bytes_read"])) for row in journal(tmp_path / "out")] == [
         (name, "located", scan.stat().st_size)
         for name, scan in zip(("scan00", "scan01", "ward 7/third"), scans, strict=True)
@@ -99,7 +101,7 @@ def test_a_manifest_gives_what_its_scans_give_one_by_one(example: Example, tmp_p
     assert "ward 7/third,lung" in (tmp_path / "all_results.csv").read_text(encoding="utf-8")
 
 
-def test_only_what_is_missing_or_was_made_otherwise_is_done_again(example: Example, tmp_path: Path) -> None:
+def test_only_what_is_missing_or_was_made_otherwise_is_done_again(example: ExampleFiles, tmp_path: Path) -> None:
     scans, out = write_scans(example, tmp_path / "scans", 3), tmp_path / "out"
     scans[1].write_bytes(scans[1].read_bytes()[:2000])
     manifest = write_manifest(tmp_path / "all.csv", [{"path": str(path)} for path in scans])
@@ -111,20 +113,19 @@ def test_only_what_is_missing_or_was_made_otherwise_is_done_again(example: Examp
     (out / "scan02.mrk.json").touch()
     (out / "scan02.detections.json").unlink()
     done = rprloc(*located(example, manifest, out))
-    assert done.exit_code == 0 and "2 located, 1 were done already, 0 failed" in done.stdout
+    assert done.exit_code == 0 and "2 located, 1 already done, 0 failed" in done.stdout
     assert not (out / "scan01.failed.json").exists() and results(out)["scan02.mrk.json"] == before["scan02.mrk.json"]
-    assert "0 located, 3 were done already" in rprloc(*located(example, manifest, out)).stdout
+    assert "0 located, 3 already done" in rprloc(*located(example, manifest, out)).stdout
     assert "3 located" in rprloc(*located(example, manifest, out, "--organ", "lung")).stdout  # other organs
     assert "3 located" in rprloc(*located(example, manifest, out, "--organ", "lung", "--labels")).stdout  # another file
-    assert "3 were done" in rprloc(*located(example, manifest, out, "--organ", "lung", "--labels")).stdout
+    assert "0 located, 3 already done" in rprloc(*located(example, manifest, out, "--organ", "lung", "--labels")).stdout
 
 
-def test_within_one_run_what_failed_is_not_tried_again(example: Example, tmp_path: Path) -> None:
+def test_within_one_run_what_failed_is_not_tried_again(example: ExampleFiles, tmp_path: Path) -> None:
     """As when a worker dies between having tried a scan and having told so."""
     scan, out = write_scans(example, tmp_path / "scans", 1)[0], tmp_path / "out"
     scan.write_bytes(b"broken")
-    support_set = example.support_set.read_text(encoding="utf-8")
-    job = Job(support_set, out, weights=example.weights, device="cpu", keep_record=True)
+    job = Job(SupportSet.load(example.support_set), out, weights=example.weights, device="cpu", keep_record=True)
     queries = [Query(scan, scan.stem)]
     first, second = (list(locate_here(job, queries)) for _ in range(2))
     assert first == second and "not a NIfTI file" in str(first[0].error)
@@ -162,13 +163,13 @@ def test_a_manifest_that_is_not_clear_is_refused(tmp_path: Path, text: str, abou
 @pytest.mark.parametrize(
     ("more", "about"),
     [
-        (["scan.nii"], "give one of these"),
+        (["scan.nii"], "or list them in --manifest"),
         (["--series", "1.2"], "name the series in a manifest"),
-        (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:1"], "give one of them"),
+        (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:1"], "Give one of them"),
     ],
 )
 def test_ways_that_do_not_go_together_are_refused(
-    example: Example, tmp_path: Path, more: list[str], about: str
+    example: ExampleFiles, tmp_path: Path, more: list[str], about: str
 ) -> None:
     manifest = write_manifest(tmp_path / "all.csv", [{"path": str(example.image)}])
     done = rprloc(*located(example, manifest, tmp_path / "out", *more))
@@ -208,14 +209,14 @@ def started_cluster(workers: int, *preload: str, **configuration: str) -> Iterat
 
 @pytest.mark.slow
 def test_a_cluster_loses_nothing_and_does_nothing_twice_when_a_worker_is_killed(
-    example: Example, tmp_path: Path
+    example: ExampleFiles, tmp_path: Path
 ) -> None:
     with started_cluster(2) as cluster:
         kill_a_worker_in_mid_run(example, tmp_path, *cluster)
 
 
 def kill_a_worker_in_mid_run(
-    example: Example, tmp_path: Path, address: str, workers: list[subprocess.Popen[bytes]]
+    example: ExampleFiles, tmp_path: Path, address: str, workers: list[subprocess.Popen[bytes]]
 ) -> None:
     scans, out = write_scans(example, tmp_path / "scans", 16), tmp_path / "out"
     scans[4].write_bytes(b"broken")
@@ -239,21 +240,21 @@ def kill_a_worker_in_mid_run(
     assert len({path.name for path in (out / "journal").iterdir()}) == 2  # both workers had their share
     # And going on finds all done but the broken one.
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert again.returncode == 1 and "0 located, 15 were done already, 1 failed" in again.stdout
+    assert again.returncode == 1 and "0 located, 15 already done, 1 failed" in again.stdout
 
 
 @pytest.mark.slow
-def test_a_scan_that_kills_workers_is_a_failure_and_the_others_are_done(example: Example, tmp_path: Path) -> None:
+def test_a_scan_that_kills_workers_is_a_failure_and_the_others_are_done(example: ExampleFiles, tmp_path: Path) -> None:
     """The fault is put into the workers: they end, as if out of memory, when they read one of the scans."""
     scans, out = write_scans(example, tmp_path / "scans", 5), tmp_path / "out"
     manifest = write_manifest(tmp_path / "all.csv", [{"path": str(path)} for path in scans])
     (tmp_path / "deadly.py").write_text(
         "import os, rprloc.io.reading\n"
-        "read = getattr(rprloc.io.reading, 'original', rprloc.io.reading.read_volume)\n"  # Dask may load this twice
+        "read = getattr(rprloc.io.reading, 'original', rprloc.io.reading.read_scan)\n"  # Dask may load this twice
         "rprloc.io.reading.original = read\n"
         "def deadly(path, **options):\n"
         "    return os._exit(9) if 'scan02' in str(path) else read(path, **options)\n"
-        "rprloc.io.reading.read_volume = deadly\n",
+        "rprloc.io.reading.read_scan = deadly\n",
         encoding="utf-8",
     )
     # Else Dask would try it on four workers each time.
@@ -261,13 +262,13 @@ def test_a_scan_that_kills_workers_is_a_failure_and_the_others_are_done(example:
     with started_cluster(4, str(tmp_path / "deadly.py"), **once) as (address, _):
         command = [*MAIN, *located(example, manifest, out, "--scheduler", address)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
-    assert done.returncode == 1 and "4 located, 0 were done already, 1 failed" in done.stdout, done.stderr
+    assert done.returncode == 1 and "4 located, 0 already done, 1 failed" in done.stdout, done.stderr
     assert "scan02" in (out / "scan02.failed.json").read_text(encoding="utf-8")
     assert len(list(out.glob("*.detections.json"))) == 4 and not (out / "scan02.detections.json").exists()
 
 
 @pytest.mark.slow
-def test_two_processes_of_this_computer_share_a_manifest(example: Example, tmp_path: Path) -> None:
+def test_two_processes_of_this_computer_share_a_manifest(example: ExampleFiles, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     scans = write_scans(example, tmp_path / "scans", 2)
     manifest = write_manifest(tmp_path / "all.csv", [{"path": str(path)} for path in scans])
@@ -277,7 +278,7 @@ def test_two_processes_of_this_computer_share_a_manifest(example: Example, tmp_p
     assert len(journal(tmp_path / "out")) == 2
 
 
-def test_a_scheduler_that_does_not_answer_is_told(example: Example, tmp_path: Path, monkeypatch) -> None:
+def test_a_scheduler_that_does_not_answer_is_told(example: ExampleFiles, tmp_path: Path, monkeypatch) -> None:
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: distributed.client.Client(address, timeout=1))
     manifest = write_manifest(tmp_path / "all.csv", [{"path": str(example.image)}])

@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fitting import fit, version_of
-from matching import SIMILARITIES, FourierMatcher, best_place, sliding_sums
-from predictions import Pair, Prediction, chosen_pairs, path_of, predict
-from registry import METHODS, Setting, load_methods
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid
 from rprloc.io.dataset import read_dataset
 from rprloc.volume import Volume, to_sitk
-from run import TARGETS, run
-from scans import Scan, patches
-from scoring import scored
+from scripts.benchmark.fitting import fit, version_of
+from scripts.benchmark.matching import SIMILARITIES, FourierMatcher, best_place, sliding_sums
+from scripts.benchmark.predictions import Pair, Prediction, choose_pairs, path_of, predict
+from scripts.benchmark.registry import METHODS, Setting, load_methods
+from scripts.benchmark.run import TARGETS, run
+from scripts.benchmark.scans import Scan, cut_patches
+from scripts.benchmark.scoring import score_rows
 
 SHIFT_MM = np.array([8.0, 0.0, -6.0])
 """By how much the toy region's second patient lies beside the first."""
@@ -32,7 +32,7 @@ SHIFT_MM = np.array([8.0, 0.0, -6.0])
 NEW_METHOD = '''
 """Says that organs lie where they lie in the example."""
 from pathlib import Path
-from registry import Method, Row, register
+from scripts.benchmark.registry import Method, Row, register
 
 
 @register
@@ -107,9 +107,9 @@ def test_a_new_method_is_one_small_file_and_gets_its_scores(toy: Setting, tmp_pa
 def test_the_scores_are_those_of_the_boxes(toy: Setting, tmp_path: Path) -> None:
     run_toy(toy, tmp_path)
     rows = [row for make in load_methods(tmp_path / "methods").values() for row in make(toy).rows]
-    pairs = chosen_pairs(toy, "toy", 5)
+    pairs = choose_pairs(toy, "toy", 5)
 
-    result = scored(toy, rows, "toy", pairs, toy.folder)[0]
+    result = score_rows(toy, rows, "toy", pairs, toy.folder)[0]
 
     found = Prediction.read(path_of(toy.folder, "same-place", pairs[0])).points_ras
     for one in result.scores:
@@ -158,7 +158,7 @@ def test_what_was_predicted_is_not_predicted_again(toy: Setting, tmp_path: Path)
 
     path_of(toy.folder, "same-place", Pair("toy", "anna", "bert")).unlink()
     method = load_methods(tmp_path / "methods")["same-place"](toy)
-    pairs = chosen_pairs(toy, "toy", 5)
+    pairs = choose_pairs(toy, "toy", 5)
     assert predict(method, "toy", pairs, toy.folder) == 1
     assert predict(method, "toy", pairs, toy.folder) == 0
 
@@ -182,14 +182,14 @@ def test_a_method_can_be_asked_again_and_a_row_without_predictions_is_left_out(t
 def test_points_that_are_not_six_are_refused(toy: Setting, tmp_path: Path) -> None:
     bad = NEW_METHOD.replace("return prepared[0]", "return {organ: prepared[0][organ][:5] for organ in organs}")
     (tmp_path / "methods" / "same_place.py").write_text(bad, encoding="utf-8")
-    with pytest.raises(ValueError, match="six finite points were expected for bone of bert"):
+    with pytest.raises(ValueError, match="same-place must give six finite points for bone of bert"):
         run_toy(toy, tmp_path)
     assert not list(toy.folder.rglob("*.json"))
 
 
 @pytest.mark.parametrize("only", [{"only": ["nobody"]}, {"again": ["nobody"]}])
 def test_a_method_that_is_not_there_is_named(toy: Setting, tmp_path: Path, only: dict[str, list[str]]) -> None:
-    with pytest.raises(InputError, match="no method nobody; one of same-place was expected"):
+    with pytest.raises(InputError, match=r"no method nobody\. Name one of same-place\."):
         run(toy, {"toy": 5}, tmp_path / "docs", folders=[tmp_path / "methods"], **only)
 
 
@@ -207,14 +207,14 @@ def test_few_pairs_are_the_first_of_many_and_no_pair_comes_twice(toy: Setting) -
     cases.append(replace(bert, name="cut", targets=("bone",)))
     setting = replace(toy, cases=tuple(cases))
 
-    every = chosen_pairs(setting, "toy", 1000)
+    every = choose_pairs(setting, "toy", 1000)
 
     assert len(every) == len(set(every)) == 21
     assert "cut" not in {pair.query for pair in every}
     assert len({pair.query for pair in every[:7]}) == 7
     assert {pair.support for pair in every[:7]} == {"s0", "s1", "s2"}
-    assert chosen_pairs(setting, "toy", 5) == every[:5]
-    assert chosen_pairs(replace(setting, seed=1), "toy", 1000) != every
+    assert choose_pairs(setting, "toy", 5) == every[:5]
+    assert choose_pairs(replace(setting, seed=1), "toy", 1000) != every
 
 
 def test_every_row_of_the_paper_is_there_once(toy: Setting) -> None:
@@ -299,12 +299,12 @@ def test_patches_are_the_scan_at_their_place_and_air_outside() -> None:
     scan = Scan("", image, grid)
     centres = grid.ras([[5.5, 6.5, 7.0], [1.5, 6.5, 7.0], [-40.0, 0.0, 0.0]])
 
-    inside, cut, outside = patches(scan, centres, (4, 6, 3), (3.0, 3.0, 3.0))[:, 0].numpy()
+    inside, cut, outside = cut_patches(scan, centres, (4, 6, 3), (3.0, 3.0, 3.0))[:, 0].numpy()
 
     np.testing.assert_allclose(inside, image[4:8, 4:10, 6:9] / 255.0, atol=1e-6)
     np.testing.assert_allclose(cut, image[0:4, 4:10, 6:9] / 255.0, atol=1e-6)
     assert not outside.any()
-    half = patches(scan, grid.ras([[5.0, 6.0, 7.5]]), (2, 1, 1), (1.5, 1.0, 1.0))[0, 0, :, 0, 0].numpy()
+    half = cut_patches(scan, grid.ras([[5.0, 6.0, 7.5]]), (2, 1, 1), (1.5, 1.0, 1.0))[0, 0, :, 0, 0].numpy()
     mean = image[:, 6, 7:9].mean(axis=1) / 255.0
     np.testing.assert_allclose(half, [0.75 * mean[5] + 0.25 * mean[4], 0.75 * mean[5] + 0.25 * mean[6]], atol=1e-6)
 
@@ -380,12 +380,12 @@ def test_the_detector_reads_its_maps_as_monai_does(method_module) -> None:
 
 
 def test_an_augmented_box_holds_the_augmented_label(method_module) -> None:
-    augmented = method_module("retina_unet").augmented
+    augment = method_module("retina_unet").augment
     labels = np.zeros((40, 36, 32), np.uint8)
     labels[10:22, 12:20, 9:25] = 1
     boxes = np.array([[10.0, 12.0, 9.0, 22.0, 20.0, 25.0]])
     for seed in range(5):
-        image, moved, box = augmented(
+        image, moved, box = augment(
             torch.from_numpy(labels)[None].float(), labels, boxes, np.random.default_rng(seed)
         )  # fmt: skip
         voxels = (moved[0] == 1).nonzero().numpy()
@@ -401,7 +401,7 @@ def test_an_augmented_box_holds_the_augmented_label(method_module) -> None:
 def test_a_method_finds_the_organs_of_the_example_in_itself(
     shared_data: Path, tmp_path: Path, name: str, row: str, limit_mm: float
 ) -> None:
-    from registry import Example
+    from scripts.benchmark.registry import Example
 
     cases = read_dataset(shared_data / "datasets.json")
     setting = Setting(tuple(cases), tmp_path, TARGETS)

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import phantom_hu
 from typer.testing import CliRunner
 
+from rprloc.annotation import Annotation
 from rprloc.apps.cli import app
 from rprloc.detection import Detections
 from rprloc.errors import InputError
@@ -29,13 +29,14 @@ from rprloc.evaluation.evaluate import evaluate
 from rprloc.geometry import Grid
 from rprloc.io.dataset import read_dataset
 from rprloc.io.reading import read_volume
-from rprloc.localization.localizer import Engine
+from rprloc.localization.localizer import Localizer
 from rprloc.localization.marking import build_support
-from rprloc.localization.support import SupportSet, load_support_set, save_support_set
-from rprloc.model.field import position_field
+from rprloc.localization.support import SupportSet
+from rprloc.model.field import compute_position_field
 from rprloc.model.network import RPRNet, load_model, save_model
 from rprloc.training.config import TrainingConfig
 from rprloc.volume import to_sitk
+from tests.phantoms import phantom_hu
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("monai") is None, reason="monai is not installed")
 
@@ -89,14 +90,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     sitk.WriteImage(to_sitk(np.roll(hu, 2, axis=0), grid), scans / "bert.nrrd")
     sitk.WriteImage(to_sitk(hu // 2, grid), scans / "carl.mha")  # read with a warning
 
-    field = position_field(model.eval(), read_volume(scans / "anna.nii.gz"))
+    field = compute_position_field(model.eval(), read_volume(scans / "anna.nii.gz"))
     directions = np.repeat(np.eye(3), 2, axis=0) * np.tile([[-1.0], [1.0]], (3, 1))
     points = {
         "bone": grid.bounds.centre_ras + [18.0, 12.0, 24.0] + 12.0 * directions,
         "lung": grid.bounds.centre_ras + [-18.0, -6.0, 0.0] + 16.0 * directions,
     }
-    support = build_support(field, grid, points, scan="anna", source="extreme points")
-    save_support_set(folder / "support.json", SupportSet(model.identity(), (support,)))
+    support = build_support(field, grid, Annotation(points), "anna")
+    SupportSet(model.identity(), (support,)).save(folder / "support.json")
     return Scene(bundle, scans, folder / "support.json")
 
 
@@ -271,7 +272,7 @@ def test_the_inferer_gives_the_librarys_detections(scene: Scene, inferer: Module
     model, volume = load_model(scene.bundle / "models" / "model.pt"), read_volume(scene.paths()[1])
     found = inferer.OneShotInferer(str(scene.support_set), ["bone"])(volume, model)
     assert isinstance(found, Detections)
-    assert found.to_json() == Engine(model).detect(volume, load_support_set(scene.support_set), ["bone"]).to_json()
+    assert found.to_json() == Localizer(model).locate(volume, SupportSet.load(scene.support_set), ["bone"]).to_json()
 
 
 def test_scans_of_one_name_are_refused_before_anything_is_written(

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from scripts.release import check_bundle
+
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts" / "check_bundle.py"
 pytest.importorskip("monai")
-
-
-@pytest.fixture(scope="module")
-def checker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_bundle", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -44,7 +34,8 @@ def test_the_bundle_is_as_the_zoo_wants_it(tmp_path: Path) -> None:
     command = ["git", "archive", "--format=zip", "--prefix=rprloc/", f"--output={archive}", "HEAD:bundle"]
     made = shutil.which("git") and subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     given = archive if made else ROOT / "bundle"
-    done = subprocess.run([sys.executable, str(SCRIPT), str(given)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.release.check_bundle", str(given)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok ") == 8 and "TorchScript differs by at most 0.0e+00 mm" in done.stdout
 
@@ -73,10 +64,8 @@ def metadata(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         ("readme", lambda bundle: (bundle / "docs" / "README.md").write_text("# A model"), "lacks the sections"),
     ],
 )
-def test_what_is_not_right_is_said(
-    checker: ModuleType, bundle: Path, check: str, alter: Callable[[Path], None], about: str
-) -> None:
-    run = getattr(checker, f"check_{check}")
+def test_what_is_not_right_is_said(bundle: Path, check: str, alter: Callable[[Path], None], about: str) -> None:
+    run = getattr(check_bundle, f"check_{check}")
     run(bundle)
     alter(bundle)
     with pytest.raises(Exception, match=about):

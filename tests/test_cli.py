@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,24 +12,24 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import Example, rprloc, write_series
-from test_alignment import person
 
 from rprloc import __version__
-from rprloc.annotation import scan_pseudonym
+from rprloc.annotation import Marking, scan_pseudonym
+from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.geometry import Box, extreme_points_of_mask
 from rprloc.io.annotations import read_label_map
 from rprloc.io.markups import read_extreme_points, write_extreme_points
 from rprloc.io.reading import read_volume
-from rprloc.io.results import load_detections
-from rprloc.localization.localizer import Engine
-from rprloc.localization.support import load_support_set
+from rprloc.localization.localizer import Localizer
+from rprloc.localization.support import SupportSet
 from rprloc.model.device import choose_device, run_on_device
-from rprloc.volume import to_sitk
+from tests.command_line import rprloc
+from tests.dicoms import write_series
+from tests.example import ExampleFiles
 
 
-def located(example: Example, *arguments: object) -> list[object]:
+def located(example: ExampleFiles, *arguments: object) -> list[object]:
     return ["locate", example.support_set, *arguments, "--model", example.weights, "--device", "cpu"]
 
 
@@ -39,7 +37,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def copied(example: Example, path: Path) -> Path:
+def copied(example: ExampleFiles, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(example.image.read_bytes())
     return path
@@ -72,7 +70,7 @@ def test_help_and_version_come_without_the_heavy_libraries() -> None:
         (["serve"], ["--model", "--device"]),
         (["demo"], ["--out"]),
         (["train"], ["--data", "--images", "--out", "--resume", "--init", "--seed", "--coarse-steps", "--fine-steps"]),
-        (["evaluate"], ["--data", "--region", "--split", "--shots", "--out", "--per-case"]),
+        (["evaluate"], ["--data", "--region", "--split", "--shots", "--about", "--out"]),
     ],
 )
 def test_every_command_explains_its_options(command: list[str], options: list[str]) -> None:
@@ -91,12 +89,15 @@ def test_wrong_usage_ends_with_code_2(arguments: list[str]) -> None:
     assert done.exit_code == 2 and done.stderr and not done.stdout
 
 
-def test_the_installed_command_ends_with_code_2_and_one_sentence(example: Example, tmp_path: Path) -> None:
+def test_the_installed_command_ends_with_code_2_and_one_line(example: ExampleFiles, tmp_path: Path) -> None:
     """As a user runs it: a process of its own, with main() as the way in."""
     command = [sys.executable, "-c", "import sys; from rprloc.apps.cli import main; sys.exit(main())"]
     done = subprocess.run([*command, "support", "show", "missing.json"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("Error: There is no file missing.json") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("Error: There is no support set missing.json. Check the path")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_verbose_tells_where_an_error_arose(tmp_path: Path) -> None:
@@ -110,15 +111,15 @@ def test_verbose_tells_where_an_error_arose(tmp_path: Path) -> None:
 # Support sets
 
 
-def test_a_set_built_from_labels_holds_their_extreme_points(example: Example, tmp_path: Path) -> None:
+def test_a_set_built_from_labels_holds_their_extreme_points(example: ExampleFiles, tmp_path: Path) -> None:
     out = tmp_path / "set.json"
     command = ["support", "build", "--image", example.image, "--labels", example.labels, "--names", example.names]
     done = rprloc(*command, "--out", out, "--model", example.weights, "--device", "cpu")
     assert (done.exit_code, done.stderr) == (0, "")
     volume = read_volume(example.image)
     labels = read_label_map(example.labels, volume.grid)
-    (support,) = load_support_set(out).supports
-    assert support.scan == scan_pseudonym(volume) and support.source == "label map"
+    (support,) = SupportSet.load(out).supports
+    assert support.scan == scan_pseudonym(volume) and support.marking == Marking.LABEL_MAP
     assert list(support.organs) == ["bone", "lung"]
     for number, name in ((1, "bone"), (2, "lung")):
         np.testing.assert_allclose(
@@ -129,15 +130,17 @@ def test_a_set_built_from_labels_holds_their_extreme_points(example: Example, tm
     assert again.read_bytes() == out.read_bytes()
 
 
-def test_a_set_built_from_markups_equals_one_from_labels_with_the_same_points(example: Example, tmp_path: Path) -> None:
-    from_labels = load_support_set(example.support_set).supports[0].organs["lung"]
+def test_a_set_built_from_markups_equals_one_from_labels_with_the_same_points(
+    example: ExampleFiles, tmp_path: Path
+) -> None:
+    from_labels = SupportSet.load(example.support_set).supports[0].organs["lung"]
     write_extreme_points(tmp_path / "marks.mrk.json", from_labels.points_ras, "F")
     command = ["support", "build", "--image", example.image, "--markups", tmp_path / "marks.mrk.json", "--name", "lung"]
     out = tmp_path / "set.json"
     done = rprloc(*command, "--out", out, "--model", example.weights, "--device", "cpu", "--scan-name", "case 1")
     assert done.exit_code == 0
-    (support,) = load_support_set(out).supports
-    assert (support.scan, support.source) == ("case 1", "extreme points")
+    (support,) = SupportSet.load(out).supports
+    assert (support.scan, support.marking) == ("case 1", Marking.EXTREME_POINTS)
     np.testing.assert_allclose(support.organs["lung"].points_ras, from_labels.points_ras, atol=1e-3)
     np.testing.assert_allclose(support.organs["lung"].latents, from_labels.latents, atol=1e-3)
 
@@ -153,13 +156,13 @@ def test_a_set_built_from_markups_equals_one_from_labels_with_the_same_points(ex
         ["--markups", "m.mrk.json", "--name", " "],
     ],
 )
-def test_an_example_is_marked_in_exactly_one_way(example: Example, tmp_path: Path, marks: list[str]) -> None:
+def test_an_example_is_marked_in_exactly_one_way(example: ExampleFiles, tmp_path: Path, marks: list[str]) -> None:
     done = rprloc("support", "build", "--image", example.image, *marks, "--out", tmp_path / "set.json")
     assert done.exit_code == 2 and done.stderr.startswith("Error: ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_merged_sets_locate_with_the_supports_of_both(example: Example, tmp_path: Path) -> None:
+def test_merged_sets_locate_with_the_supports_of_both(example: ExampleFiles, tmp_path: Path) -> None:
     content = json.loads(example.support_set.read_text())
     content["supports"][0]["scan"] = "bert"
     del content["supports"][0]["organs"]["bone"]
@@ -168,33 +171,33 @@ def test_merged_sets_locate_with_the_supports_of_both(example: Example, tmp_path
     assert rprloc("support", "merge", example.support_set, tmp_path / "b.json", "--out", both).exit_code == 0
     shown = rprloc("support", "show", both)
     assert shown.exit_code == 0 and shown.stdout.count("lung:") == 2 and shown.stdout.count("bone:") == 1
-    assert "2 supports, 2 organs" in shown.stdout and load_support_set(both).identity in shown.stdout
+    assert "2 supports, 2 organs" in shown.stdout and SupportSet.load(both).identity in shown.stdout
     out = tmp_path / "out"
     command = ["locate", both, example.image, "--out", out, "--model", example.weights, "--device", "cpu"]
     assert rprloc(*command).exit_code == 0
-    found = load_detections(out / "anna.detections.json")
+    found = Detections.load(out / "anna.detections.json")
     assert {one.organ: one.supports for one in found.organs} == {"bone": ("anna",), "lung": ("anna", "bert")}
 
 
-def test_sets_that_do_not_go_together_are_not_merged(example: Example, tmp_path: Path) -> None:
+def test_sets_that_do_not_go_together_are_not_merged(example: ExampleFiles, tmp_path: Path) -> None:
     content = json.loads(example.support_set.read_text()) | {"model_id": "other"}
     (tmp_path / "b.json").write_text(json.dumps(content))
     done = rprloc("support", "merge", example.support_set, tmp_path / "b.json", "--out", tmp_path / "both.json")
-    assert done.exit_code == 2 and "different models" in done.stderr
+    assert done.exit_code == 2 and "different weights" in done.stderr
     assert names_in(tmp_path) == ["b.json"]
 
 
 # Locating
 
 
-def test_locate_writes_what_the_library_finds(example: Example, tmp_path: Path) -> None:
+def test_locate_writes_what_the_library_finds(example: ExampleFiles, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     done = rprloc(*located(example, example.image, "--out", out, "--picture"))
     assert (done.exit_code, done.complaints) == (0, "")
     assert names_in(out) == ["anna.detections.json", "anna.mrk.json", "anna.png"]
-    found = load_detections(out / "anna.detections.json")
-    support_set = load_support_set(example.support_set)
-    expected = Engine.load(example.weights, "cpu").detect(read_volume(example.image), support_set)
+    found = Detections.load(out / "anna.detections.json")
+    support_set = SupportSet.load(example.support_set)
+    expected = Localizer.load(example.weights, "cpu").locate(read_volume(example.image), support_set)
     assert (found.query, found.model_id, found.support_id) == ("anna", support_set.model_id, support_set.identity)
     for ours, theirs in zip(found.organs, expected.organs, strict=True):
         assert ours.organ == theirs.organ and ours.organ in done.stdout
@@ -206,21 +209,21 @@ def test_locate_writes_what_the_library_finds(example: Example, tmp_path: Path) 
     assert min(picture.GetSize()) > 100 and sitk.GetArrayFromImage(picture).std() > 5
 
 
-def test_an_roi_that_was_written_is_an_example_again(example: Example, tmp_path: Path) -> None:
+def test_an_roi_that_was_written_is_an_example_again(example: ExampleFiles, tmp_path: Path) -> None:
     out = tmp_path / "out"
     rprloc(*located(example, example.image, "--out", out, "--organ", "lung"))
-    (found,) = load_detections(out / "anna.detections.json").organs
+    (found,) = Detections.load(out / "anna.detections.json").organs
     box = Box.from_extreme_points(read_extreme_points(out / "anna.mrk.json"))
     np.testing.assert_allclose(box.walls_mm, found.box.walls_mm, atol=1e-3)
 
 
-def test_only_the_organs_asked_for_are_located_each_once(example: Example, tmp_path: Path) -> None:
+def test_only_the_organs_asked_for_are_located_each_once(example: ExampleFiles, tmp_path: Path) -> None:
     command = located(example, example.image, "--out", tmp_path, "--organ", "lung", "--organ", "lung")
     assert rprloc(*command).exit_code == 0
-    assert list(load_detections(tmp_path / "anna.detections.json").boxes) == ["lung"]
+    assert list(Detections.load(tmp_path / "anna.detections.json").boxes) == ["lung"]
 
 
-def test_results_of_before_are_replaced_by_equal_ones(example: Example, tmp_path: Path) -> None:
+def test_results_of_before_are_replaced_by_equal_ones(example: ExampleFiles, tmp_path: Path) -> None:
     (tmp_path / "anna.detections.json").write_text("old")
     assert rprloc(*located(example, example.image, "--out", tmp_path)).exit_code == 0
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -229,7 +232,7 @@ def test_results_of_before_are_replaced_by_equal_ones(example: Example, tmp_path
     assert first["anna.detections.json"] != b"old"
 
 
-def test_a_dicom_folder_is_a_query_and_series_chooses_in_it(example: Example, tmp_path: Path) -> None:
+def test_a_dicom_folder_is_a_query_and_series_chooses_in_it(example: ExampleFiles, tmp_path: Path) -> None:
     hu = read_volume(example.image).hu
     folder, out = tmp_path / "patient 7", tmp_path / "out"
     wanted = write_series(folder, hu)
@@ -242,11 +245,13 @@ def test_a_dicom_folder_is_a_query_and_series_chooses_in_it(example: Example, tm
     assert rprloc(*located(example, folder, "--out", out, "--series", wanted)).exit_code == 0
     assert (out / "patient 7.detections.json").read_bytes() == alone
     done = rprloc(*located(example, folder, example.image, "--out", out, "--series", wanted))
-    assert done.exit_code == 2 and "2 queries were given" in done.stderr
+    assert done.exit_code == 2 and "there are 2 queries" in done.stderr
 
 
 @pytest.mark.parametrize("other", ["b/anna.nii.gz", "anna.nrrd", "ANNA.nii.gz"])
-def test_queries_whose_results_would_have_one_name_are_refused(example: Example, tmp_path: Path, other: str) -> None:
+def test_queries_whose_results_would_have_one_name_are_refused(
+    example: ExampleFiles, tmp_path: Path, other: str
+) -> None:
     first, second = copied(example, tmp_path / "a" / "anna.nii.gz"), copied(example, tmp_path / other)
     done = rprloc(*located(example, first, second, "--out", tmp_path / "out"))
     assert done.exit_code == 2 and str(first) in done.stderr and str(second) in done.stderr
@@ -254,16 +259,16 @@ def test_queries_whose_results_would_have_one_name_are_refused(example: Example,
 
 
 @pytest.mark.parametrize("out", ["file", "file/sub"])
-def test_an_out_that_is_no_folder_is_refused(example: Example, tmp_path: Path, out: str) -> None:
+def test_an_out_that_is_no_folder_is_refused(example: ExampleFiles, tmp_path: Path, out: str) -> None:
     (tmp_path / "file").write_text("mine")
     done = rprloc(*located(example, example.image, "--out", tmp_path / out))
     assert done.exit_code == 2 and "cannot be written to" in done.stderr
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_set_is_not_written_into_a_folder_that_is_missing(example: Example, tmp_path: Path) -> None:
+def test_a_set_is_not_written_into_a_folder_that_is_missing(example: ExampleFiles, tmp_path: Path) -> None:
     done = rprloc("support", "merge", example.support_set, "--out", tmp_path / "none" / "set.json")
-    assert done.exit_code == 2 and "existing folder" in done.stderr
+    assert done.exit_code == 2 and "Make its folder, or name a file in a folder where you may write" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,7 +276,7 @@ def test_a_set_is_not_written_into_a_folder_that_is_missing(example: Example, tm
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this computer has a GPU")
-def test_without_a_gpu_cuda_is_refused_and_auto_takes_the_cpu(example: Example, tmp_path: Path) -> None:
+def test_without_a_gpu_cuda_is_refused_and_auto_takes_the_cpu(example: ExampleFiles, tmp_path: Path) -> None:
     command = ["locate", example.support_set, example.image, "--out", tmp_path / "out", "--model", example.weights]
     done = rprloc(*command, "--device", "cuda")
     assert done.exit_code == 2 and "no CUDA GPU" in done.stderr and not (tmp_path / "out").exists()
@@ -280,9 +285,9 @@ def test_without_a_gpu_cuda_is_refused_and_auto_takes_the_cpu(example: Example, 
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this computer has no GPU")
-def test_the_gpu_finds_what_the_cpu_finds(example: Example) -> None:
-    volume, support_set = read_volume(example.image), load_support_set(example.support_set)
-    boxes = [Engine.load(example.weights, device).detect(volume, support_set).boxes for device in ("cpu", "cuda")]
+def test_the_gpu_finds_what_the_cpu_finds(example: ExampleFiles) -> None:
+    volume, support_set = read_volume(example.image), SupportSet.load(example.support_set)
+    boxes = [Localizer.load(example.weights, device).locate(volume, support_set).boxes for device in ("cpu", "cuda")]
     for name, box in boxes[0].items():
         np.testing.assert_allclose(boxes[1][name].walls_mm, box.walls_mm, atol=0.5)
 
@@ -304,123 +309,9 @@ def out_of_memory_once() -> Callable[[], str]:
     return work
 
 
-def test_with_too_little_gpu_memory_auto_goes_on_with_the_cpu_and_cuda_does_not(example: Example, caplog) -> None:
-    model = Engine.load(example.weights, "cpu").model
+def test_with_too_little_gpu_memory_auto_goes_on_with_the_cpu_and_cuda_does_not(example: ExampleFiles, caplog) -> None:
+    model = Localizer.load(example.weights, "cpu").model
     assert run_on_device(model, out_of_memory_once(), fall_back=True) == "done"
-    assert "the CPU is used" in caplog.text
-    with pytest.raises(InputError, match="memory does not suffice"):
+    assert "The CPU does the work" in caplog.text
+    with pytest.raises(InputError, match="too little free memory"):
         run_on_device(model, out_of_memory_once(), fall_back=False)
-
-
-# Training
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A datasets.json with three unlabelled scans of drawn persons."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "body" / "images").mkdir(parents=True)
-    for n, last_mm in enumerate((300, 280, 320)):
-        scan = person(np.array([10.0 * n, 0.0, 0.0]), 1.0, 60, last_mm)
-        hu = np.interp(scan.image / 255.0, [0.0, 0.2, 0.8, 1.0], [-1000, -200, 300, 1500]).astype(np.int16)
-        sitk.WriteImage(to_sitk(hu, scan.grid), folder / "body" / "images" / f"scan{n}.nii.gz")
-    cases = {f"scan{n}": {"split": "val" if n == 2 else "train", "targets": []} for n in range(3)}
-    (folder / "datasets.json").write_text(json.dumps({"body": {"labels": {"1": "lung"}, "cases": cases}}))
-    return folder / "datasets.json"
-
-
-@pytest.mark.slow
-def test_train_makes_weights_that_locate_and_goes_on_where_it_stopped(
-    example: Example, dataset: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    command = ["train", "--data", dataset, "--out", out, "--device", "cpu", "--coarse-steps", 2, "--fine-steps", 2]
-    done = rprloc(*command)
-    assert done.exit_code == 0, done.stderr
-    assert {"model.pt", "coarse.csv", "fine.csv"} <= set(names_in(out))
-    engine = Engine.load(out / "model.pt", "cpu")
-    assert engine.model.identity() in done.stdout
-    assert engine.model.identity() != Engine.load(example.weights, "cpu").model.identity()
-
-    assert "Training on 2 scans: about" in done.stdout
-    for stage in ("coarse", "fine"):
-        rows = [line.split(",") for line in (out / f"{stage}.csv").read_text().splitlines()]
-        measured = [["2", what] for what in ("training", "validation", "offsets", "views")]
-        assert [row[:2] for row in rows] == [["step", "crops"], *measured]
-    # The same configuration, scans and seed give the same weights again.
-    again = rprloc(
-        "train", "--data", dataset, "--out", tmp_path / "again", "--device", "cpu", "--config", out / "config.json"
-    )
-    assert again.exit_code == 0, again.stderr
-    for ours, theirs in zip(
-        Engine.load(tmp_path / "again" / "model.pt", "cpu").model.parameters(), engine.model.parameters(), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-
-    done = rprloc(*command)
-    assert done.exit_code == 2 and "holds a training run already" in done.stderr
-    # Nothing is left to do: the weights stay what they are, and so does the recipe, which need not be given again.
-    recipe = (out / "config.json").read_text()
-    done = rprloc("train", "--data", dataset, "--out", out, "--device", "cpu", "--resume")
-    assert done.exit_code == 0 and engine.model.identity() in done.stdout
-    assert (out / "config.json").read_text() == recipe
-
-
-@pytest.mark.slow
-def test_a_folder_of_scans_is_trained_on_from_given_weights_and_bad_ones_are_listed(
-    example: Example, dataset: Path, tmp_path: Path
-) -> None:
-    images, out = tmp_path / "scans", tmp_path / "run"
-    shutil.copytree(dataset.parent / "body" / "images", images / "ward 3")
-    (images / "broken.nii.gz").write_bytes(b"no image")
-    (images / "letters").mkdir()
-    (images / "letters" / "to_the_doctor.txt").write_text("Dear colleague")
-    mr = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 900, (40, 40, 40)).astype(np.int16))
-    mr.SetSpacing([4.0, 4.0, 4.0])
-    sitk.WriteImage(mr, images / "mr.nrrd")
-    steps = ("--coarse-steps", 2, "--fine-steps", 2)
-    done = rprloc(
-        "train", "--images", images, "--out", out, "--init", example.weights, "--device", "cpu", *steps
-    )  # fmt: skip
-    assert done.exit_code == 0, done.stderr
-    assert "Training on 3 scans: about" in done.stdout
-    with (out / "skipped.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.reader(stream))
-    assert rows[0] == ["scan", "reason"]
-    assert {Path(path).name for path, _ in rows[1:]} == {"broken.nii.gz", "letters", "mr.nrrd"}
-    assert "does not look like CT" in next(reason for path, reason in rows if path.endswith("mr.nrrd"))
-    assert "3 of 6 scans are left out" in done.stderr
-    trained = Engine.load(out / "model.pt", "cpu").model
-    shipped = Engine.load(example.weights, "cpu").model
-    assert trained.identity() != shipped.identity()
-    np.testing.assert_array_equal(trained.atlas.values, shipped.atlas.values)  # the frame stays
-
-
-def test_training_on_a_folder_without_usable_scans_is_refused(example: Example, tmp_path: Path) -> None:
-    images, out = tmp_path / "scans", tmp_path / "run"
-    done = rprloc("train", "--images", images, "--out", out)
-    assert done.exit_code == 2 and "There is no folder" in done.stderr
-    images.mkdir()
-    done = rprloc("train", "--images", images, "--out", out)
-    assert done.exit_code == 2 and "holds no files" in done.stderr
-    assert not out.exists()
-    (images / "broken.nii.gz").write_bytes(b"no image")
-    done = rprloc("train", "--images", images, "--out", out)
-    assert done.exit_code == 2 and "None of the 1 scans can be used" in done.stderr
-    assert not (out / "model.pt").exists()
-
-
-def test_training_takes_one_source_of_scans(dataset: Path, tmp_path: Path) -> None:
-    for given in ((), ("--data", dataset, "--images", dataset.parent)):
-        done = rprloc("train", *given, "--out", tmp_path / "run")
-        assert done.exit_code == 2 and "--data or from --images" in done.stderr
-
-
-def test_training_needs_cases_of_split_train(example: Example, tmp_path: Path) -> None:
-    data, out = tmp_path / "datasets.json", tmp_path / "run"
-    done = rprloc("train", "--data", data, "--out", out)
-    assert done.exit_code == 2 and "There is no file" in done.stderr
-    data.write_text(json.dumps({"body": {"labels": {}, "cases": {"a": {"split": "test", "targets": []}}}}))
-    done = rprloc("train", "--data", data, "--out", out)
-    assert done.exit_code == 2 and "no case of split train" in done.stderr
-    assert not out.exists()

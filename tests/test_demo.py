@@ -137,17 +137,12 @@ def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_scans_hold_a_whole_heart_each(tmp_path: Path) -> None:
+def test_the_real_scans_hold_a_whole_heart_each(public_scans: demo.DemoScans) -> None:
     import SimpleITK as sitk
 
     from rprloc.volume import from_sitk
 
-    try:
-        scans = demo.fetch_demo_scans(tmp_path)
-    except InputError as error:
-        if "could not be downloaded" not in str(error):
-            raise
-        pytest.skip(str(error))
+    scans = public_scans
     (label,) = scans.support_names
     for image, masks, number in (
         (scans.support_image, scans.support_labels, label),

@@ -15,7 +15,6 @@ from rprloc.errors import InputError
 from rprloc.files import atomic_path, write_text_atomically
 from rprloc.geometry import WALLS
 from rprloc.io.colours import organ_colour
-from rprloc.io.results import load_detections, save_detections
 
 HEART_RAS = np.array(
     [[-40.00004, 1, 2], [60, 3, 4], [5, -60.12345678, 6], [7, 20, 8], [9, 10, -0.00001], [11, 12, 60]], float
@@ -44,8 +43,8 @@ def test_json_text_says_what_was_found() -> None:
 
 
 def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
-    save_detections(tmp_path / "d.json", detections())
-    found = load_detections(tmp_path / "d.json")
+    detections().save(tmp_path / "d.json")
+    found = Detections.load(tmp_path / "d.json")
     assert found.query == "scan 7" and found.warnings == ("the scan is cut",) and found.seconds is None
     assert [organ.organ for organ in found.organs] == ["heart", "rognone è"]
     assert [organ.starts for organ in found.organs] == [25, 1]
@@ -74,9 +73,9 @@ def test_trust_and_absence_survive_writing_and_reading() -> None:
     assert [one.organ for one in found.organs] == ["heart", "brain", "liver"]  # in order
     assert list(found.boxes) == ["heart", "liver"] and [one.organ for one in found.absent] == ["brain"]
     heart, liver = found.located
-    assert heart.expected_error_mm == 4.2568 and not heart.is_cut
+    assert heart.expected_wall_error_mm == 4.2568 and not heart.is_cut
     assert heart.remark == "expected wall error 4 mm"
-    assert liver.is_cut and liver.remark == "expected wall error 11 mm; the scan shows a part of it only"
+    assert liver.is_cut and liver.remark == "expected wall error 11 mm; the scan shows only a part of it"
     assert found.absent[0].remark == "not in the scan (98 %)"
     record = json.loads(judged().to_json())["organs"]
     assert all(sum(one["presence"].values()) == pytest.approx(1.0) for one in record)
@@ -85,7 +84,7 @@ def test_trust_and_absence_survive_writing_and_reading() -> None:
 
 def test_results_without_calibration_say_so() -> None:
     found = Detections.from_json(detections().to_json()).located[0]
-    assert found.presence is None and found.expected_error_mm is None and not found.is_cut and not found.is_absent
+    assert found.presence is None and found.expected_wall_error_mm is None and not found.is_cut and not found.is_absent
     assert "not calibrated" in found.remark
 
 
@@ -123,7 +122,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
         ("{", "not JSON"),
         ("[1]", "not a detections file"),
         ('{"format": "other"}', "not a detections file"),
-        (changed(lambda r: r.update(version=2)), "version 2.*up to version 1.*update"),
+        (changed(lambda r: r.update(version=2)), "version 2.*versions up to 1.*Update"),
         (changed(lambda r: r.update(version="1")), r"\$\.version"),
         (changed(lambda r: r.pop("model_id")), "model_id"),
         (changed(lambda r: r.update(surprise=1)), "surprise"),
@@ -144,7 +143,7 @@ def test_a_broken_file_is_refused_with_its_fault(text: str, message: str) -> Non
 
 def test_loading_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.json"):
-        load_detections(tmp_path / "nowhere.json")
+        Detections.load(tmp_path / "nowhere.json")
 
 
 @pytest.mark.parametrize("bad", [np.zeros((5, 3)), np.full((6, 3), np.nan)])

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import gc
 import tempfile
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import phantom_hu, rprloc, write_series
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
     UID,
@@ -24,31 +20,14 @@ from pydicom.uid import (
     generate_uid,
 )
 from scipy.ndimage import binary_erosion
-from test_reading import SHAPE, refusal
 
 from rprloc.geometry import Grid
-from rprloc.io.plausibility import image_warnings
-from rprloc.io.reading import read_volume
+from rprloc.io.reading import read_scan, read_volume
 from rprloc.volume import Volume
-
-
-@pytest.fixture
-def hu() -> np.ndarray:
-    return phantom_hu(Grid(SHAPE, np.diag([4.0, 5, 6, 1])))
-
-
-def edited(**tags: Callable[[int, Any], Any]) -> Callable[[int, FileDataset], None]:
-    """A change that replaces tags by functions of the slice's number and the old value."""
-
-    def change(k: int, data: FileDataset) -> None:
-        for name, function in tags.items():
-            value = function(k, data.get(name))
-            data.pop(name, None)
-            if value is not None:
-                setattr(data, name, value)
-
-    return change
-
+from tests.command_line import rprloc
+from tests.dicoms import edited, multi_frame, position, write_series, zipped
+from tests.phantoms import SHAPE
+from tests.refusals import refusal
 
 # LPS position of slice k is (-60, -50, 300 + 6 k): in RAS the first voxel lies at (60, 50, 300).
 DICOM_RAS = np.array([[-4.0, 0, 0, 60], [0, -5, 0, 50], [0, 0, 6, 300], [0, 0, 0, 1]])
@@ -123,10 +102,6 @@ def test_an_empty_folder_and_one_without_dicom_are_refused(tmp_path: Path) -> No
     refusal(lambda: read_volume(tmp_path), "no DICOM images")
 
 
-def position(function: Callable[[int], list[float]]) -> Callable[[int, FileDataset], None]:
-    return edited(ImagePositionPatient=lambda k, old: function(k))
-
-
 REFUSED_SERIES = {
     "a slice missing": (
         position(lambda k: [-60, -50, 6 * k + 6 * (k > 8)]),
@@ -159,7 +134,7 @@ REFUSED_SERIES = {
         edited(ImageOrientationPatient=lambda k, old: [1, 0, 0, 0.5, 0.866, 0]),
         ["right angles"],
     ),
-    "spacing 0": (edited(PixelSpacing=lambda k, old: [0, 0]), ["lengths above 0"]),
+    "spacing 0": (edited(PixelSpacing=lambda k, old: [0, 0]), ["[0.0, 0.0] mm", "both must be above 0"]),
     "more pixels promised than there are": (edited(Rows=lambda k, old: 60000), ["shorter than"]),
     "colour": (
         edited(
@@ -179,7 +154,7 @@ REFUSED_SERIES = {
 
 
 @pytest.mark.parametrize(("change", "about"), REFUSED_SERIES.values(), ids=REFUSED_SERIES.keys())
-def test_an_unusable_series_is_refused_in_one_sentence(tmp_path: Path, hu, capfd, change, about: list[str]) -> None:
+def test_an_unusable_series_is_refused_in_one_line(tmp_path: Path, hu, capfd, change, about: list[str]) -> None:
     write_series(tmp_path / "patient", hu, change)
     refusal(lambda: read_volume(tmp_path / "patient"), "patient", *about)
     assert capfd.readouterr().err == ""
@@ -210,8 +185,8 @@ def test_a_slice_that_is_cut_off_is_refused(tmp_path: Path, hu: np.ndarray, capf
 def test_for_a_single_dicom_file_the_folder_is_asked_for(tmp_path: Path, hu: np.ndarray) -> None:
     write_series(tmp_path, hu)
     file = next(tmp_path.iterdir())
-    refusal(lambda: read_volume(file), file.name, "single DICOM slice", "give the folder")
-    refusal(lambda: read_volume(file.rename(tmp_path / "IM0001")), "IM0001", "give the folder")
+    refusal(lambda: read_volume(file), file.name, "single DICOM slice", "Give the folder")
+    refusal(lambda: read_volume(file.rename(tmp_path / "IM0001")), "IM0001", "Give the folder")
 
 
 def test_values_that_break_the_dicom_standard_without_harm_are_read(tmp_path: Path, hu: np.ndarray) -> None:
@@ -257,14 +232,15 @@ def test_a_tilted_gantry_is_straightened(tmp_path: Path, hu: np.ndarray, degrees
         data.PixelData = (np.rint(plane_of(position_lps, axes_lps)).T + 1024).astype(np.uint16).tobytes()
 
     write_series(tmp_path, hu, change)
-    volume = read_volume(tmp_path)
-    assert "gantry was tilted" in image_warnings(volume)[0]
+    scan = read_scan(tmp_path)
+    volume = scan.volume
+    assert "gantry was tilted" in scan.warnings[0]
     axes = volume.grid.ras_from_ijk[:3, :3] / volume.grid.spacing_mm
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
     assert_values_are_in_place(volume, known=0.5)
     # No plane is lost and none is made up: slices lie where they were measured.
-    assert volume.hu.shape[2] == 20 and volume.series is not None
-    for k, one in enumerate(volume.series.slices):
+    assert volume.hu.shape[2] == 20 and scan.series is not None
+    for k, one in enumerate(scan.series.slices):
         assert one.position_lps is not None
         assert volume.grid.ijk(one.position_lps * [-1, -1, 1])[2] == pytest.approx(k, abs=1e-4)
 
@@ -280,19 +256,11 @@ def test_uneven_spacing_is_evened_out(tmp_path: Path, hu: np.ndarray) -> None:
         data.PixelData = (np.rint(pixels).T + 1024).astype(np.uint16).tobytes()
 
     write_series(tmp_path, hu, change)
-    volume = read_volume(tmp_path)
-    assert "unevenly spaced, 3.00 to 5.00 mm apart" in image_warnings(volume)[0]
+    scan = read_scan(tmp_path)
+    volume = scan.volume
+    assert "unevenly spaced, 3.00 to 5.00 mm apart" in scan.warnings[0]
     assert volume.grid.spacing_mm[2] == pytest.approx(3.0, abs=0.1)
     assert_values_are_in_place(volume, known=0.99)
-
-
-def multi_frame(folder: Path, target: Path) -> None:
-    """The series in a folder as one file, by highdicom."""
-    from highdicom.legacy import LegacyConvertedEnhancedCTImage
-
-    slices = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
-    image = LegacyConvertedEnhancedCTImage(slices, generate_uid(), 5, generate_uid(), 1)
-    image.save_as(target)
 
 
 def test_a_multi_frame_file_gives_what_its_series_gives(tmp_path: Path, hu: np.ndarray) -> None:
@@ -358,24 +326,17 @@ def test_signed_pixels_of_twelve_bits_are_read_whatever_lies_above_them(tmp_path
 # Folders, zip files and which series is meant
 
 
-def zipped(folder: Path, target: Path) -> Path:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*")):
-            archive.write(path, path.relative_to(folder))
-    return target
-
-
 def test_a_zip_file_gives_what_its_folder_gives_and_leaves_nothing_behind(tmp_path: Path, hu, monkeypatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     (tmp_path / "study").mkdir()
     write_series(tmp_path / "study" / "series", hu)
     (tmp_path / "study" / "notes.txt").write_text("nothing")
-    volume = read_volume(zipped(tmp_path / "study", tmp_path / "Dora.zip"))
-    np.testing.assert_array_equal(volume.hu, hu)
-    assert volume.name == "Dora" and volume.series is not None
-    assert len(volume.series.headers) == 20  # while the volume lives, its files do
-    del volume
+    scan = read_scan(zipped(tmp_path / "study", tmp_path / "Dora.zip"))
+    np.testing.assert_array_equal(scan.volume.hu, hu)
+    assert scan.volume.name == "Dora" and scan.series is not None
+    assert len(scan.series.headers) == 20  # while the scan lives, its files do
+    del scan
     gc.collect()
     assert list((tmp_path / "temporary").iterdir()) == []
 
@@ -390,14 +351,14 @@ def test_a_scout_and_a_picture_beside_the_only_scan_are_passed_over(tmp_path: Pa
     write_series(tmp_path, hu)
     write_series(tmp_path / "scout", hu[:, :, :2], edited(SeriesDescription=lambda k, old: "Scout"))
     write_series(tmp_path / "mr", hu, edited(Modality=lambda k, old: "MR"))
-    volume = read_volume(tmp_path)
-    np.testing.assert_array_equal(volume.hu, hu)
-    assert image_warnings(volume) == []
+    scan = read_scan(tmp_path)
+    np.testing.assert_array_equal(scan.volume.hu, hu)
+    assert scan.warnings == ()
 
 
 def test_a_series_of_another_modality_is_read_with_a_warning(tmp_path: Path, hu: np.ndarray) -> None:
     write_series(tmp_path, hu, edited(Modality=lambda k, old: "MR"))
-    assert "says that it is MR" in image_warnings(read_volume(tmp_path))[0]
+    assert "says that it is MR" in read_scan(tmp_path).warnings[0]
 
 
 def test_the_series_of_a_study_are_listed(tmp_path: Path, hu: np.ndarray) -> None:

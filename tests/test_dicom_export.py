@@ -12,18 +12,20 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from conftest import Example, phantom_hu, rprloc, write_series
 from pydicom.dataset import FileDataset
-from test_dicom import multi_frame
-from test_export import points_of
 
 from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid
 from rprloc.io.dicom import DicomSeries
-from rprloc.io.dicom_export import DICOM_WRITERS, save_rtstruct, save_seg, save_sr, slice_contours
-from rprloc.io.reading import read_volume
-from rprloc.io.results import load_detections
+from rprloc.io.dicom_export import DICOM_WRITERS, save_rtstruct, save_seg, save_sr
+from rprloc.io.dicom_objects import slice_contours
+from rprloc.io.reading import read_scan, read_volume
+from tests.boxes import points_of
+from tests.command_line import rprloc
+from tests.dicoms import multi_frame, write_series
+from tests.example import ExampleFiles
+from tests.phantoms import phantom_hu
 
 pytest.importorskip("highdicom")
 SHAPE = (30, 24, 20)
@@ -54,7 +56,7 @@ def series(request: pytest.FixtureRequest, tmp_path: Path) -> DicomSeries:
     write_series(tmp_path / "series", hu, SERIES[kind])
     if request.param == "multi-frame":
         multi_frame(tmp_path / "series", tmp_path / "enhanced.dcm")
-    read = read_volume(tmp_path / ("enhanced.dcm" if request.param == "multi-frame" else "series")).series
+    read = read_scan(tmp_path / ("enhanced.dcm" if request.param == "multi-frame" else "series")).series
     assert read is not None
     return read
 
@@ -82,13 +84,13 @@ def detections_of(series: DicomSeries) -> Detections:
 def test_absent_organs_are_named_in_the_structure_set_and_have_no_roi(tmp_path: Path, series: DicomSeries) -> None:
     found, path = detections_of(series), tmp_path / "q.rtstruct.dcm"
     liver, kidney = found.located
-    trusted = replace(liver, expected_error_mm=7.0, presence=Presence(0.1, 0.8, 0.1))
+    trusted = replace(liver, expected_wall_error_mm=7.0, presence=Presence(0.1, 0.8, 0.1))
     absent = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("a",))
     save_rtstruct(path, replace(found, organs=(absent, trusted, kidney)), series)
     assert_valid(path)
     data = pydicom.dcmread(path)
     assert [roi.ROIName for roi in data.StructureSetROISequence] == ["liver", "rene è/1"]
-    assert "expected wall error 7 mm; the scan shows a part" in data.StructureSetROISequence[0].ROIDescription
+    assert "expected wall error 7 mm; the scan shows only a part" in data.StructureSetROISequence[0].ROIDescription
     assert "brain: not in the scan (98 %)" in data.StructureSetDescription
 
 
@@ -171,7 +173,7 @@ def test_dicompyler_reads_the_contours_where_the_boxes_are(tmp_path: Path, kind:
 
 def axial_or_other(folder: Path, kind: str) -> DicomSeries:
     write_series(folder / "series", phantom_hu(Grid(SHAPE, np.diag([4.0, 5, 6, 1]))), SERIES[kind])
-    series = read_volume(folder / "series").series
+    series = read_scan(folder / "series").series
     assert series is not None
     return series
 
@@ -295,14 +297,16 @@ def test_dcmqi_puts_the_segments_where_the_boxes_are(tmp_path: Path) -> None:
         assert (mask > 0).sum() > 10
 
 
-def test_locate_writes_them_for_a_series_and_refuses_them_for_other_files(example: Example, tmp_path: Path) -> None:
+def test_locate_writes_them_for_a_series_and_refuses_them_for_other_files(
+    example: ExampleFiles, tmp_path: Path
+) -> None:
     write_series(tmp_path / "dora", read_volume(example.image).hu)
     command = ["locate", example.support_set, "--model", example.weights, "--device", "cpu", "--out", tmp_path / "out"]
     done = rprloc(*command, tmp_path / "dora", "--rtstruct", "--sr", "--seg", "--labels")
     assert (done.exit_code, done.complaints) == (0, "")
     kinds = ["boxes.nii.gz", "detections.json", "mrk.json", "rtstruct.dcm", "seg.dcm", "sr.dcm"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"dora.{kind}" for kind in kinds]
-    boxes = load_detections(tmp_path / "out" / "dora.detections.json").boxes
+    boxes = Detections.load(tmp_path / "out" / "dora.detections.json").boxes
     rois = pydicom.dcmread(tmp_path / "out" / "dora.rtstruct.dcm").StructureSetROISequence
     assert [roi.ROIName for roi in rois] == list(boxes)
     shutil.rmtree(tmp_path / "out")
@@ -315,7 +319,7 @@ def test_a_series_without_a_frame_of_reference_is_refused(tmp_path: Path) -> Non
         del data.FrameOfReferenceUID
 
     write_series(tmp_path / "series", phantom_hu(Grid(SHAPE, np.diag([4.0, 5, 6, 1]))), change)
-    series = read_volume(tmp_path / "series").series
+    series = read_scan(tmp_path / "series").series
     assert series is not None
     with pytest.raises(InputError, match="FrameOfReferenceUID"):
         save_rtstruct(tmp_path / "q.dcm", detections_of(series), series)
@@ -330,7 +334,7 @@ def test_a_series_with_the_barest_headers_will_do(tmp_path: Path) -> None:
             delattr(data, name)
 
     write_series(tmp_path / "series", phantom_hu(Grid(SHAPE, np.diag([4.0, 5, 6, 1]))), change)
-    series = read_volume(tmp_path / "series").series
+    series = read_scan(tmp_path / "series").series
     assert series is not None
     for kind, write in DICOM_WRITERS.items():
         write(tmp_path / f"{kind}.dcm", detections_of(series), series)

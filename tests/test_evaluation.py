@@ -12,20 +12,22 @@ from statistics import stdev
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import Example, phantom_hu, rprloc
 
-from rprloc.annotation import masks_from_labels
+from rprloc.annotation import Annotation, Example, Marking
 from rprloc.detection import OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import evaluate
 from rprloc.evaluation.scores import Evaluation, PairScore, mean_of, score, summarize
 from rprloc.geometry import WALLS, Box, Grid, Points, extreme_points_of_mask
 from rprloc.io.annotations import read_label_map
-from rprloc.io.dataset import read_dataset
+from rprloc.io.dataset import Region, read_dataset
 from rprloc.io.reading import read_volume
-from rprloc.localization.localizer import Engine
-from rprloc.localization.support import SupportSet, merge
+from rprloc.localization.localizer import Localizer
+from rprloc.localization.support import SupportSet
 from rprloc.volume import to_sitk
+from tests.command_line import rprloc
+from tests.example import ExampleFiles
+from tests.phantoms import PHANTOM_GRID, phantom_hu
 
 # split, voxels by which the body is moved along the first axis, targets
 CASES: dict[str, tuple[str, int, list[str]]] = {
@@ -43,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for kind in ("images", "labels"):
         (folder / "chest" / kind).mkdir(parents=True)
-    grid = Grid((30, 24, 20), np.array([[4.0, 0, 0, -60], [0, -5, 0, 40], [0, 0, 6, -300], [0, 0, 0, 1]]))
+    grid = PHANTOM_GRID
     for name, (_, shift, _) in CASES.items():
         hu = np.roll(phantom_hu(grid), shift, axis=0)
         labels = np.where(hu == 700, 1, np.where(hu == -850, 2, 0)).astype(np.uint8)
@@ -56,17 +58,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(example: Example) -> Engine:
-    return Engine.load(example.weights, "cpu")
+def untrained(example: ExampleFiles) -> Localizer:
+    return Localizer.load(example.weights, "cpu")
 
 
-def run(engine: Engine, data: Path, split: str, shots: str) -> Evaluation:
-    return evaluate(engine.model, read_dataset(data), "chest", split, shots)
+def run(untrained: Localizer, data: Path, split: str, shots: str) -> Evaluation:
+    return evaluate(untrained, read_dataset(data), "chest", split, shots)
 
 
 @pytest.fixture(scope="module")
-def one_shot(engine: Engine, data: Path) -> Evaluation:
-    return run(engine, data, "test", "one")
+def one_shot(untrained: Localizer, data: Path) -> Evaluation:
+    return run(untrained, data, "test", "one")
 
 
 def points_in(data: Path, case: str, label: int) -> Points:
@@ -77,13 +79,13 @@ def points_in(data: Path, case: str, label: int) -> Points:
     return extreme_points_of_mask(np.asarray(image.dataobj) == label, Grid(image.shape, image.affine))
 
 
-def support_of(engine: Engine, data: Path, case: str) -> SupportSet:
+def support_of(untrained: Localizer, data: Path, case: str) -> SupportSet:
     volume = read_volume(data.parent / "chest" / "images" / f"{case}.nii.gz")
     points = {name: points_in(data, case, number) for number, name in ((1, "bone"), (2, "lung"))}
     wanted = {name: points[name] for name in CASES[case][2]}
     labels = read_label_map(data.parent / "chest" / "labels" / f"{case}.nii.gz", volume.grid)
-    masks = masks_from_labels(labels, volume.grid, {1: "bone", 2: "lung"})
-    return engine.support_set(volume, wanted, scan=case, source="label map", masks=masks)
+    masks = Annotation.from_labels(labels, volume.grid, {1: "bone", 2: "lung"}).masks
+    return untrained.learn(Example(volume, Annotation(wanted, masks, Marking.LABEL_MAP), case))
 
 
 def assert_score_is_that_of(one: PairScore, found: OrganDetection, truth: Points) -> None:
@@ -94,7 +96,7 @@ def assert_score_is_that_of(one: PairScore, found: OrganDetection, truth: Points
 
 
 def test_one_shot_scores_every_pair_for_the_targets_of_both_scans(
-    engine: Engine, data: Path, one_shot: Evaluation
+    untrained: Localizer, data: Path, one_shot: Evaluation
 ) -> None:
     results = one_shot
     pairs = [(one.support, one.query, one.target) for one in results.scores]
@@ -109,7 +111,7 @@ def test_one_shot_scores_every_pair_for_the_targets_of_both_scans(
     numbers = {"bone": 1, "lung": 2}
     for one in results.scores:
         volume = read_volume(data.parent / "chest" / "images" / f"{one.query}.nii.gz")
-        (found,) = engine.detect(volume, support_of(engine, data, one.support), [one.target]).organs
+        (found,) = untrained.locate(volume, support_of(untrained, data, one.support), [one.target]).organs
         assert_score_is_that_of(one, found, points_in(data, one.query, numbers[one.target]))
     by_support = {one.support: one.iou for one in results.scores if one.target == "lung"}
     lung = results.targets["lung"]
@@ -118,37 +120,37 @@ def test_one_shot_scores_every_pair_for_the_targets_of_both_scans(
     assert results.targets["bone"].n == 2 and results.targets["bone"].iou_sd_supports is None
 
 
-def test_all_shots_locate_together(engine: Engine, data: Path) -> None:
-    results = run(engine, data, "test", "all")
+def test_all_shots_locate_together(untrained: Localizer, data: Path) -> None:
+    results = run(untrained, data, "test", "all")
     pairs = [(one.support, one.query, one.target) for one in results.scores]
     assert pairs == [("all", "carl", "bone"), ("all", "carl", "lung"), ("all", "dora", "bone")]
     volume = read_volume(data.parent / "chest" / "images" / "carl.nii.gz")
-    both = merge([support_of(engine, data, "anna"), support_of(engine, data, "bert")])
-    (found,) = engine.detect(volume, both, ["lung"]).organs
+    both = SupportSet.merge([support_of(untrained, data, "anna"), support_of(untrained, data, "bert")])
+    (found,) = untrained.locate(volume, both, ["lung"]).organs
     assert found.supports == ("anna", "bert")
     assert_score_is_that_of(results.scores[1], found, points_in(data, "carl", 2))
     assert all(summary.iou_sd_supports is None for summary in results.targets.values())
 
 
 @pytest.mark.parametrize("shots", ["one", "all"])
-def test_no_scan_is_its_own_support(engine: Engine, data: Path, shots: str) -> None:
-    scores = run(engine, data, "support", shots).scores
+def test_no_scan_is_its_own_support(untrained: Localizer, data: Path, shots: str) -> None:
+    scores = run(untrained, data, "support", shots).scores
     expected = [("bert", "anna"), ("anna", "bert")] if shots == "one" else [("all", "anna"), ("all", "bert")]
     assert [(one.support, one.query) for one in scores if one.target == "lung"] == expected
     assert not [one for one in scores if one.target == "bone"]  # bert is no support for anna's bone
 
 
-def test_what_is_missing_in_the_dataset_is_an_input_error(engine: Engine, data: Path) -> None:
+def test_what_is_missing_in_the_dataset_is_an_input_error(untrained: Localizer, data: Path) -> None:
     cases = read_dataset(data)
     with pytest.raises(InputError, match=r"no region han.*chest"):
-        evaluate(engine.model, cases, "han", "test", "one")
+        evaluate(untrained, cases, "han", "test", "one")
     with pytest.raises(InputError, match="no case of split val"):
-        evaluate(engine.model, cases, "chest", "val", "one")
+        evaluate(untrained, cases, "chest", "val", "one")
     with pytest.raises(InputError, match="No support of chest shares a target with a query of split train"):
-        evaluate(engine.model, cases, "chest", "train", "one")
+        evaluate(untrained, cases, "chest", "train", "one")
     without = [case for case in cases if case.split != "support"]
     with pytest.raises(InputError, match="no case of split support"):
-        evaluate(engine.model, without, "chest", "test", "one")
+        evaluate(untrained, without, "chest", "test", "one")
 
 
 CUBE = np.array([[0.0, 5, 5], [10, 5, 5], [5, 0, 5], [5, 10, 5], [5, 5, 0], [5, 5, 10]])
@@ -171,7 +173,7 @@ def test_an_organ_that_is_said_to_be_absent_counts_as_a_miss() -> None:
     one = score("a", "q", found, CUBE)
     assert one.iou == 0.0 and one.missed and one.expected_mm == 3.0
     assert one.awd_mm == pytest.approx(2.0)  # of the place where it was withheld: errors stay honest
-    results = replace(made_up("chest"), scores=(one, replace(one, iou=0.5, missed=False)))
+    results = replace(made_up(), scores=(one, replace(one, iou=0.5, missed=False)))
     assert results.targets["heart"].missed == 1 and results.targets["heart"].iou == pytest.approx(0.25)
     assert "1 organs got no box" in results.to_table()
     rows = list(csv.DictReader(io.StringIO(results.to_csv())))
@@ -196,28 +198,31 @@ def test_means_over_pairs_and_deviation_over_supports() -> None:
     assert summarize([]) == {} and mean_of({}) is None
 
 
-def made_up(region: str, *targets: str) -> Evaluation:
+FEW = Region(mean=("mandible", "brainstem", "parotid_left", "parotid_right"))
+
+
+def made_up(*targets: str, about: Region | None = None) -> Evaluation:
     scores = tuple(pair("a", target, 0.1 * n, float(n)) for n, target in enumerate(targets, 1))
-    return Evaluation(region, "test", "one", 1, 1, scores, 0.5, len(targets), "m1", "cpu")
+    return Evaluation("han", "test", "one", 1, 1, scores, 0.5, len(targets), "m1", "cpu", about or Region())
 
 
-def test_the_mean_of_head_and_neck_is_over_the_papers_targets() -> None:
+def test_the_mean_is_over_the_targets_that_count_in_it() -> None:
     five = ("spinal_cord", "brainstem", "parotid_left", "mandible", "larynx")
-    mean = made_up("han", *five).mean
-    assert mean is not None and mean.targets == ("brainstem", "mandible", "parotid_left")
+    mean = made_up(*five, about=FEW).mean
+    assert mean is not None and set(mean.targets) == {"brainstem", "mandible", "parotid_left"}
     assert mean.iou == pytest.approx((0.2 + 0.3 + 0.4) / 3)
-    everything = made_up("thorax", *five).mean
+    everything = made_up(*five).mean
     assert everything is not None and everything.targets == five
-    none = made_up("han", "larynx")
+    none = made_up("larynx", about=FEW)
     assert none.mean is None and json.loads(none.to_json())["mean"] is None
 
 
-def test_json_csv_and_table_tell_the_same(engine: Engine, one_shot: Evaluation) -> None:
-    results = replace(one_shot, region="han")
+def test_json_csv_and_table_tell_the_same(untrained: Localizer, one_shot: Evaluation) -> None:
+    results = replace(one_shot, about=FEW)
     content = json.loads(results.to_json())
     assert content["shots"] == "one" and content["split"] == "test" and content["supports"] == 2
-    assert content["model_id"] == engine.model.identity()
-    assert content["mean"] is None  # neither target is one of the paper's
+    assert content["model_id"] == untrained.model_id
+    assert content["mean"] is None  # neither target counts
     rows = list(csv.DictReader(io.StringIO(results.to_csv())))
     assert len(rows) == len(results.scores)
     for target, summary in content["targets"].items():
@@ -233,12 +238,13 @@ def test_json_csv_and_table_tell_the_same(engine: Engine, one_shot: Evaluation) 
         assert int(line[-1]) == summary["n"]
 
 
-def test_the_command_writes_results_and_prints_the_table(example: Example, data: Path, tmp_path: Path) -> None:
-    out, rows = tmp_path / "results.json", tmp_path / "pairs.csv"
+def test_the_command_writes_results_and_prints_the_table(example: ExampleFiles, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
     command = ["evaluate", "--data", data, "--region", "chest", "--split", "test", "--shots", "one"]
-    done = rprloc(*command, "--out", out, "--per-case", rows, "--model", example.weights, "--device", "cpu")
+    done = rprloc(*command, "--out", out, "--model", example.weights, "--device", "cpu")
     assert done.exit_code == 0
-    content = json.loads(out.read_text())
+    assert sorted(path.name for path in out.iterdir()) == ["chest-test-one.csv", "chest-test-one.json"]
+    content = json.loads((out / "chest-test-one.json").read_text())
     assert content["region"] == "chest" and set(content["targets"]) == {"bone", "lung"}
     assert set(content["targets"]["bone"]) == {"iou", "awd_mm", "point_mm", "n", "iou_sd_supports", "missed"}
     both = content["targets"]["bone"]["iou"], content["targets"]["lung"]["iou"]
@@ -246,13 +252,32 @@ def test_the_command_writes_results_and_prints_the_table(example: Example, data:
     assert content["mean"]["targets"] == ["bone", "lung"]
     assert content["seconds_per_query"] > 0
     assert f"mean    {content['mean']['iou']:.3f}" in done.stdout
-    assert len(rows.read_text().splitlines()) == 1 + 4
+    assert len((out / "chest-test-one.csv").read_text().splitlines()) == 1 + 4
 
 
-def test_the_command_writes_nothing_if_the_data_cannot_be_used(example: Example, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "results.json"
+def test_the_command_writes_nothing_if_the_data_cannot_be_used(
+    example: ExampleFiles, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
     command = ["evaluate", "--region", "liver", "--out", out, "--model", example.weights, "--data"]
     for dataset, about in ((data, "no region liver"), (tmp_path / "datasets.json", "There is no file")):
         done = rprloc(*command, dataset)
         assert done.exit_code == 2 and about in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_command_measures_all_regions_and_shots_and_prints_their_table(
+    example: ExampleFiles, data: Path, tmp_path: Path
+) -> None:
+    about = tmp_path / "about.json"
+    about.write_text(json.dumps({"chest": {"mean": ["lung"]}}))
+    command = ["evaluate", "--data", data, "--out", tmp_path, "--about", about, "--model", example.weights]
+    done = rprloc(*command, "--device", "cpu")
+    assert done.exit_code == 0
+    one, several = (json.loads((tmp_path / f"chest-test-{shots}.json").read_text()) for shots in ("one", "all"))
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| chest")]
+    assert [row[1] for row in rows] == ["bone", "lung", "**mean** of 1"]
+    for row, target in zip(rows, ("bone", "lung"), strict=False):
+        assert float(row[2]) == pytest.approx(one["targets"][target]["iou"], abs=0.0051)
+        assert float(row[6]) == pytest.approx(several["targets"][target]["iou"], abs=0.0051)
+    assert rows[2][2] == f"**{one['mean']['iou']:.2f}**" and one["mean"]["targets"] == ["lung"]

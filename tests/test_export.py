@@ -15,6 +15,7 @@ from rprloc.io.colours import organ_colour
 from rprloc.io.label_map import save_label_map
 from rprloc.io.pictures import MAX_PICTURED_ORGANS, save_picture
 from rprloc.volume import Volume, from_sitk
+from tests.boxes import points_of
 
 
 def turned(degrees: float) -> np.ndarray:
@@ -37,12 +38,6 @@ def grid_around_origin(axes: np.ndarray, extent_mm: float) -> Grid:
     affine[:3, :3] = axes
     affine[:3, 3] = -axes @ (0.5 * (shape - 1))
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-
-
-def points_of(box: Box) -> np.ndarray:
-    points = np.tile(box.centre_ras, (6, 1))
-    points[np.arange(6), np.arange(6) // 2] = box.walls_mm
-    return points
 
 
 def inside(grid: Grid, box: Box) -> np.ndarray:
@@ -177,5 +172,5 @@ def test_a_label_map_may_be_nrrd_which_is_not_compressed(tmp_path: Path) -> None
 
 
 def test_a_label_map_needs_the_suffix_of_nifti_or_nrrd(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\.nii, \.nii\.gz or \.nrrd was expected"):
+    with pytest.raises(InputError, match=r"Let it end with \.nii, \.nii\.gz or \.nrrd"):
         save_label_map(tmp_path / "boxes.mha", Detections("q", (), "m", "s"), Grid((4, 5, 6), np.eye(4)))

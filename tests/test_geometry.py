@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import AFFINES, STORAGES, stored_otherwise
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -24,6 +23,7 @@ from rprloc.geometry import (
     ras_from_lps,
     wall_coordinates,
 )
+from tests.phantoms import AFFINES, STORAGES, stored_otherwise
 
 SHAPE = (7, 9, 5)
 INDICES = np.array([[0, 0, 0], [6, 8, 4], [1.5, 2.25, 3.75], [-1, 9, 0.5]])
@@ -299,7 +299,15 @@ def test_points_that_span_no_volume_are_refused_by_axis() -> None:
         assign_extreme_points(flat)
 
 
-@pytest.mark.parametrize("points", [SIX[:5], np.full((6, 3), np.nan), np.zeros((6, 2)), 3.0])
-def test_anything_but_six_finite_points_is_refused(points: np.ndarray) -> None:
-    with pytest.raises(InputError, match="Six extreme points"):
+@pytest.mark.parametrize(
+    ("points", "fault"),
+    [
+        (SIX[:5], "has 5 extreme points, not six"),
+        (np.full((6, 3), np.nan), "has a point that is not three finite numbers"),
+        (np.zeros((6, 2)), "has a point that is not three finite numbers"),
+        (3.0, "has 0 extreme points, not six"),
+    ],
+)
+def test_anything_but_six_finite_points_is_refused(points: np.ndarray, fault: str) -> None:
+    with pytest.raises(InputError, match=rf"The organ {fault}\. Place one point on each"):
         assign_extreme_points(points)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import re
 import struct
 import subprocess
 import sys
@@ -13,29 +14,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import phantom_hu, write_series
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.io import archive
-from rprloc.io.archive import unpacked
+from rprloc.io.archive import unpack
 from rprloc.io.plausibility import image_warnings
 from rprloc.io.reading import read_volume
 from rprloc.volume import to_sitk
+from tests.dicoms import write_series
+from tests.phantoms import phantom_hu
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
 def test_every_case_of_the_corpus_is_refused(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "scripts" / "malformed_inputs.py"), "--out", str(tmp_path / "corpus")]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=560)
+    command = [sys.executable, "-m", "scripts.robustness.malformed_inputs", "--out", str(tmp_path / "corpus")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=560)
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "corpus.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) >= 200 and all("expected" in row["said"] or ";" in row["said"] for row in rows)
+    assert len(rows) >= 200
+    # What is wrong in one sentence, what to do in the next.
+    assert [row["said"] for row in rows if not re.search(r"[^.]\. [A-Z]", row["said"])] == []
     assert not list(tmp_path.rglob("*evil*"))
 
 
@@ -98,7 +102,7 @@ def zip_of(path: Path, files: dict[str, bytes]) -> Path:
 
 def test_no_path_in_an_archive_is_followed(tmp_path: Path) -> None:
     names = ["../../evil", "/etc/evil", "C:\\evil\\IM1", "a/b/../../../evil", "\x1b[31mred", "x" * 300, "."]
-    found = unpacked(zip_of(tmp_path / "a.zip", {name: name.encode() for name in names}))
+    found = unpack(zip_of(tmp_path / "a.zip", {name: name.encode() for name in names}))
     assert {path.parent for path in found.files} == {found.folder} and len(set(found.files)) == len(names)
     assert [path.read_bytes() for path in found.files] == [name.encode() for name in names]
     assert all(path.name.isprintable() and len(path.name) < 60 for path in found.files)
@@ -107,14 +111,14 @@ def test_no_path_in_an_archive_is_followed(tmp_path: Path) -> None:
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zip_of(tmp_path / "a.zip", {f"{n}": bytes(1 << 20) for n in range(20)})
-    assert len(unpacked(path).files) == 20  # 20 MB harm nobody
+    assert len(unpack(path).files) == 20  # 20 MB harm nobody
     monkeypatch.setattr(archive, "_FREE_BYTES", 1 << 20)
     with pytest.raises(InputError, match="times its size"):
-        unpacked(path)
+        unpack(path)
     monkeypatch.setattr(archive, "_FREE_BYTES", 1 << 30)
     monkeypatch.setattr(archive, "MAX_BYTES", 1 << 20)
     with pytest.raises(InputError, match="would unpack to 20 files"):
-        unpacked(path)
+        unpack(path)
 
 
 def test_an_archive_never_unpacks_to_more_than_it_says(tmp_path: Path) -> None:
@@ -124,7 +128,7 @@ def test_an_archive_never_unpacks_to_more_than_it_says(tmp_path: Path) -> None:
     struct.pack_into("<I", data, start + 24, 100)
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(InputError, match="cannot be unpacked"):
-        unpacked(tmp_path / "a.zip")
+        unpack(tmp_path / "a.zip")
 
 
 def test_nothing_in_the_library_unpickles() -> None:

@@ -83,8 +83,8 @@ def with_point(index: int, **extra: object) -> dict[str, Any]:
         ([{"type": "Fiducial", "controlPoints": []}], "no point list"),
         ([{"type": "Line", "controlPoints": control_points(LPS[:2])}], "only Line"),
         ([fiducials(LPS, name="liver"), fiducials(LPS, name="spleen")], "2 markups .*liver, spleen"),
-        ([fiducials(LPS[:5])], "got 5"),
-        ([fiducials(np.concatenate([LPS, LPS[:1]]))], "got 7"),
+        ([fiducials(LPS[:5])], "has 5 extreme points, not six. Place"),
+        ([fiducials(np.concatenate([LPS, LPS[:1]]))], "has 7 extreme points, not six. Place"),
         ([with_point(2, positionStatus="undefined", position="")], r"1 of 6 points are not set \(F-3\)"),
         ([with_point(2, positionStatus="preview")], r"not set \(F-3\)"),
         ([with_point(2, positionStatus="missing", label="")], r"not set \(point 3\)"),
@@ -95,7 +95,7 @@ def with_point(index: int, **extra: object) -> dict[str, Any]:
         ([with_point(4, position=["1", "2", "3"])], "F-5"),
         ([fiducials(LPS * [1, 0, 1])], "no volume along posterior-anterior"),
         ([fiducials(LPS, coordinateSystem="IJK")], "IJK"),
-        ([fiducials(LPS, coordinateUnits="um")], "um; mm was expected"),
+        ([fiducials(LPS, coordinateUnits="um")], "um, not mm"),
         ([fiducials(LPS, controlPoints={"a": 1})], "not a list"),
         ([{"type": "ROI", "center": [0, 0, 0], "size": [1, 0, 1]}], "no volume"),
         ([{"type": "ROI", "center": [0, 0, 0], "size": [1, 1, 1], "orientation": [1] * 9}], "right angles"),
@@ -201,6 +201,6 @@ def test_no_organ_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no organ"):
         write_rois(tmp_path / "out.mrk.json", Detections("q", (), "m", "s"))
     absent = AbsentOrgan("liver", Presence(0.0, 0.02, 0.98), ("a",))
-    with pytest.raises(InputError, match=r"no organ was located; liver is not in the scan \(98 %\)"):
+    with pytest.raises(InputError, match=r"no organ was located: liver is not in the scan \(98 %\)\."):
         write_rois(tmp_path / "out.mrk.json", Detections("q", (absent,), "m", "s"))
     assert list(tmp_path.iterdir()) == []

@@ -6,20 +6,14 @@ jsonschema than RPR-Loc. The tests skip where it is missing.
 
 from __future__ import annotations
 
-import email
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +22,31 @@ import psutil
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import AFFINES, Example, phantom_hu, rprloc, write_series
 
-from rprloc.annotation import points_from_labels
+from rprloc.annotation import Annotation, Marking
 from rprloc.detection import Detections
 from rprloc.geometry import Grid
-from rprloc.io.annotations import read_label_map
+from rprloc.io.annotations import read_example, read_label_map
 from rprloc.io.reading import read_volume
-from rprloc.io.results import load_detections
-from rprloc.localization.localizer import Engine
-from rprloc.localization.support import save_support_set
+from rprloc.localization.localizer import Localizer
 from rprloc.model.network import RPRNet, save_model
 from rprloc.volume import to_sitk
+from tests.command_line import rprloc
+from tests.dicoms import write_series
+from tests.example import ExampleFiles
+from tests.monailabel_server import (
+    ANSWER_S,
+    PYTHON,
+    START_S,
+    Service,
+    answers,
+    command,
+    environment,
+    free_port,
+)
+from tests.phantoms import AFFINES, phantom_hu
 
-ROOT = Path(__file__).resolve().parents[1]
-PYTHON = ROOT / ".venv-monailabel" / "bin" / "python"
 SCANS = ("anna", "flipped", "oblique and flipped")
-_START_S, _ANSWER_S = 180, 120
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,81 +54,7 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Status, JSON and file of an answer; the file's name and content are empty if none came."""
-
-    status: int
-    json: Any
-    file_name: str = ""
-    file: bytes = b""
-
-
-@dataclass(frozen=True)
-class Service:
-    """A running server, its process, the studies, and the folder in which it keeps temporary files."""
-
-    url: str
-    process: psutil.Process
-    studies: Path
-    temporary: Path
-
-    def ask(
-        self, path: str, parameters: Mapping[str, Any] | None = None, upload: Path | None = None, **query: str
-    ) -> Answer:
-        """GET, or POST if there are ``parameters``, which go in a form as MONAI Label's clients send it."""
-        url = f"{self.url}{path}?{urllib.parse.urlencode(query)}"
-        request = urllib.request.Request(url)
-        if parameters is not None:
-            fields = [b'name="params"\r\n\r\n' + json.dumps(parameters).encode()]
-            if upload:
-                fields.append(f'name="file"; filename="{upload.name}"\r\n\r\n'.encode() + upload.read_bytes())
-            parts = [b"--part\r\nContent-Disposition: form-data; " + field + b"\r\n" for field in fields]
-            request.data = b"".join(parts) + b"--part--\r\n"
-            request.add_header("Content-Type", "multipart/form-data; boundary=part")
-        try:
-            with urllib.request.urlopen(request, timeout=_ANSWER_S) as response:
-                status, headers, body = response.status, response.headers, response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                status, headers, body = error.code, error.headers, error.read()
-        kind = headers.get_content_type()
-        if kind == "application/json" and headers.get_filename() is None:
-            return Answer(status, json.loads(body))
-        if kind != "multipart/form-data":
-            return Answer(status, None, headers.get_filename() or "", body)
-        message = email.message_from_bytes(f"Content-Type: {headers['Content-Type']}\r\n\r\n".encode() + body)
-        values, file = message.get_payload()
-        return Answer(status, json.loads(values.get_payload()), file.get_filename(), file.get_payload(decode=True))
-
-    def infer(self, model: str, image: str, **parameters: Any) -> Answer:
-        return self.ask(f"/infer/{model}", parameters, image=image)
-
-
-def command(folder: Path, conf: Mapping[str, object], port: int) -> list[str]:
-    """How to start a server of the app, a copy of it in ``folder``: MONAI Label writes into an app's folder."""
-    shutil.copytree(ROOT / "monailabel_app", folder / "app", ignore=shutil.ignore_patterns("*/"))
-    settings = [part for key, value in conf.items() for part in ("--conf", key, str(value))]
-    places = ["--app", str(folder / "app"), "--studies", str(folder / "studies")]
-    where = ["--host", "127.0.0.1", "--port", str(port)]
-    return [str(PYTHON), "-m", "monailabel.main", "start_server", *places, *where, *settings]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """One where MONAI Label finds no settings of this computer, and keeps all of its files in ``folder``."""
-    temporary = folder / "temporary"
-    temporary.mkdir()
-    own = {"HOME": str(folder), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return {**{key: value for key, value in os.environ.items() if not key.startswith("MONAI")}, **own}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def settings(example: Example) -> dict[str, object]:
+def settings(example: ExampleFiles) -> dict[str, object]:
     return {
         "support_set": example.support_set,
         "rprloc": Path(sys.executable).with_name("rprloc"),
@@ -135,7 +63,7 @@ def settings(example: Example) -> dict[str, object]:
     }
 
 
-def write_studies(example: Example, folder: Path) -> None:
+def write_studies(example: ExampleFiles, folder: Path) -> None:
     folder.mkdir()
     shutil.copy(example.image, folder)
     for name in SCANS[1:]:
@@ -143,19 +71,18 @@ def write_studies(example: Example, folder: Path) -> None:
         sitk.WriteImage(to_sitk(phantom_hu(grid), grid), folder / f"{name}.nii.gz")
 
 
-def write_support_sets(example: Example, folder: Path) -> None:
+def write_support_sets(example: ExampleFiles, folder: Path) -> None:
     """The example's set, and one of two organs that are the same, so that one box covers the other."""
     folder.mkdir()
     shutil.copy(example.support_set, folder)
-    volume = read_volume(example.image)
-    points = points_from_labels(read_label_map(example.labels, volume.grid), volume.grid, {1: "bone"})["bone"]
-    twins = {"covered": points, "on top": points}
-    engine = Engine.load(example.weights, "cpu")
-    save_support_set(folder / "twins.json", engine.support_set(volume, twins, scan="anna", source="label map"))
+    marked = read_example(example.image, labels=example.labels, names={1: "bone"}, name="anna")
+    points = marked.annotation.points_ras["bone"]
+    twins = replace(marked, annotation=Annotation({"covered": points, "on top": points}, marking=Marking.LABEL_MAP))
+    Localizer.load(example.weights, "cpu").learn(twins).save(folder / "twins.json")
 
 
 @pytest.fixture(scope="module")
-def service(example: Example, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(example: ExampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder, port = tmp_path_factory.mktemp("monailabel"), free_port()
     write_studies(example, folder / "studies")
     write_support_sets(example, folder / "sets")
@@ -168,7 +95,7 @@ def service(example: Example, tmp_path_factory: pytest.TempPathFactory) -> Itera
             f"http://127.0.0.1:{port}", psutil.Process(process.pid), folder / "studies", folder / "temporary"
         )
         try:
-            until = time.monotonic() + _START_S
+            until = time.monotonic() + START_S
             while not answers(port):
                 assert process.poll() is None and time.monotonic() < until, (folder / "server.log").read_text()[-3000:]
                 time.sleep(0.2)
@@ -184,13 +111,8 @@ def service(example: Example, tmp_path_factory: pytest.TempPathFactory) -> Itera
     assert children and not left
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture(scope="module")
-def located(service: Service, example: Example, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def located(service: Service, example: ExampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what ``rprloc locate`` finds in the studies."""
     folder = tmp_path_factory.mktemp("located")
     images = [service.studies / f"{name}.nii.gz" for name in SCANS]
@@ -225,7 +147,7 @@ def test_the_server_offers_a_detector_and_a_painter_of_boxes_of_each_set(service
 
 @pytest.mark.parametrize("scan", SCANS)
 def test_the_boxes_are_those_of_locate_in_lps(service: Service, located: Path, scan: str) -> None:
-    wanted = load_detections(located / f"{scan}.detections.json")
+    wanted = Detections.load(located / f"{scan}.detections.json")
     answer = service.infer("detect_set", scan, organ="all", result_extension=".nrrd")
     assert answer.status == 200 and answer.file_name.endswith(".json")
     rois = json.loads(answer.file)["markups"]
@@ -248,11 +170,11 @@ def test_slicer_puts_the_boxes_where_they_are(service: Service, located: Path, t
         "print(client.infer('detect_set', sys.argv[3], {'result_extension': '.nrrd'})[0])"
     )
     fetched = [str(PYTHON), "-W", "ignore", "-c", code, service.url, str(tmp_path), "oblique and flipped"]
-    done = subprocess.run(fetched, capture_output=True, text=True, timeout=_ANSWER_S, check=True)
+    done = subprocess.run(fetched, capture_output=True, text=True, timeout=ANSWER_S, check=True)
     scene, logic = slicer.vtkMRMLScene(), slicer.vtkSlicerMarkupsLogic()
     logic.SetMRMLScene(scene)
     assert logic.LoadMarkups(done.stdout.strip().splitlines()[-1])
-    wanted = load_detections(located / "oblique and flipped.detections.json")
+    wanted = Detections.load(located / "oblique and flipped.detections.json")
     rois = scene.GetNodesByClass("vtkMRMLMarkupsROINode")
     rois.UnRegister(None)
     assert rois.GetNumberOfItems() == 2
@@ -313,13 +235,13 @@ def test_slicer_gives_the_boxes_their_names(service: Service, tmp_path: Path, su
 def test_one_organ_can_be_chosen(service: Service, located: Path, wanted: object) -> None:
     answer = service.infer("detect_set", "anna", organ=wanted)
     assert answer.json["label_names"] == {"lung": 2} and answer.json["label"] == [2]
-    assert_same_mm(answer.json["box"], boxes_lps(load_detections(located / "anna.detections.json"))[1:])
+    assert_same_mm(answer.json["box"], boxes_lps(Detections.load(located / "anna.detections.json"))[1:])
 
 
 def test_a_file_that_is_sent_does_too(service: Service, located: Path) -> None:
     sent = service.ask("/infer/detect_set", {}, upload=service.studies / "flipped.nii.gz", image="")
     assert sent.status == 200
-    assert_same_mm(sent.json["box"], boxes_lps(load_detections(located / "flipped.detections.json")))
+    assert_same_mm(sent.json["box"], boxes_lps(Detections.load(located / "flipped.detections.json")))
 
 
 def test_dicom_gives_the_same_boxes_as_what_monai_label_makes_of_it(service: Service, tmp_path: Path) -> None:
@@ -330,7 +252,7 @@ def test_dicom_gives_the_same_boxes_as_what_monai_label_makes_of_it(service: Ser
         "import sys; from monailabel.datastore.utils.convert import dicom_to_nifti; print(dicom_to_nifti(sys.argv[1]))"
     )
     converting = [str(PYTHON), "-W", "ignore", "-c", code, str(tmp_path / "dora")]
-    done = subprocess.run(converting, capture_output=True, text=True, timeout=_ANSWER_S, check=True)
+    done = subprocess.run(converting, capture_output=True, text=True, timeout=ANSWER_S, check=True)
     converted = shutil.move(done.stdout.strip().splitlines()[-1], tmp_path)
     answer, of_converted = service.infer("detect_set", str(tmp_path / "dora")), service.infer("detect_set", converted)
     assert answer.status == of_converted.status == 200 and len(answer.json["box"]) == 2
@@ -342,7 +264,7 @@ def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(service:
     bad = {
         "no model 'detect_nothing' available": service.infer("detect_nothing", "anna"),
         "not among the studies of this server": service.infer("detect_set", "nobody"),
-        "holds no spleen; it holds bone, lung": service.infer("detect_set", "anna", organ="spleen"),
+        "holds no spleen. It holds bone, lung": service.infer("detect_set", "anna", organ="spleen"),
         "an organ's name, a list of names": service.infer("detect_set", "anna", organ=7),
         "broken.nii.gz is not a NIfTI file": service.infer("detect_set", str(tmp_path / "broken.nii.gz")),
         "extension that is not known": service.infer("boxes_set", __file__),
@@ -360,8 +282,8 @@ def test_a_process_that_dies_is_told_and_started_again(service: Service) -> None
         waiting = pool.submit(service.infer, "detect_set", "anna")
         time.sleep(2.0)  # until it waits for the child
         child.kill()
-        answer = waiting.result(_ANSWER_S)
-    assert answer.status == 500 and "the next request starts it again" in answer.json["detail"]
+        answer = waiting.result(ANSWER_S)
+    assert answer.status == 500 and "The next request starts it again" in answer.json["detail"]
     assert service.infer("detect_set", "anna").status == 200
     assert [one.pid for one in service.process.children()] != [child.pid]
 
@@ -375,7 +297,7 @@ def test_no_answer_is_left_behind(service: Service) -> None:
     assert left == []
 
 
-def started_wrongly(example: Example, folder: Path, **conf: object) -> str:
+def started_wrongly(example: ExampleFiles, folder: Path, **conf: object) -> str:
     """What a server says that does not start with this configuration."""
     (folder / "studies").mkdir()
     wrong = {key: value for key, value in {**settings(example), **conf}.items() if value is not None}
@@ -386,19 +308,19 @@ def started_wrongly(example: Example, folder: Path, **conf: object) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=_START_S,
+        timeout=START_S,
     )
     assert done.returncode != 0 and "Application startup failed" in done.stdout
     return done.stdout
 
 
-def test_it_does_not_start_without_a_support_set(example: Example, tmp_path: Path) -> None:
+def test_it_does_not_start_without_a_support_set(example: ExampleFiles, tmp_path: Path) -> None:
     said = started_wrongly(example, tmp_path, support_set=None)
-    assert "was started without a support set" in said and "add --conf support_set FILE" in said
+    assert "was started without a support set" in said and "Add --conf support_set FILE" in said
 
 
-def test_it_does_not_start_with_a_support_set_of_other_weights(example: Example, tmp_path: Path) -> None:
+def test_it_does_not_start_with_a_support_set_of_other_weights(example: ExampleFiles, tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_model(RPRNet(), tmp_path / "other.pt")
     said = started_wrongly(example, tmp_path, weights=tmp_path / "other.pt")
-    assert "set.support.json was built with the weights" in said and "build it again" in said
+    assert "set.support.json was built with the weights" in said and "Build it again" in said

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.test_alignment import person
 
 from rprloc.geometry import Grid, apply_affine
 from rprloc.model.body import BodyAtlas, BodyMap, sample
 from rprloc.model.dense import LatentMap
 from rprloc.model.descent import _pull
-from rprloc.model.field import coarse_pose
-from rprloc.model.looks import Look, Picture, Stage, Stages, local_contrast, smooth_contrast, smooth_grey
-from rprloc.model.registration import _FURTHER, BY_CONTRAST, BY_GREY, register, registered, registrations
+from rprloc.model.field import estimate_pose
+from rprloc.model.looks import Look, RegistrationImage, Stage, Stages, local_contrast, smooth_contrast, smooth_grey
+from rprloc.model.registration import _FURTHER, BY_CONTRAST, BY_GREY, register, register_query, register_side_by_side
 from rprloc.model.robust import robust_affine
-from rprloc.training.alignment import _mean_picture, _picture
+from rprloc.training.alignment import _mean_image, _registration_image
+from tests.persons import person
 
 AFFINE = np.array([[1.1, 0, 0.05, 5], [0, 0.9, 0, -3], [0, 0.1, 1, 700], [0, 0, 0, 1.0]])
 
@@ -98,22 +98,22 @@ def test_a_ridge_and_weights_do_what_they_do_in_least_squares() -> None:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> tuple[Picture, BodyAtlas, BodyMap]:
+def drawn() -> tuple[RegistrationImage, BodyAtlas, BodyMap]:
     """The picture of a drawn person, the atlas of that person alone, and the map that it was made with."""
-    picture = _picture(person(np.zeros(3), 1.0, 0, 480))
+    picture = _registration_image(person(np.zeros(3), 1.0, 0, 480))
     true = BodyMap.affine(np.eye(3), [-144.0, -112.0, -240.0])
-    return picture, _mean_picture([picture, picture], [true, true]), true
+    return picture, _mean_image([picture, picture], [true, true]), true
 
 
 @pytest.mark.parametrize("stages", [BY_GREY, BY_CONTRAST], ids=["grey", "contrast"])
 @pytest.mark.parametrize("world_mm", [np.zeros(3), np.array([900.0, -1200.0, 2500.0])])
 def test_registration_finds_a_scan_that_was_moved_turned_and_scaled(
-    drawn: tuple[Picture, BodyAtlas, BodyMap], world_mm: np.ndarray, stages: Stages
+    drawn: tuple[RegistrationImage, BodyAtlas, BodyMap], world_mm: np.ndarray, stages: Stages
 ) -> None:
     picture, atlas, true = drawn
     affine = picture.grid.ras_from_ijk.copy()
     affine[:3, 3] += world_mm
-    picture = Picture(picture.image, picture.near, Grid(picture.grid.shape, affine))
+    picture = RegistrationImage(picture.image, picture.near, Grid(picture.grid.shape, affine))
     places_ras = picture.places_ras[::50]
     truth = true.body(places_ras - world_mm)
     turn = np.array([[0.95, 0.05, 0.0], [-0.05, 1.08, 0.03], [0.0, -0.02, 0.9]])
@@ -125,22 +125,22 @@ def test_registration_finds_a_scan_that_was_moved_turned_and_scaled(
 
 
 def test_registration_is_repeatable_and_works_inside_inference_mode(
-    drawn: tuple[Picture, BodyAtlas, BodyMap],
+    drawn: tuple[RegistrationImage, BodyAtlas, BodyMap],
 ) -> None:
     picture, atlas, true = drawn
     first = register(picture, atlas, true, (Stage(5, 40.0, local_contrast),))
     with torch.inference_mode():
-        again = register(
-            picture, BodyAtlas(atlas.values * 1.0, atlas.origin_mm), true, (Stage(5, 40.0, local_contrast),)
-        )
+        again = register(picture, BodyAtlas(atlas.values * 1.0, atlas.grid), true, (Stage(5, 40.0, local_contrast),))
     np.testing.assert_array_equal(first.displacement_mm, again.displacement_mm)
     np.testing.assert_array_equal(first.body_from_ras, again.body_from_ras)
 
 
-def test_a_place_that_the_atlas_does_not_know_pulls_at_nothing(drawn: tuple[Picture, BodyAtlas, BodyMap]) -> None:
+def test_a_place_that_the_atlas_does_not_know_pulls_at_nothing(
+    drawn: tuple[RegistrationImage, BodyAtlas, BodyMap],
+) -> None:
     picture, atlas, true = drawn
-    unknown = BodyAtlas(torch.zeros_like(atlas.values), atlas.origin_mm)
-    found = registered(picture, unknown, true)
+    unknown = BodyAtlas(torch.zeros_like(atlas.values), atlas.grid)
+    found = register_query(picture, unknown, true)
     np.testing.assert_allclose(found.body(picture.places_ras), true.body(picture.places_ras), atol=0.01)
 
 
@@ -162,16 +162,16 @@ def test_local_contrast_is_the_same_for_a_brighter_scan_and_one_of_more_contrast
 
 
 def test_a_query_is_registered_to_the_mean_of_what_grey_values_and_contrast_say(
-    drawn: tuple[Picture, BodyAtlas, BodyMap],
+    drawn: tuple[RegistrationImage, BodyAtlas, BodyMap],
 ) -> None:
     picture, atlas, true = drawn
     start = BodyMap.affine(true.body_from_ras[:3, :3], true.body_from_ras[:3, 3] + [10.0, -8.0, 12.0])
     places_ras = picture.places_ras[::50]
-    maps = registrations(picture, atlas, start, (BY_GREY, BY_CONTRAST))
+    maps = register_side_by_side(picture, atlas, start, (BY_GREY, BY_CONTRAST))
     one, other = (found.body(places_ras) for found in maps)
     straight = np.mean([apply_affine(found.body_from_ras, places_ras) for found in maps], axis=0)
     expected = straight + _FURTHER * ((one + other) / 2.0 - straight)
-    np.testing.assert_allclose(registered(picture, atlas, start).body(places_ras), expected, atol=1e-3)
+    np.testing.assert_allclose(register_query(picture, atlas, start).body(places_ras), expected, atol=1e-3)
     assert np.abs(one - other).max() > 0.05
 
 
@@ -181,14 +181,14 @@ def test_the_pose_ignores_places_that_the_coarse_net_got_wrong() -> None:
     body_mm = grid.centres_ras() @ turn.T + [5.0, 9.0, -480.0]
     body_mm[:3, :4] += [0.0, 0.0, 300.0]
     latents = torch.from_numpy(np.moveaxis(body_mm, -1, 0).copy()).float()
-    pose = coarse_pose(LatentMap(latents, grid, torch.ones(grid.shape) > 0))
+    pose = estimate_pose(LatentMap(latents, grid, torch.ones(grid.shape) > 0))
     right = grid.centres_ras()[6:].reshape(-1, 3)
     assert np.abs(pose.body(right) - body_mm[6:].reshape(-1, 3)).mean() < 8.0
 
 
 def test_the_pose_of_a_flat_field_keeps_a_persons_size() -> None:
     grid = Grid.isotropic((12, 10, 14), 16.0, [-90.0, -70.0, 400.0])
-    pose = coarse_pose(LatentMap(torch.zeros(3, *grid.shape), grid, torch.ones(grid.shape) > 0))
+    pose = estimate_pose(LatentMap(torch.zeros(3, *grid.shape), grid, torch.ones(grid.shape) > 0))
     assert np.linalg.svd(pose.body_from_ras[:3, :3])[1].min() > 0.59
     middle = grid.bounds.centre_ras
     np.testing.assert_allclose(pose.body(middle), 0.0, atol=20.0)
@@ -213,11 +213,11 @@ def test_the_written_out_gradient_is_that_of_the_likeness() -> None:
     assert float((expected == 0.0).float().mean()) < 0.5
 
 
-def test_registrations_side_by_side_are_what_each_is_alone(drawn: tuple[Picture, BodyAtlas, BodyMap]) -> None:
+def test_registrations_side_by_side_are_what_each_is_alone(drawn: tuple[RegistrationImage, BodyAtlas, BodyMap]) -> None:
     picture, atlas, true = drawn
     start = BodyMap.affine(true.body_from_ras[:3, :3], true.body_from_ras[:3, 3] + [10.0, -8.0, 12.0])
     places_ras = picture.places_ras[::50]
-    both = registrations(picture, atlas, start, (BY_GREY, BY_CONTRAST))
+    both = register_side_by_side(picture, atlas, start, (BY_GREY, BY_CONTRAST))
     alone = [register(picture, atlas, start, stages) for stages in (BY_GREY, BY_CONTRAST)]
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one.body(places_ras), other.body(places_ras), atol=0.1)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Example, rprloc
-from test_export import points_of
 
 from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.geometry import WALLS, Box
-from rprloc.io.results import load_detections, save_detections, save_failure
+from rprloc.io.results import save_failure
+from tests.boxes import points_of
+from tests.command_line import rprloc
+from tests.example import ExampleFiles
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def results(tmp_path: Path) -> Path:
     box = Box([-10, -20, -30], [40, 50, 60])
     for query, organ in (("anna", "liver"), ("b<script>", 'left, "upper" <lobe>')):
         found = OrganDetection(organ, points_of(box), np.full(6, 3.25), 5, ("s1", "s2"))
-        save_detections(folder / f"{query}.detections.json", Detections(query, (found,), "m", "s", ("Doubt <1>.",)))
+        Detections(query, (found,), "m", "s", ("Doubt <1>.",)).save(folder / f"{query}.detections.json")
     save_failure(folder / "carl.failed.json", "carl", "carl.nii is & remains broken.", "run 1")
     return folder
 
@@ -42,9 +43,9 @@ def test_the_table_has_a_row_for_each_organ_and_each_failure(results: Path, tmp_
         ("carl", ""),
     ]
     assert rows[2]["error"] == "carl.nii is & remains broken."
-    box = load_detections(results / "anna.detections.json").boxes["liver"]
+    box = Detections.load(results / "anna.detections.json").boxes["liver"]
     np.testing.assert_allclose([float(rows[0][f"{wall}_ras_mm"]) for wall in WALLS], box.walls_mm, atol=0.01)
-    assert (rows[0]["size_z_mm"], rows[0]["spread_mm"], rows[0]["supports"]) == ("90.00", "3.25", "s1 s2")
+    assert (rows[0]["size_s_mm"], rows[0]["spread_left_mm"], rows[0]["supports"]) == ("90.00", "3.25", "s1 s2")
 
 
 class Words(HTMLParser):
@@ -62,7 +63,9 @@ class Words(HTMLParser):
         self.text += data
 
 
-def test_the_page_shows_every_query_and_needs_no_other_file(example: Example, results: Path, tmp_path: Path) -> None:
+def test_the_page_shows_every_query_and_needs_no_other_file(
+    example: ExampleFiles, results: Path, tmp_path: Path
+) -> None:
     command = ["locate", example.support_set, example.image, "--out", tmp_path / "real", "--picture"]
     assert rprloc(*command, "--model", example.weights, "--device", "cpu").exit_code == 0
     for path in (tmp_path / "real").iterdir():
@@ -81,20 +84,20 @@ def test_absent_and_cut_organs_are_told(results: Path, tmp_path: Path) -> None:
     box = Box([-10, -20, -30], [40, 50, 60])
     cut = OrganDetection("liver", points_of(box), np.full(6, 3.25), 5, ("s1",), 12.5, Presence(0.2, 0.7, 0.1))
     absent = AbsentOrgan("brain", Presence(0.01, 0.03, 0.96), ("s1",))
-    save_detections(results / "dora.detections.json", Detections("dora", (absent, cut), "m", "s"))
+    Detections("dora", (absent, cut), "m", "s").save(results / "dora.detections.json")
     assert rprloc("report", results, "--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html").exit_code == 0
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["organ"]: row for row in csv.DictReader(file) if row["query"] == "dora"}
-    assert rows["brain"]["probability_absent"] == "0.960" and rows["brain"]["size_x_mm"] == ""
+    assert rows["brain"]["probability_absent"] == "0.960" and rows["brain"]["size_r_mm"] == ""
     assert rows["liver"]["expected_wall_error_mm"] == "12.50" and rows["liver"]["probability_part"] == "0.700"
     page = Words()
     page.feed((tmp_path / "a.html").read_text(encoding="utf-8"))
     assert "not in the scan (96 %)" in page.text
-    assert "expected wall error 12 mm; the scan shows a part of it only" in page.text
+    assert "expected wall error 12 mm; the scan shows only a part of it" in page.text
 
 
 def test_chromium_shows_the_page(results: Path, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("Chromium is not installed")
     rprloc("report", results, "--html", tmp_path / "all.html")
@@ -109,7 +112,7 @@ def test_a_folder_without_results_and_a_report_without_a_form_are_refused(result
     for arguments, about in (
         (["report", tmp_path / "empty", "--csv", tmp_path / "a.csv"], "holds no results"),
         (["report", tmp_path / "none", "--csv", tmp_path / "a.csv"], "holds no results"),
-        (["report", results], "--csv or as --html"),
+        (["report", results], "--csv, --html or both"),
         (["report", results, "--csv", tmp_path / "none" / "a.csv"], "cannot be written"),
     ):
         done = rprloc(*arguments)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Example, rprloc
 
 from rprloc.apps.serve import Server
 from rprloc.detection import Detections
@@ -20,17 +19,19 @@ from rprloc.geometry import extreme_points_of_mask
 from rprloc.io.annotations import read_label_map
 from rprloc.io.markups import write_extreme_points
 from rprloc.io.reading import read_volume
-from rprloc.localization.localizer import Engine
-from rprloc.localization.support import load_support_set
+from rprloc.localization.localizer import Localizer
+from rprloc.localization.support import SupportSet
+from tests.command_line import rprloc
+from tests.example import ExampleFiles
 
 Event = dict[str, Any]
 
 
-def answers(example: Example, *requests: object, engine: Engine | None = None) -> list[Event]:
+def answers(example: ExampleFiles, *requests: object, engine: Localizer | None = None) -> list[Event]:
     """The events of these requests, given as objects or as lines."""
     events: list[Event] = []
     lines = [request if isinstance(request, str) else json.dumps(request) for request in requests]
-    Server(engine or Engine.load(example.weights, "cpu"), lambda event: events.append(event)).run(lines)
+    Server(engine or Localizer.load(example.weights, "cpu"), lambda event: events.append(event)).run(lines)
     assert all(json.loads(json.dumps(event, allow_nan=False)) == event for event in events)
     return events
 
@@ -39,16 +40,16 @@ def ends(events: list[Event]) -> list[Event]:
     return [event for event in events if event["event"] in ("result", "error")]
 
 
-def bone_points(example: Example) -> list[list[float]]:
+def bone_points(example: ExampleFiles) -> list[list[float]]:
     grid = read_volume(example.image).grid
     return extreme_points_of_mask(read_label_map(example.labels, grid) == 1, grid).tolist()
 
 
-def located(example: Example, **more: object) -> dict[str, object]:
+def located(example: ExampleFiles, **more: object) -> dict[str, object]:
     return {"id": 7, "command": "locate", "set": str(example.support_set), "image": str(example.image), **more}
 
 
-def test_a_set_that_is_built_equals_that_of_support_build(example: Example, tmp_path: Path) -> None:
+def test_a_set_that_is_built_equals_that_of_support_build(example: ExampleFiles, tmp_path: Path) -> None:
     points = bone_points(example)
     write_extreme_points(tmp_path / "bone.mrk.json", points, "bone")
     command = ["support", "build", "--image", example.image, "--markups", tmp_path / "bone.mrk.json", "--name", "bone"]
@@ -65,7 +66,7 @@ def test_a_set_that_is_built_equals_that_of_support_build(example: Example, tmp_
     assert end["event"] == "result" and Path(out).read_bytes() == (tmp_path / "cli.json").read_bytes()
 
 
-def test_detections_equal_those_of_locate(example: Example, tmp_path: Path) -> None:
+def test_detections_equal_those_of_locate(example: ExampleFiles, tmp_path: Path) -> None:
     command = ["locate", example.support_set, example.image, "--out", tmp_path, "--model", example.weights]
     assert rprloc(*command, "--device", "cpu").exit_code == 0
     events = answers(example, located(example), located(example, id=8, organs=["lung"]))
@@ -78,7 +79,7 @@ def test_detections_equal_those_of_locate(example: Example, tmp_path: Path) -> N
     assert fractions == sorted(fractions) and len(fractions) >= 3
 
 
-def test_located_boxes_are_written_as_locate_writes_them(example: Example, tmp_path: Path) -> None:
+def test_located_boxes_are_written_as_locate_writes_them(example: ExampleFiles, tmp_path: Path) -> None:
     for folder in ("cli", "served"):
         (tmp_path / folder).mkdir()
     command = ["locate", example.support_set, example.image, "--out", tmp_path / "cli", "--model", example.weights]
@@ -94,18 +95,18 @@ def test_located_boxes_are_written_as_locate_writes_them(example: Example, tmp_p
 
 
 def test_the_network_sees_each_scan_once_until_its_file_changes(
-    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    example: ExampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = tmp_path / "copy.nii.gz"
     image.write_bytes(example.image.read_bytes())
-    engine, seen = Engine.load(example.weights, "cpu"), []
-    look = Engine.position_field
+    engine, seen = Localizer.load(example.weights, "cpu"), []
+    look = Localizer.compute_position_field
 
-    def counted(self: Engine, volume: Any) -> Any:
+    def counted(self: Localizer, volume: Any) -> Any:
         seen.append(volume.name)
         return look(self, volume)
 
-    monkeypatch.setattr(Engine, "position_field", counted)
+    monkeypatch.setattr(Localizer, "compute_position_field", counted)
     monkeypatch.setattr("rprloc.apps.serve.SCANS_IN_MEMORY", 2)
     server = Server(engine, lambda event: None)
     request = json.dumps(located(example, image=str(image)))
@@ -122,7 +123,7 @@ def test_the_network_sees_each_scan_once_until_its_file_changes(
     assert seen.count("copy") == 3
 
 
-def test_sets_are_merged_and_described(example: Example, tmp_path: Path) -> None:
+def test_sets_are_merged_and_described(example: ExampleFiles, tmp_path: Path) -> None:
     out = str(tmp_path / "both.json")
     sets = [str(example.support_set)] * 2
     merged, shown = ends(
@@ -132,10 +133,10 @@ def test_sets_are_merged_and_described(example: Example, tmp_path: Path) -> None
     )
     assert merged["result"] == shown["result"]
     assert shown["result"]["organs"] == ["bone", "lung"] and shown["result"]["scans"] == ["anna"]
-    assert shown["result"]["identity"] == load_support_set(Path(out)).identity
+    assert shown["result"]["identity"] == SupportSet.load(Path(out)).identity
 
 
-def test_the_scans_below_a_folder_are_found(example: Example, tmp_path: Path) -> None:
+def test_the_scans_below_a_folder_are_found(example: ExampleFiles, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     copy = tmp_path / "deep" / "berta.nii.gz"
     copy.write_bytes(example.image.read_bytes())
@@ -147,7 +148,7 @@ def test_the_scans_below_a_folder_are_found(example: Example, tmp_path: Path) ->
     assert found["result"] == {"images": [str(copy)]} and missing["event"] == "error"
 
 
-def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example: Example, tmp_path: Path) -> None:
+def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example: ExampleFiles, tmp_path: Path) -> None:
     image, out = str(example.image), str(tmp_path / "set.json")
     outside = (np.array(bone_points(example)) + 1000.0).tolist()
     build = {"command": "build", "image": image, "out": out}
@@ -159,11 +160,11 @@ def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example:
         '"image" is missing': {"command": "locate", "set": str(example.support_set)},
         "holds no spleen": located(example, organs=["spleen"]),
         "not a list of names": located(example, organs="bone"),
-        "There is no file": located(example, set="missing.json"),
+        "There is no support set": located(example, set="missing.json"),
         "missing.nii.gz": located(example, image="missing.nii.gz"),
         '"points_ras_mm" is missing': build,
         "are not numbers": {**build, "points_ras_mm": {"bone": [["a", 0, 0]]}},
-        "Six extreme points": {**build, "points_ras_mm": {"bone": bone_points(example)[:5]}},
+        "has 5 extreme points, not six": {**build, "points_ras_mm": {"bone": bone_points(example)[:5]}},
         "lie outside the scan": {**build, "points_ras_mm": {"bone": outside}},
         "name is empty": {**build, "points_ras_mm": {" ": bone_points(example)}},
         '"sets" is missing': {"command": "merge", "out": out},
@@ -173,8 +174,8 @@ def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example:
             "out": str(tmp_path / "no/a.json"),
         },
         '"rois" is missing': located(example, rois=7),
-        "make the folder or name another": located(example, label_map=str(tmp_path / "no/boxes.nrrd")),
-        ".nrrd was expected": located(example, label_map=str(tmp_path / "boxes.mha")),
+        "Make its folder, or name a file": located(example, label_map=str(tmp_path / "no/boxes.nrrd")),
+        ".nii, .nii.gz or .nrrd": located(example, label_map=str(tmp_path / "boxes.mha")),
     }
     *errors, last = ends(answers(example, *bad.values(), located(example)))
     for wanted, event in zip(bad, errors, strict=True):
@@ -183,10 +184,10 @@ def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_gpu_is_told_and_the_cpu_goes_on(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rprloc.localization import localizer as device
+def test_a_full_gpu_is_told_and_the_cpu_goes_on(example: ExampleFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rprloc.localization import localizer
 
-    look, calls = device.position_field, []
+    look, calls = localizer.compute_position_field, []
 
     def full_at_first(model: Any, volume: Any) -> Any:
         calls.append(volume.name)
@@ -194,10 +195,10 @@ def test_a_full_gpu_is_told_and_the_cpu_goes_on(example: Example, monkeypatch: p
             raise torch.OutOfMemoryError("CUDA out of memory")
         return look(model, volume)
 
-    monkeypatch.setattr(device, "position_field", full_at_first)
-    events = answers(example, located(example), engine=Engine.load(example.weights, "auto"))
+    monkeypatch.setattr(localizer, "compute_position_field", full_at_first)
+    events = answers(example, located(example), engine=Localizer.load(example.weights, "auto"))
     (message,) = [event["message"] for event in events if event["event"] == "log"]
-    assert "GPU's memory does not suffice" in message and "CPU" in message
+    assert "GPU has too little free memory" in message and "CPU" in message
     assert [event["event"] for event in ends(events)] == ["result"]
 
 
@@ -207,7 +208,7 @@ def serve(*arguments: str, lines: str, before: str = "") -> subprocess.Completed
     return subprocess.run(command, input=lines, capture_output=True, text=True, timeout=120)
 
 
-def test_as_a_process_it_writes_events_alone_to_stdout_and_ends_with_its_input(example: Example) -> None:
+def test_as_a_process_it_writes_events_alone_to_stdout_and_ends_with_its_input(example: ExampleFiles) -> None:
     lines = json.dumps(located(example)) + "\n\n"
     done = serve("--model", str(example.weights), lines=lines)
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -215,7 +216,7 @@ def test_as_a_process_it_writes_events_alone_to_stdout_and_ends_with_its_input(e
     assert events[-1]["event"] == "result" and events[-1]["id"] == 7
 
 
-def test_what_keeps_it_from_starting_is_an_event_too(example: Example) -> None:
+def test_what_keeps_it_from_starting_is_an_event_too(example: ExampleFiles) -> None:
     done = serve("--model", "missing.pt", lines="")
     (event,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 2 and event["event"] == "error" and "missing.pt" in event["message"]

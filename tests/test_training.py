@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.test_alignment import person
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
@@ -18,6 +17,7 @@ from rprloc.training.config import TrainingConfig
 from rprloc.training.losses import Batch, _descriptor_loss, coarse_draw, coarse_loss, fine_draw, fine_loss, standardize
 from rprloc.training.sampling import TrainingScan
 from rprloc.training.training import _held_out, _write_config, fit
+from tests.persons import person
 
 LAYERS = ((8, 4, 2, 1), (16, 3, 2, 1), (16, 3, 1, 1))
 

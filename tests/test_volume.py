@@ -10,10 +10,12 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rprloc.apps.demo import DemoScans
 from rprloc.geometry import Grid
-from rprloc.intensity import AIR_HU, display_window_air, network_input
+from rprloc.intensity import AIR_HU, find_display_window_air, to_network_input
 from rprloc.model.input import network_grid
 from rprloc.volume import Volume, from_sitk, resample, to_sitk
+from tests.phantoms import STORAGES, stored_otherwise
 
 
 def test_a_volume_without_its_own_grid_is_refused() -> None:
@@ -92,17 +94,28 @@ def test_a_resampled_phantom_does_not_depend_on_storage(phantom: Volume, store_o
     np.testing.assert_allclose(found, expected, atol=0.01)
 
 
-@pytest.mark.parametrize("case", ["abdomen/images/abdomen_01", "han/images/han_004", "thorax/images/thorax_02"])
-def test_a_resampled_real_scan_does_not_depend_on_storage(shared_data: Path, store_otherwise, case: str) -> None:
-    array, grid = from_sitk(sitk.ReadImage(str(shared_data / f"{case}.nii.gz")))
+def assert_storage_does_not_matter(path: Path, order: tuple[int, ...], flipped: tuple[int, ...]) -> None:
+    array, grid = from_sitk(sitk.ReadImage(str(path)))
     start, shape = np.array(grid.shape) // 4, (51, 36, 45)
     crop = tuple(slice(first, first + count) for first, count in zip(start, shape, strict=True))
     array, grid = array[crop], grid.cropped(start.tolist(), shape)
     target = network_grid(grid, 8.0, 8.0)
     expected = resample(Volume(array, grid), target).hu
     assert expected[expected > AIR_HU].std() > 20
-    found = resample(Volume(*store_otherwise(array, grid)), target).hu
+    found = resample(Volume(*stored_otherwise(array, grid, order, flipped)), target).hu
     np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("scan", ["support_image", "query_image"])
+@pytest.mark.parametrize(("order", "flipped"), STORAGES.values(), ids=STORAGES)
+def test_a_resampled_real_scan_does_not_depend_on_storage(public_scans: DemoScans, scan: str, order, flipped) -> None:
+    assert_storage_does_not_matter(getattr(public_scans, scan), order, flipped)
+
+
+@pytest.mark.parametrize("case", ["abdomen/images/abdomen_01", "han/images/han_004", "thorax/images/thorax_02"])
+def test_a_resampled_annotated_scan_does_not_depend_on_storage(shared_data: Path, case: str) -> None:
+    for order, flipped in STORAGES.values():
+        assert_storage_does_not_matter(shared_data / f"{case}.nii.gz", order, flipped)
 
 
 @pytest.mark.parametrize("count", [16, 17, 18, 19])
@@ -153,39 +166,41 @@ def test_a_scan_thinner_than_a_bin_is_resampled() -> None:
 
 @given(st.lists(st.integers(-3024, 3071), min_size=2, max_size=20), st.sampled_from([None, -200.0, -125.0, 0.0]))
 def test_the_input_rises_with_density_from_0_to_1(hu: list[int], display_air_hu: float | None) -> None:
-    values = network_input(np.sort(np.array(hu, np.int16)), display_air_hu)
+    values = to_network_input(np.sort(np.array(hu, np.int16)), display_air_hu)
     assert values.dtype == np.float32
     assert (np.diff(values) >= 0).all()
     assert values.min() >= 0.0 and values.max() <= 1.0
 
 
 def test_air_and_padding_are_0_and_soft_tissue_takes_most_of_the_range() -> None:
-    assert network_input(np.array([AIR_HU, -3024.0, -1000.0])).tolist() == [0, 0, 0]
-    np.testing.assert_allclose(network_input(np.array([-600, -200, 50, 300, 1500, 3000])), [0.1, 0.2, 0.5, 0.8, 1, 1])
+    assert to_network_input(np.array([AIR_HU, -3024.0, -1000.0])).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(
+        to_network_input(np.array([-600, -200, 50, 300, 1500, 3000])), [0.1, 0.2, 0.5, 0.8, 1, 1]
+    )
 
 
 def test_a_display_window_is_told_by_its_darkest_value() -> None:
-    assert display_window_air(np.array([-125, 40, 275], np.int16)) == -125.0
-    assert display_window_air(np.array([-1000, 40], np.int16)) is None
-    assert display_window_air(np.array([-3024, 40], np.int16)) is None
+    assert find_display_window_air(np.array([-125, 40, 275], np.int16)) == -125.0
+    assert find_display_window_air(np.array([-1000, 40], np.int16)) is None
+    assert find_display_window_air(np.array([-3024, 40], np.int16)) is None
 
 
 def test_through_a_display_window_air_is_0_and_soft_tissue_as_in_full_range_ct() -> None:
     full = np.array([-1000, -850, -400, -110, -50, 0, 60, 270], np.int16)
     windowed = np.clip(full, -125, 275)
-    air_hu = display_window_air(windowed)
-    found = network_input(windowed, air_hu)
+    air_hu = find_display_window_air(windowed)
+    found = to_network_input(windowed, air_hu)
     assert found[:3].tolist() == [0, 0, 0]
-    np.testing.assert_array_equal(found[3:], network_input(full)[3:])
+    np.testing.assert_array_equal(found[3:], to_network_input(full)[3:])
 
 
 def test_air_of_a_display_window_stays_0_where_it_was_mixed_with_padding() -> None:
     """Resampling mixes the window's darkest value with AIR_HU at the border of the scan."""
-    assert network_input(np.array([-125.0, -124.5, -600.0, AIR_HU]), -125.0).tolist() == [0, 0, 0, 0]
+    assert to_network_input(np.array([-125.0, -124.5, -600.0, AIR_HU]), -125.0).tolist() == [0, 0, 0, 0]
 
 
 def test_a_display_window_is_noticed_through_padding(phantom: Volume) -> None:
     shown = np.clip(phantom.hu, -125, 275)
     padded = np.pad(shown, 6, constant_values=-1024)
-    assert display_window_air(shown) == display_window_air(padded) == -125
-    assert display_window_air(np.pad(phantom.hu, 6, constant_values=-2048)) is None
+    assert find_display_window_air(shown) == find_display_window_air(padded) == -125
+    assert find_display_window_air(np.pad(phantom.hu, 6, constant_values=-2048)) is None

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from rprloc.errors import InputError
-from rprloc.geometry import WALLS, Box, Points, assign_extreme_points, extreme_points_of_mask
+from rprloc import WALLS, Box, InputError
+from rprloc.annotation import OUTSIDE_TOLERANCE_MM
+from rprloc.geometry import Points, assign_extreme_points, extreme_points_of_mask
 from SlicerRPRLocLib import nodes
-from SlicerRPRLocLib.nodes import Node
+from SlicerRPRLocLib.nodes import Node, Scene
 
 EXAMPLE = "RPRLoc.Example"
 """The role in which a preview refers to its example."""
-
-_OUTSIDE_MM = 1.0  # what the library allows
 
 # In Slicer's default layout: seen from the feet and from the front, so the patient's left is on the picture's right.
 _STEPS = (
@@ -43,16 +43,15 @@ class Guidance:
 class Examples:
     """The examples of a scene."""
 
-    def __init__(self, scene: object) -> None:
+    def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self._checking = False
 
     def all(self) -> list[Node]:
         """All examples, complete or not, whose volume is there."""
         lists = nodes.of_class(self._scene, "vtkMRMLMarkupsFiducialNode")
-        return [
-            node for node in lists if node.GetAttribute(nodes.ROLE) == "example" and nodes.volume_of(node) is not None
-        ]
+        examples = [node for node in lists if node.GetAttribute(nodes.ROLE) == "example"]
+        return [example for example in examples if nodes.find_volume(example) is not None]
 
     def find(self, volume: Node, organ: str) -> Node | None:
         """The example of an organ on a volume."""
@@ -67,9 +66,9 @@ class Examples:
         """
         organ = organ.strip()
         if volume is None:
-            raise InputError("No support volume is chosen; the CT scan on which you mark the organ was expected.")
+            raise InputError("No support volume is chosen. Choose the CT scan on which you mark the organ.")
         if not organ:
-            raise InputError("The organ has no name; one was expected; write it into the field Organ.")
+            raise InputError("The organ has no name. Write it into the field Organ.")
         nodes.grid_of(volume)
         known = self.find(volume, organ)
         if known is not None:
@@ -92,20 +91,21 @@ class Examples:
         mask, grid = nodes.mask_of_segment(segmentation, segment_id)
         points_ras = extreme_points_of_mask(mask, grid)
         segment = segmentation.GetSegmentation().GetSegment(segment_id)
-        if volume is not None and not nodes.grid_of(volume).contains(points_ras, _OUTSIDE_MM).all():
+        if volume is not None and not nodes.grid_of(volume).contains(points_ras, OUTSIDE_TOLERANCE_MM).all():
             raise InputError(
-                f"The segment {segment.GetName()} reaches out of {volume.GetName()}; a segment of this volume was "
-                "expected; choose the volume on which it was drawn."
+                f"The segment {segment.GetName()} reaches out of {volume.GetName()}. Choose the volume on which it was "
+                "drawn."
             )
         node = self.add(volume, segment.GetName())
         self.set_points(node, points_ras)
         return node
 
-    def set_points(self, example: Node, points_ras: Points) -> None:
+    def set_points(self, example: Node, points_ras: ArrayLike) -> None:
         """Give an example points (N, 3) of the world, in any order."""
+        points = np.asarray(points_ras, float)
         self._checking = True
         try:
-            nodes.set_points(example, points_ras, [str(number + 1) for number in range(len(points_ras))])
+            nodes.set_points(example, points, [str(number + 1) for number in range(len(points))])
         finally:
             self._checking = False
         self.points_changed(example)
@@ -148,12 +148,12 @@ class Examples:
         except InputError as error:
             raise InputError(f"{example.GetName()}: {error}") from error
         volume = nodes.volume_of(example)
-        outside = ~nodes.grid_of(volume).contains(ordered, _OUTSIDE_MM)
+        outside = ~nodes.grid_of(volume).contains(ordered, OUTSIDE_TOLERANCE_MM)
         if outside.any():
             walls = ", ".join(wall for wall, is_out in zip(WALLS, outside, strict=True) if is_out)
             raise InputError(
-                f"{example.GetName()}: the point at the wall {walls} lies outside of {volume.GetName()}; all six must "
-                "lie in it; move the point."
+                f"{example.GetName()}: the point at the wall {walls} lies outside of {volume.GetName()}. Move it into "
+                "the scan."
             )
         return ordered
 
@@ -170,7 +170,7 @@ class Examples:
                 nodes.remove(roi)
 
     def _remove_unusable(self, example: Node) -> str:
-        volume = nodes.volume_of(example)
+        volume = nodes.find_volume(example)
         if volume is None:
             return ""
         grid, refused = nodes.grid_of(volume), ""
@@ -179,12 +179,12 @@ class Examples:
                 continue
             point_ras = np.zeros(3)
             example.GetNthControlPointPositionWorld(index, point_ras)
-            if not grid.contains(point_ras, _OUTSIDE_MM):
+            if not grid.contains(point_ras, OUTSIDE_TOLERANCE_MM):
                 example.RemoveNthControlPoint(index)
-                refused = f"That point lies outside of {volume.GetName()} and was not taken; click inside of the scan."
+                refused = f"That point lies outside of {volume.GetName()} and was not taken. Click inside the scan."
         while len(nodes.defined_points(example)) > len(_STEPS):
             example.RemoveNthControlPoint(example.GetNumberOfControlPoints() - 1)
-            refused = "Six points are enough, the last one was not taken; drag a point to correct it."
+            refused = "Six points are enough, so the last one was not taken. Drag a point to correct it."
         return refused
 
     def _label(self, example: Node) -> None:

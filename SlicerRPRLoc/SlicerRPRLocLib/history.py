@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rprloc.errors import InputError
+from rprloc import InputError
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.results import Result, Results
@@ -78,16 +78,16 @@ class History:
     def restore(self) -> None:
         """Make the scene hold the current state again. What belongs to volumes that are gone stays away."""
         state = self._states[self._now]
-        wanted = {(one.volume_id, one.organ): one for one in state.examples}
+        wanted = {(marked.volume_id, marked.organ): marked for marked in state.examples}
         for example in self._examples.all():
             key = nodes.volume_of(example).GetID(), nodes.organ_of(example)
             if key not in wanted:
                 self._examples.remove(example)
-        for one in wanted.values():
-            volume = self._volume(one.volume_id)
+        for marked in wanted.values():
+            volume = self._volume(marked.volume_id)
             if volume is not None:
-                self._examples.set_points(self._examples.add(volume, one.organ), one.points_ras)
-        results = {(one.volume_id, one.organ): one for one in state.results}
+                self._examples.set_points(self._examples.add(volume, marked.organ), marked.points_ras)
+        results = {(result.volume_id, result.organ): result for result in state.results}
         for roi in self._results.rois():
             if (nodes.volume_of(roi).GetID(), nodes.organ_of(roi)) not in results:
                 self._results.remove(roi)
@@ -112,8 +112,8 @@ class History:
         results = [self._results.record(roi) for roi in self._results.rois()]
         # Sorted, because what is removed and made again comes last in the scene.
         return _State(
-            tuple(sorted(examples, key=lambda one: (one.volume_id, one.organ))),
-            tuple(sorted(results, key=lambda one: (one.volume_id, one.found_json))),
+            tuple(sorted(examples, key=lambda marked: (marked.volume_id, marked.organ))),
+            tuple(sorted(results, key=lambda result: (result.volume_id, result.found_json))),
             tuple(sorted(self._results.absent_json().items())),
         )
 

@@ -10,21 +10,21 @@ import importlib.util
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from rprloc.errors import InputError
+from rprloc import InputError
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
-_TORCH_MINIMUM = ">=2.5"
+_TORCH_MINIMUM = ">=2.9"
 _NAME = "RPR-Loc"
 
 
 class Packaging(Protocol):
     """What is used of ``slicer.packaging``."""
 
-    def load_requirements(self, path: Path) -> list[Any]: ...
-    def pip_check(self, requirements: list[Any]) -> bool: ...
-    def pip_ensure(self, requirements: list[Any], *, requester: str) -> object: ...
+    def load_requirements(self, path: Path) -> list[object]: ...
+    def pip_check(self, requirements: list[object]) -> bool: ...
+    def pip_ensure(self, requirements: list[object], *, requester: str) -> object: ...
 
 
 class TorchInstaller(Protocol):
@@ -64,7 +64,7 @@ class Installer:
     def missing(self) -> list[str]:
         """The requirements that are not met, [] if all are."""
         wanted = self._packaging.load_requirements(REQUIREMENTS)
-        packages = [str(one) for one in wanted if not self._packaging.pip_check([one])]
+        packages = [str(package) for package in wanted if not self._packaging.pip_check([package])]
         return packages if self._torch_there() else ["torch" + _TORCH_MINIMUM, *packages]
 
     def ensure(self) -> None:
@@ -87,18 +87,18 @@ class Installer:
         extension = self._torch_installer()
         if extension is None:
             raise InputError(
-                "PyTorch is missing and the extension that installs it, too; open the Extensions Manager, install "
+                "PyTorch is missing and the extension that installs it, too. Open the Extensions Manager, install "
                 "the extension PyTorch, restart Slicer and try again."
             )
         if extension.installTorch(askConfirmation=True, torchVersionRequirement=_TORCH_MINIMUM) is None:
             raise InputError(
-                "PyTorch was not installed; RPR-Loc cannot work without it; try again, or install it in the module "
-                "PyTorch Utils, where a build for the CPU can be chosen."
+                "PyTorch was not installed, and RPR-Loc cannot work without it. Try again, or install it in the module "
+                "PyTorch Utils, where you can choose a build for the CPU."
             )
 
 
 def _not_installed(missing: Iterable[str], reason: str) -> InputError:
     return InputError(
-        f"These Python packages are missing: {', '.join(missing)} ({reason}); RPR-Loc needs them; try again with a "
+        f"These Python packages are missing: {', '.join(missing)} ({reason}). RPR-Loc needs them. Try again with a "
         "network connection, or see the troubleshooting page."
     )

@@ -8,24 +8,27 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import slicer
 
-from rprloc.apps.batch import named_queries
-from rprloc.detection import Detections
-from rprloc.errors import InputError
+from rprloc import Detections, Grid, InputError, SupportSet, write_rois
+from rprloc.apps.batch import name_queries
 from rprloc.files import require_folder, require_writable
-from rprloc.io.markups import write_rois
-from rprloc.io.results import save_detections
+from rprloc.io.results import TABLE, ResultFiles
+from rprloc.io.table import result_rows, save_table
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.history import History
-from SlicerRPRLocLib.nodes import Node
-from SlicerRPRLocLib.results import Results, csv_row, write_csv
-from SlicerRPRLocLib.runs import Run, Step, Update
+from SlicerRPRLocLib.nodes import Node, Scene
+from SlicerRPRLocLib.results import Results
+from SlicerRPRLocLib.runs import Answer, Event, Run, Step, Update
+
+_ORGANS = "RPRLoc.Organs"
+"""The attribute in which a support set's node keeps its organs and how many examples each has, as JSON."""
 
 
 class Child(Protocol):
@@ -33,14 +36,14 @@ class Child(Protocol):
 
     def start(self) -> None: ...
     def submit(self, command: str, **options: object) -> int: ...
-    def poll(self) -> list[dict[str, Any]]: ...
+    def poll(self) -> list[Event]: ...
     def cancel(self) -> None: ...
 
 
 class RPRLocLogic:
     """Everything the module can do, on one scene, by one child process."""
 
-    def __init__(self, scene: Any, child: Child) -> None:
+    def __init__(self, scene: Scene, child: Child) -> None:
         self.scene = scene
         self.examples = Examples(scene)
         self.results = Results(scene)
@@ -75,26 +78,25 @@ class RPRLocLogic:
 
     def load_support_set(self, path: Path) -> Node:
         """Put the support set of a file into the scene. Raises InputError if it is none."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read ({error}); a support set was expected; check the file.") from error
-        _organs_of_set(text, str(path))
+        support_set = SupportSet.load(path)
         node = self.scene.AddNewNodeByClass("vtkMRMLTextNode", path.name.removesuffix(".json"))
         node.SetAttribute(nodes.ROLE, "support set")
-        node.SetText(text)
+        node.SetAttribute(_ORGANS, json.dumps(_count_organs(support_set)))
+        node.SetText(support_set.to_json())
         return node
 
     def organs(self) -> dict[str, int]:
         """The organs that can be located, and how many examples each has."""
-        counts: dict[str, int] = {}
-        for example in self.examples.all():
-            if self.examples.guidance(example).complete:
-                counts[nodes.organ_of(example)] = counts.get(nodes.organ_of(example), 0) + 1
+        counts = Counter(
+            nodes.organ_of(example) for example in self.examples.all() if self.examples.guidance(example).complete
+        )
         for node in self.support_sets():
-            for organ, number in _organs_of_set(node.GetText(), node.GetName()).items():
-                counts[organ] = counts.get(organ, 0) + number
-        return counts
+            noted = node.GetAttribute(_ORGANS)
+            if noted is None:  # a scene of version 0.1
+                counts += _count_organs(SupportSet.from_json(node.GetText(), node.GetName()))
+            else:
+                counts.update(json.loads(noted))
+        return dict(counts)
 
     # Runs
 
@@ -109,7 +111,7 @@ class RPRLocLogic:
         """
         self._require_idle()
         if not queries:
-            raise InputError("No query volume is chosen; one or more CT scans were expected; tick them.")
+            raise InputError("No query volume is chosen. Tick one or more CT scans.")
         wanted = self._wanted(organs)
         grids = [nodes.grid_of(volume) for volume in queries]
         self._child.start()  # it gets ready while the scans are written
@@ -131,11 +133,11 @@ class RPRLocLogic:
         support_set = self._request_set(run, wanted)
         for volume, path, grid in zip(queries, paths, grids, strict=True):
 
-            def take(answer: dict[str, Any], volume: Node = volume, grid: nodes.Grid = grid) -> None:
+            def take(answer: Answer, volume: Node = volume, grid: Grid = grid) -> None:
                 if self.scene.GetNodeByID(volume.GetID() or "") is not volume:
                     raise InputError("it was removed from the scene while it was searched.")
                 if not nodes.grid_of(volume).same_as(grid, tolerance_mm=0.0):
-                    raise InputError("it was moved while it was searched; press Locate again.")
+                    raise InputError("it was moved while it was searched. Press Locate again.")
                 answers.append((volume, _detections(answer)))
 
             step = Step(volume.GetName(), take, vital=len(queries) == 1)
@@ -146,34 +148,32 @@ class RPRLocLogic:
         """Start to locate organs in all scans below a folder; the results of each are written to the folder ``out``."""
         self._require_idle()
         if not folder.is_dir():
-            raise InputError(f"There is no folder {folder}; one with CT scans was expected; choose another.")
+            raise InputError(f"There is no folder {folder}. Choose one with CT scans.")
         require_folder(out)
         wanted = self._wanted(organs)
-        rows: list[dict[str, object]] = []
-        count = 0
+        answers: list[Detections] = []
 
         def finish() -> str:
-            if rows:
-                write_csv(out / "organs.csv", rows)
-            organs_found = sum(bool(row["size R mm"]) for row in rows)
-            return f"{organs_found} organ{_s(organs_found)} in {count} scan{_s(count)} are written to {out}."
+            if answers:
+                save_table(out / TABLE, [row for found in answers for row in result_rows(found)])
+            organs_found, scans = sum(len(found.located) for found in answers), len(answers)
+            return f"{organs_found} organ{_s(organs_found)} in {scans} scan{_s(scans)} are written to {out}."
 
         run = Run(finish)
         support_set = self._request_set(run, wanted)
 
-        def search(answer: dict[str, Any]) -> None:
+        def search(answer: Answer) -> None:
             paths = [Path(path) for path in answer["images"]]
-            for query in named_queries(paths):
+            for query in name_queries(paths):
+                files = ResultFiles(out, query.name)
 
-                def take(answer: dict[str, Any], name: str = query.name) -> None:
-                    nonlocal count
+                def take(answer: Answer, files: ResultFiles = files) -> None:
                     found = _detections(answer)
                     out.mkdir(parents=True, exist_ok=True)
                     if found.located:
-                        write_rois(out / f"{name}.mrk.json", found)
-                    save_detections(out / f"{name}.detections.json", found)
-                    rows.extend(csv_row(found, organ) for organ in found.organs)
-                    count += 1
+                        write_rois(files.rois, found)
+                    found.save(files.detections)
+                    answers.append(found)
 
                 step = Step(query.name, take, vital=len(paths) == 1)
                 self._request(run, step, "locate", set=str(support_set), image=str(query.path), organs=wanted)
@@ -228,7 +228,7 @@ class RPRLocLogic:
 
     def _require_idle(self) -> None:
         if self._run is not None:
-            raise InputError("A run is under way; one at a time was expected; wait for its end or cancel it.")
+            raise InputError("A run is under way. Wait for its end or cancel it.")
         self._child.poll()  # what an earlier run has left
 
     def _begin(self, run: Run) -> None:
@@ -242,13 +242,13 @@ class RPRLocLogic:
         if not known:
             for example in self.examples.all():
                 self.examples.points(example)  # says what is missing
-            raise InputError("There is no example yet; mark an organ by six points, take a segment, or load a set.")
+            raise InputError("There is no example yet. Mark an organ by six points, take a segment, or load a set.")
         wanted = list(known) if organs is None else list(organs)
         missing = [organ for organ in wanted if organ not in known]
         if not wanted or missing:
             raise InputError(
-                f"There is no complete example of {', '.join(missing) or 'an organ that is chosen'}; there are "
-                f"{', '.join(known)}; choose among these, or mark it."
+                f"There is no complete example of {', '.join(missing) or 'an organ that is chosen'}. Mark it, or "
+                f"choose one of these: {', '.join(known)}."
             )
         return wanted
 
@@ -257,7 +257,7 @@ class RPRLocLogic:
 
         Examples that are not chosen are left out, so that one which is half done is in nobody's way.
         """
-        marked: dict[str, tuple[Node, dict[str, Any]]] = {}
+        marked: dict[str, tuple[Node, dict[str, list[list[float]]]]] = {}
         for example in self.examples.all():
             organ, volume = nodes.organ_of(example), nodes.volume_of(example)
             if organ in organs and self.examples.guidance(example).complete:
@@ -300,8 +300,8 @@ class RPRLocLogic:
             sitk.WriteImage(to_sitk(scan.hu, scan.grid), str(path))
         except RuntimeError as error:
             raise InputError(
-                f"The volume {volume.GetName()} cannot be handed over ({str(error).splitlines()[-1]}); free space in "
-                f"{path.parent} and a scan of numbers were expected; check both."
+                f"The volume {volume.GetName()} cannot be written for RPR-Loc's process "
+                f"({str(error).splitlines()[-1]}). Check that it is a CT scan, and that {path.parent} has space left."
             ) from error
         if known is not None:
             known[1].unlink(missing_ok=True)
@@ -320,25 +320,13 @@ class RPRLocLogic:
             self.scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
 
 
-def _detections(answer: Mapping[str, Any]) -> Detections:
+def _detections(answer: Answer) -> Detections:
     return Detections.from_json(json.dumps(answer), "The answer")
 
 
-def _organs_of_set(text: str, source: str) -> dict[str, int]:
-    """The organs of a support set's text and how many supports have each. The child checks the rest when it is used."""
-    try:
-        content = json.loads(text)
-        if content["format"] != "rprloc-support":
-            raise KeyError("format")
-        counts: dict[str, int] = {}
-        for support in content["supports"]:
-            for organ in support["organs"]:
-                counts[organ] = counts.get(organ, 0) + 1
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{source} is not a support set; a file that RPR-Loc saved was expected; choose another file."
-        ) from error
-    return counts
+def _count_organs(support_set: SupportSet) -> Counter[str]:
+    """The organs of a support set, and how many examples each has."""
+    return Counter(organ for support in support_set.supports for organ in support.organs)
 
 
 def _s(count: int) -> str:

@@ -17,13 +17,14 @@ import vtk
 from numpy.typing import ArrayLike, NDArray
 from vtk.util.numpy_support import vtk_to_numpy
 
-from rprloc.errors import InputError
-from rprloc.geometry import Box, Grid, Points
-from rprloc.volume import Volume
+from rprloc import Box, Grid, InputError, Volume
+from rprloc.geometry import Points, apply_affine
+from rprloc.io.plausibility import MAX_SHEAR_COSINE
 from SlicerRPRLocLib import terminology
 
+Scene = Any
 Node = Any
-"""A node of MRML; Slicer's classes carry no types."""
+"""MRML's scene and its nodes; Slicer's classes carry no types."""
 
 ROLE, ORGAN = "RPRLoc.Role", "RPRLoc.Organ"
 """The attributes that say what a node is for, and of which organ."""
@@ -31,15 +32,13 @@ ROLE, ORGAN = "RPRLoc.Role", "RPRLoc.Organ"
 VOLUME = "RPRLoc.Volume"
 """The role in which a node refers to the volume it belongs to."""
 
-_MAX_SHEAR_COSINE = 0.005  # beyond it the command line refuses a scan, too
 
-
-def matrix_array(matrix: Any) -> NDArray[np.float64]:
+def matrix_array(matrix: vtk.vtkMatrix4x4) -> NDArray[np.float64]:
     """A vtkMatrix4x4 as an array (4, 4)."""
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
-def vtk_matrix(array: ArrayLike) -> Any:
+def vtk_matrix(array: ArrayLike) -> vtk.vtkMatrix4x4:
     """An array (4, 4) as a vtkMatrix4x4."""
     matrix = vtk.vtkMatrix4x4()
     for (row, column), value in np.ndenumerate(np.asarray(array, float)):
@@ -54,8 +53,8 @@ def world_from_node(node: Node) -> NDArray[np.float64]:
         return np.eye(4)
     if not parent.IsTransformToWorldLinear():
         raise InputError(
-            f"{node.GetName()} lies under {parent.GetName()}, which bends space; a linear transform was expected; "
-            "harden the transform on it in the Transforms module."
+            f"{node.GetName()} lies under {parent.GetName()}, which bends space. Harden the transform on it in the "
+            "Transforms module."
         )
     matrix = vtk.vtkMatrix4x4()
     parent.GetMatrixTransformToWorld(matrix)
@@ -65,7 +64,7 @@ def world_from_node(node: Node) -> NDArray[np.float64]:
 # What belongs together
 
 
-def of_class(scene: Any, name: str) -> list[Node]:
+def of_class(scene: Scene, name: str) -> list[Node]:
     """The nodes of a class in a scene; ``slicer.util.getNodesByClass`` looks into the application's scene alone."""
     return [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
 
@@ -74,9 +73,16 @@ def organ_of(node: Node) -> str:
     return str(node.GetAttribute(ORGAN))
 
 
-def volume_of(node: Node) -> Node | None:
+def find_volume(node: Node) -> Node | None:
     """The volume to which an example or a result belongs; None if it is gone."""
     return node.GetNodeReference(VOLUME)
+
+
+def volume_of(node: Node) -> Node:
+    """:func:`find_volume` where it is known to be there."""
+    volume = find_volume(node)
+    assert volume is not None, f"the volume of {node.GetName()} is gone"
+    return volume
 
 
 def paint(node: Node, organ: str) -> None:
@@ -96,15 +102,15 @@ def grid_of(volume: Node) -> Grid:
     """Where a volume's voxels lie in the world. Raises InputError if it has none, or is sheared or bent."""
     image = volume.GetImageData()
     if image is None or 0 in image.GetDimensions():
-        raise InputError(f"The volume {volume.GetName()} holds no image; a CT scan was expected; load it again.")
+        raise InputError(f"The volume {volume.GetName()} holds no image. Load it again.")
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     grid = Grid(image.GetDimensions(), world_from_node(volume) @ matrix_array(matrix))
     axes = grid.ras_from_ijk[:3, :3] / grid.spacing_mm
-    if np.abs(np.triu(axes.T @ axes, 1)).max() > _MAX_SHEAR_COSINE:
+    if np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR_COSINE:
         raise InputError(
-            f"The volume {volume.GetName()} is sheared by its transform; right angles were expected; "
-            "harden the transform on it in the Transforms module."
+            f"The volume {volume.GetName()} is sheared by its transform. Harden the transform on it in the Transforms "
+            "module."
         )
     return grid
 
@@ -115,35 +121,22 @@ def volume_from_node(node: Node) -> Volume:
     array = slicer.util.arrayFromVolume(node)  # (K, J, I)
     if array.ndim != 3:
         raise InputError(
-            f"The volume {node.GetName()} has {array.shape[-1]} values a voxel; a CT scan with one was expected; "
-            "choose another volume."
+            f"The volume {node.GetName()} has {array.shape[-1]} values a voxel, and a CT scan has one. Choose another "
+            "volume."
         )
     return Volume(array.transpose(2, 1, 0), grid, node.GetName())
 
 
-def crop(node: Node, box: Box, name: str) -> Node:
-    """A new volume node: the voxels of ``node`` that a box in the world touches, where they were.
+def crop(node: Node, box: Box, name: str, margin_mm: float = 0.0) -> Node:
+    """A new volume node: the voxels of ``node`` that a box in the world and a margin touch, where they were.
 
-    Raises InputError if the box lies outside of the volume.
+    Raises InputError if the box lies outside the volume.
     """
-    volume = volume_from_node(node)
-    corners_ras = np.stack(np.meshgrid(*np.stack([box.min_ras, box.max_ras], 1), indexing="ij"), -1).reshape(-1, 3)
-    corners_ijk = volume.grid.ijk(corners_ras)
-    # A voxel reaches half an index to both sides; a wall on its face does not touch it.
-    first = np.clip(np.floor(corners_ijk.min(0) + 0.5 + 1e-4), 0, volume.grid.shape).astype(int)
-    last = np.clip(np.ceil(corners_ijk.max(0) + 0.5 - 1e-4), 0, volume.grid.shape).astype(int)
-    if (last <= first).any():
-        raise InputError(
-            f"The box lies outside of {node.GetName()}; one inside of it was expected; choose the box of this volume."
-        )
-    part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    shape = (last - first).tolist()
-    local = Grid(volume.grid.shape, matrix_array(matrix)).cropped(first.tolist(), shape)
+    part = volume_from_node(node).crop(box, margin_mm)
+    node_from_world = np.linalg.inv(world_from_node(node))
     cropped = node.GetScene().AddNewNodeByClass(node.GetClassName(), node.GetScene().GenerateUniqueName(name))
-    slicer.util.updateVolumeFromArray(cropped, np.ascontiguousarray(volume.hu[part].transpose(2, 1, 0)))
-    cropped.SetIJKToRASMatrix(vtk_matrix(local.ras_from_ijk))
+    slicer.util.updateVolumeFromArray(cropped, np.ascontiguousarray(part.hu.transpose(2, 1, 0)))
+    cropped.SetIJKToRASMatrix(vtk_matrix(node_from_world @ part.grid.ras_from_ijk))
     cropped.SetAndObserveTransformNodeID(node.GetTransformNodeID())
     cropped.SetNodeReferenceID(VOLUME, node.GetID())
     display = node.GetDisplayNode()
@@ -219,8 +212,7 @@ def box_of_roi(roi: Node) -> Box:
     """The RAS box around a ROI in the world; for a ROI along the RAS axes, its own."""
     half_mm = 0.5 * np.array(roi.GetSize())
     signs = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    matrix = matrix_array(roi.GetObjectToWorldMatrix())
-    corners_ras = (signs * half_mm) @ matrix[:3, :3].T + matrix[:3, 3]
+    corners_ras = apply_affine(matrix_array(roi.GetObjectToWorldMatrix()), signs * half_mm)
     return Box(corners_ras.min(0), corners_ras.max(0))
 
 
@@ -231,16 +223,16 @@ def mask_of_segment(segmentation: Node, segment_id: str) -> tuple[NDArray[np.boo
     """A segment as a mask (I, J, K) on its own grid in the world. Raises InputError if it is empty."""
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     if segment is None:
-        raise InputError(f"{segmentation.GetName()} has no segment {segment_id!r}; choose one of its segments.")
+        raise InputError(f"{segmentation.GetName()} has no segment {segment_id!r}. Choose one of its segments.")
     image = slicer.vtkOrientedImageData()
     segmentation.CreateBinaryLabelmapRepresentation()  # does nothing where it exists
     found = segmentation.GetBinaryLabelmapRepresentation(segment_id, image)
     scalars = image.GetPointData().GetScalars() if found else None
     if scalars is None or 0 in image.GetDimensions():
-        raise InputError(f"The segment {segment.GetName()} is empty; an organ was expected; draw it first.")
+        raise InputError(f"The segment {segment.GetName()} is empty. Draw the organ first.")
     array = vtk_to_numpy(scalars).reshape(image.GetDimensions(), order="F") > 0
     if not array.any():
-        raise InputError(f"The segment {segment.GetName()} is empty; an organ was expected; draw it first.")
+        raise InputError(f"The segment {segment.GetName()} is empty. Draw the organ first.")
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)  # "world" of the segmentation node
     affine = world_from_node(segmentation) @ matrix_array(matrix)
@@ -280,7 +272,7 @@ def remove(node: Node) -> None:
             scene.RemoveNode(display)
 
 
-def remove_empty_folder(scene: Any, name: str) -> None:
+def remove_empty_folder(scene: Scene, name: str) -> None:
     """Remove the folder of this name from subject hierarchy if nothing is in it."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     folder = hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), name, True)
@@ -288,7 +280,7 @@ def remove_empty_folder(scene: Any, name: str) -> None:
         hierarchy.RemoveItem(folder)
 
 
-def show_in_slices(scene: Any, centre_ras: ArrayLike) -> None:
+def show_in_slices(scene: Scene, centre_ras: ArrayLike) -> None:
     """Make all slice views show a place."""
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
         scene.GetNthNodeByClass(index, "vtkMRMLSliceNode").JumpSliceByCentering(*np.asarray(centre_ras, float))
@@ -315,7 +307,7 @@ def write_table(table: Node, columns: Sequence[tuple[str, Sequence[object]]]) ->
         table.SetUseColumnTitleAsColumnHeader(True)
 
 
-def column(table: Node, title: str) -> list[Any]:
+def column(table: Node, title: str) -> list[object]:
     """The values of a table's column; [] if there is none."""
     array = table.GetTable().GetColumnByName(title)
     return [] if array is None else [array.GetValue(row) for row in range(array.GetNumberOfValues())]
@@ -335,7 +327,7 @@ def start_placing(markups: Node) -> None:
     interaction.SetCurrentInteractionMode(interaction.Place)
 
 
-def stop_placing(scene: Any) -> None:
+def stop_placing(scene: Scene) -> None:
     interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     if interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place:
         interaction.SetCurrentInteractionMode(interaction.ViewTransform)

@@ -5,34 +5,18 @@ An organ that is not in the scan has neither; that it is absent is kept with the
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection
-from rprloc.errors import InputError
-from rprloc.files import write_text_atomically
-from rprloc.geometry import WALLS, Box
-from rprloc.io.label_map import save_label_map
-from rprloc.io.markups import write_rois
+from rprloc import WALLS, AbsentOrgan, Box, Detections, InputError, OrganDetection
 from SlicerRPRLocLib import nodes
-from SlicerRPRLocLib.nodes import ORGAN, ROLE, Node, Pose, organ_of, paint, volume_of
+from SlicerRPRLocLib.nodes import ORGAN, ROLE, Node, Pose, Scene, find_volume, organ_of, paint, volume_of
 
 _FOUND, _CHECKED, _ABSENT = "RPRLoc.Detections", "RPRLoc.Checked", "RPRLoc.Absent"
 _TABLE = "RPR-Loc results"
 _MOVED_MM = 0.01
-CSV_COLUMNS = (
-    *("scan", "organ", "size R mm", "size A mm", "size S mm", "centre R mm", "centre A mm", "centre S mm"),
-    *(f"spread {wall} mm" for wall in WALLS),
-    *("expected wall error mm", "in the scan"),
-    *("supports", "corrected by hand", "checked", "warnings"),
-)
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,7 @@ class Result:
 class Results:
     """The results in a scene."""
 
-    def __init__(self, scene: object) -> None:
+    def __init__(self, scene: Scene) -> None:
         self.scene = scene
 
     def rois(self) -> list[Node]:
@@ -69,7 +53,7 @@ class Results:
         found = [
             roi
             for roi in nodes.of_class(self.scene, "vtkMRMLMarkupsROINode")
-            if roi.GetAttribute(ROLE) == "result" and volume_of(roi) is not None
+            if roi.GetAttribute(ROLE) == "result" and find_volume(roi) is not None
         ]
         volumes = list(dict.fromkeys(volume_of(roi).GetID() for roi in found))
         return sorted(found, key=lambda roi: volumes.index(volume_of(roi).GetID()))
@@ -80,7 +64,7 @@ class Results:
     def points(self, roi: Node) -> Node | None:
         """The point list that belongs to a ROI."""
         for node in nodes.of_class(self.scene, "vtkMRMLMarkupsFiducialNode"):
-            same = organ_of(node) == organ_of(roi) and volume_of(node) is volume_of(roi)
+            same = organ_of(node) == organ_of(roi) and find_volume(node) is volume_of(roi)
             if same and node.GetAttribute(ROLE) == "result points":
                 return node
         return None
@@ -93,9 +77,17 @@ class Results:
 
     def is_corrected(self, roi: Node) -> bool:
         """Whether the user has moved, resized or turned the ROI since it was found."""
-        found = self.record(roi).found.box
-        box = nodes.box_of_roi(roi)
-        return bool(np.abs(box.walls_mm - found.walls_mm).max() > _MOVED_MM)
+        return not nodes.box_of_roi(roi).same_as(self.record(roi).found.box, _MOVED_MM)
+
+    def as_it_is(self, roi: Node) -> OrganDetection:
+        """The organ of a ROI with its box as the user has left it."""
+        return _with_box(self.record(roi).found, nodes.box_of_roi(roi))
+
+    def as_they_are(self, volume: Node) -> Detections:
+        """All organs of a volume with their boxes as the user has left them, then those that are absent."""
+        rois = [roi for roi in self.rois() if volume_of(roi) is volume]
+        organs = tuple(self.as_it_is(roi) for roi in rois)
+        return replace(self.record(rois[0]).detections, organs=(*organs, *self.absent(volume)))
 
     def apply(self, answers: Iterable[tuple[Node, Detections]]) -> list[str]:
         """Put what was found beside the volumes; the ROI of an organ that is not in its scan goes.
@@ -105,13 +97,13 @@ class Results:
         self.take_ticks()
         told = []
         for volume, found in answers:
-            absent = {one.organ: one for one in self.absent(volume)}
+            absent = {organ.organ: organ for organ in self.absent(volume)}
             for organ in found.organs:
                 known = self.roi(volume, organ.organ)
                 if known is not None and self.is_corrected(known):
                     told.append(
-                        f"The ROI of {organ.organ} in {volume.GetName()} was corrected by hand and is left as it is; "
-                        "delete it to have it located anew."
+                        f"The ROI of {organ.organ} in {volume.GetName()} was corrected by hand and is left as it is. "
+                        "Delete it to locate it again."
                     )
                     continue
                 absent.pop(organ.organ, None)
@@ -186,9 +178,8 @@ class Results:
 
     def crop(self, roi: Node, margin_mm: float) -> Node:
         """The query volume cut to a ROI and a margin, as a new volume."""
-        box, volume = nodes.box_of_roi(roi), volume_of(roi)
-        wide = Box(box.min_ras - margin_mm, box.max_ras + margin_mm)
-        return nodes.crop(volume, wide, f"{volume.GetName()} {organ_of(roi)}")
+        volume = volume_of(roi)
+        return nodes.crop(volume, nodes.box_of_roi(roi), f"{volume.GetName()} {organ_of(roi)}", margin_mm)
 
     # The table
 
@@ -221,11 +212,11 @@ class Results:
             ("Checked", [*(roi.GetAttribute(_CHECKED) == "1" for roi in rois), *(False for _ in absent)]),
             ("Organ", [*(organ_of(roi) for roi in rois), *(organ.organ for _, organ in absent)]),
             ("Scan", [*(volume_of(roi).GetName() for roi in rois), *(name for name, _ in absent)]),
-            ("In the scan", [*(_in_the_scan(one) for one in found), *(organ.remark for _, organ in absent)]),
+            ("In the scan", [*(_in_the_scan(organ) for organ in found), *(organ.remark for _, organ in absent)]),
             ("Size mm", [*sizes, *nothing]),
             ("Centre RAS mm", [*centres, *nothing]),
-            ("Expected error mm", [*(_error_text(one) for one in found), *nothing]),
-            ("Spread mm", [*(f"{one.spread_mm.mean():.1f}" for one in found), *nothing]),
+            ("Expected error mm", [*(_error_text(organ) for organ in found), *nothing]),
+            ("Spread mm", [*(f"{organ.spread_mm.mean():.1f}" for organ in found), *nothing]),
             ("Corrected", [*("yes" if self.is_corrected(roi) else "" for roi in rois), *nothing]),
             ("ROI", [*(roi.GetID() for roi in rois), *nothing]),
         ]
@@ -247,56 +238,11 @@ class Results:
         ids = [] if table is None else nodes.column(table, "ROI")
         if 0 <= row < len(ids) and not ids[row]:
             organ = nodes.column(table, "Organ")[row]
-            raise InputError(
-                f"{organ} is not in the scan and has no ROI; an organ with one was expected; click another."
-            )
+            raise InputError(f"{organ} is not in the scan and has no ROI. Click another organ.")
         roi = self.scene.GetNodeByID(ids[row]) if 0 <= row < len(ids) else None
         if roi is None:
-            raise InputError("No organ is chosen; one was expected; click its row in the table of results.")
+            raise InputError("No organ is chosen. Click its row in the table of results.")
         return roi
-
-    # Export
-
-    def as_they_are(self, volume: Node) -> Detections:
-        """All organs of a volume with their boxes as the user has left them, then those that are absent."""
-        records = [(roi, self.record(roi)) for roi in self.rois() if volume_of(roi) is volume]
-        organs = tuple(_with_box(record.found, nodes.box_of_roi(roi)) for roi, record in records)
-        return replace(records[0][1].detections, organs=(*organs, *self.absent(volume)))
-
-    def export(self, folder: Path, *, markups: bool, label_map: bool, table: bool) -> list[Path]:
-        """Write all results into a folder; returns the files. Raises InputError if there is nothing to write."""
-        rois, absent = self.rois(), self.absent_json()
-        if not rois and not absent:
-            raise InputError("There are no results; press Locate first.")
-        if not (markups or label_map or table):
-            raise InputError("No kind of file is chosen; Markups, label map or table was expected; tick one.")
-        if not folder.is_dir():
-            raise InputError(f"There is no folder {folder}; one where you may write was expected; choose another.")
-        written = []
-        names: set[str] = set()
-        volumes = {volume_of(roi).GetID(): volume_of(roi) for roi in rois}
-        for volume in volumes.values():
-            name = _free_name(volume.GetName(), names)
-            found = self.as_they_are(volume)
-            if markups:
-                written.append(folder / f"{name}.mrk.json")
-                write_rois(written[-1], found)
-            if label_map:
-                written.append(folder / f"{name}.organs.nii.gz")
-                labels = save_label_map(written[-1], found, nodes.grid_of(volume))
-                written.append(folder / f"{name}.organs.json")
-                write_text_atomically(written[-1], json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
-        if table:
-            written.append(folder / "organs.csv")
-            rows = []
-            for roi in rois:
-                record = self.record(roi)
-                row = csv_row(record.detections, _with_box(record.found, nodes.box_of_roi(roi)))
-                rows.append({**row, "corrected by hand": _yes(self.is_corrected(roi)), "checked": _yes(record.checked)})
-            without = [Detections.from_json(text) for text in absent.values()]
-            rows += [csv_row(found, organ) for found in without for organ in found.organs]
-            write_csv(written[-1], rows)
-        return written
 
     def _new(self, kind: str, name: str, role: str, organ: str, volume: Node, folder: str) -> Node:
         node = self.scene.AddNewNodeByClass(kind, name)
@@ -309,21 +255,8 @@ class Results:
         return node
 
 
-def csv_row(found: Detections, organ: OrganDetection | AbsentOrgan) -> dict[str, object]:
-    """What the CSV table says of an organ."""
-    if isinstance(organ, AbsentOrgan):
-        numbers: list[object] = [""] * 13
-        numbers.append(organ.remark)
-    else:
-        box = organ.box
-        numbers = np.round([*box.size_mm, *box.centre_ras, *organ.spread_mm], 3).tolist()
-        numbers += [_error_text(organ), _in_the_scan(organ)]
-    values = [found.query, organ.organ, *numbers, "; ".join(organ.supports), "no", "no", " ".join(found.warnings)]
-    return dict(zip(CSV_COLUMNS, values, strict=True))
-
-
 def _error_text(found: OrganDetection) -> str:
-    return "" if found.expected_error_mm is None else f"{found.expected_error_mm:.1f}"
+    return "" if found.expected_wall_error_mm is None else f"{found.expected_wall_error_mm:.1f}"
 
 
 def _in_the_scan(found: OrganDetection) -> str:
@@ -333,31 +266,8 @@ def _in_the_scan(found: OrganDetection) -> str:
     return f"{'partly' if found.is_cut else 'wholly'} ({100.0 * chance:.0f} %)"
 
 
-def write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text_atomically(path, text.getvalue())
-
-
 def _with_box(found: OrganDetection, box: Box) -> OrganDetection:
     """The organ with its points moved to the walls of a box."""
     points_ras = found.points_ras.copy()
     points_ras[np.arange(6), np.arange(6) // 2] = box.walls_mm
     return replace(found, points_ras=points_ras)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    """A volume's name as a file's name that is not taken yet."""
-    plain = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "scan"
-    free, number = plain, 1
-    while free.casefold() in taken:
-        number += 1
-        free = f"{plain}_{number}"
-    taken.add(free.casefold())
-    return free
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

@@ -1,6 +1,7 @@
 """A child process that runs ``rprloc serve``, so that the application stays usable and nothing of it can be harmed.
 
-Nothing here waits: ask :meth:`Runner.poll` from a timer. Requests and events are described in ``rprloc/serve.py``.
+Nothing here waits: ask :meth:`Runner.poll` from a timer. Requests and events are described in
+``rprloc/apps/serve.py``.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import rprloc
-from rprloc.errors import InputError
+from rprloc import InputError
+from SlicerRPRLocLib.runs import Event
 
-Event = dict[str, Any]
 _KILL_WAIT_S = 5.0
 _KEPT_LINES = 20
 
@@ -136,8 +137,8 @@ class Runner:
             )
         except OSError as error:
             raise InputError(
-                f"RPR-Loc's process cannot be started ({error}); {self._command[0]} was expected to be Python; "
-                "install the module again."
+                f"RPR-Loc's process cannot be started ({error}). {self._command[0]} should be Python. Install the "
+                "module again."
             ) from error
         assert self._process.stdout is not None and self._process.stderr is not None
         # The queue is handed over, so that a late line of an old child never reaches the events of a new one.

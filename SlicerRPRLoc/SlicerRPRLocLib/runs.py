@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rprloc.errors import InputError
+from rprloc import InputError
+
+Event = dict[str, Any]
+"""What the child tells, an object of JSON; ``rprloc/apps/serve.py`` describes them."""
+
+Answer = dict[str, Any]
+"""The result of a request."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Step:
     """One request: what it is about, and what takes its answer. If a ``vital`` one fails, the run does."""
 
     name: str
-    take: Callable[[dict[str, Any]], None]
+    take: Callable[[Answer], None]
     vital: bool
 
 
@@ -45,7 +51,7 @@ class Run:
         self.pending[number] = step
         self.total += 1
 
-    def take(self, event: Mapping[str, Any]) -> list[str]:
+    def take(self, event: Event) -> list[str]:
         """Take an event of the child; returns lines for the log. Raises InputError if the run cannot go on."""
         kind, message = event.get("event"), str(event.get("message", ""))
         if kind == "log":

@@ -140,8 +140,7 @@ def colour(organ: str) -> Colour:
     if term is not None and term.rgb is not None:
         red, green, blue = term.rgb
         return red / 255, green / 255, blue / 255
-    red, green, blue = organ_colour(zlib.crc32(organ.strip().lower().encode()) % 12)
-    return red, green, blue
+    return organ_colour(zlib.crc32(organ.strip().lower().encode()) % 12)
 
 
 def all_terms() -> tuple[Term, ...]:

@@ -1,6 +1,8 @@
 """The panel: it hands what the user does to the logic and shows what the logic says. The only file that needs Qt."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -10,9 +12,12 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedL
 from slicer.util import VTKObservationMixin
 
 from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib.export import export_results
 from SlicerRPRLocLib.installer import Installer, torch_extension
 from SlicerRPRLocLib.logic import RPRLocLogic
+from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.runner import Runner, serve_command
+from SlicerRPRLocLib.runs import Update
 
 _POLL_MS = 100
 _POINT_EVENTS = ("PointPositionDefinedEvent", "PointRemovedEvent", "PointEndInteractionEvent")
@@ -42,16 +47,19 @@ class SlicerRPRLocLogic(ScriptedLoadableModuleLogic):
 class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel of the module."""
 
+    logic: RPRLocLogic
+
     def __init__(self, parent: object = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = None
-        self.parameters = None
-        self._gui_tag = None
+        self.parameters: Any = None
+        """A SlicerRPRLocParameterNode, which Slicer wraps, while the panel is shown."""
+        self._gui_tag: int | None = None
         self._device = "auto"
-        self._organ_items = {}
+        self._organ_items: dict[str, qt.QListWidgetItem] = {}
         self._row = -1
-        self._changed = {}
+        self._changed: dict[str, bool] = {}
+        """By the ids of examples whose points have changed: whether that is a step that can be undone."""
         self._looking = False
 
     def setup(self) -> None:
@@ -107,17 +115,17 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # The scene and the parameters
 
-    def onSceneStartClose(self, caller=None, event=None) -> None:
+    def onSceneStartClose(self, caller: object = None, event: object = None) -> None:
         self.onCancel()
         self.disconnectParameters()
 
-    def onSceneChanged(self, caller=None, event=None) -> None:
+    def onSceneChanged(self, caller: object = None, event: object = None) -> None:
         """Another scene: the history begins anew."""
         self.logic.history.clear()
         self.connectParameters()
         self.refresh()
 
-    def onNodeRemoved(self, caller=None, event=None) -> None:
+    def onNodeRemoved(self, caller: object = None, event: object = None) -> None:
         qt.QTimer.singleShot(0, self.onNodesGone)  # when the scene is done with it
 
     def onNodesGone(self) -> None:
@@ -126,7 +134,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def connectParameters(self) -> None:
         if self.parameters is None:
-            self.parameters = SlicerRPRLocParameterNode(SlicerRPRLocLogic().getParameterNode())
+            node = SlicerRPRLocLogic().getParameterNode()
+            self.parameters = SlicerRPRLocParameterNode(node)  # type: ignore[call-arg]  # Slicer wraps the class
             self._gui_tag = self.parameters.connectGui(self.ui)
 
     def disconnectParameters(self) -> None:
@@ -148,39 +157,39 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         selector = self.ui.segmentSelector
         segmentation, segment_id = selector.currentNode(), selector.currentSegmentID()
         if segmentation is None or not segment_id:
-            raise ValueError(_("No segment is chosen; choose one above."))
+            raise ValueError(_("No segment is chosen. Choose one above."))
         volume = self.parameters.supportVolume
         self.chooseExample(self.logic.examples.add_from_segment(volume, segmentation, segment_id))
 
-    def chooseExample(self, example: object) -> None:
+    def chooseExample(self, example: Node) -> None:
         self.observe(example)
         self.parameters.example = example
         self.ui.guidanceLabel.setText(self.logic.examples.guidance(example).text)
         self.logic.history.record()
         self.refresh()
 
-    def observe(self, example: object) -> None:
+    def observe(self, example: Node) -> None:
         handlers = {getattr(slicer.vtkMRMLMarkupsNode, name): self.onPoints for name in _POINT_EVENTS}
         handlers[slicer.vtkMRMLMarkupsNode.PointModifiedEvent] = self.onPointsMoving
         for event, handler in handlers.items():
             if not self.hasObserver(example, event, handler):
                 self.addObserver(example, event, handler)
 
-    def onPoints(self, caller: object, event: object = None) -> None:
+    def onPoints(self, caller: Node, event: object = None) -> None:
         """A point was placed or removed, or its drag has ended: a step that can be undone."""
         self.lookLater(caller, step=True)
 
-    def onPointsMoving(self, caller: object, event: object = None) -> None:
+    def onPointsMoving(self, caller: Node, event: object = None) -> None:
         self.lookLater(caller, step=False)
 
-    def lookLater(self, example: object, step: bool) -> None:
+    def lookLater(self, example: Node, step: bool) -> None:
         """Look at the points once, when Slicer is no longer busy with them; what the look changes is no news."""
         if not self._looking:
             if example.GetID() not in self._changed:
                 qt.QTimer.singleShot(0, lambda: self.look(example))
             self._changed[example.GetID()] = step or self._changed.get(example.GetID(), False)
 
-    def look(self, example: object) -> None:
+    def look(self, example: Node) -> None:
         step = self._changed.pop(example.GetID(), False)
         if example.GetScene() is None:
             return
@@ -205,6 +214,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onLoadSet(self) -> None:
         path = qt.QFileDialog.getOpenFileName(None, _("Load support set"), "", "JSON (*.json)")
         if path:
+            self.installer.ensure()
             self.logic.load_support_set(Path(path))
             self.refresh()
 
@@ -228,7 +238,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         folder, out = Path(self.parameters.searchFolder), Path(self.parameters.resultFolder)
         self.start(lambda: self.logic.locate_in_folder(folder, out, self.tickedOrgans()))
 
-    def start(self, run: object) -> None:
+    def start(self, run: Callable[[], None]) -> None:
         """Start a run of the logic, after what is missing was installed, on the device that is chosen."""
         self.installer.ensure()
         device = "cpu" if self.parameters.forceCpu else "auto"
@@ -246,7 +256,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with slicer.util.tryWithErrorDisplay(_("RPR-Loc")):
             self.show(self.logic.poll())
 
-    def show(self, update: object | None) -> None:
+    def show(self, update: Update | None) -> None:
         """Show how far a run is, None if there is none."""
         if update is not None:
             for line in update.log:
@@ -273,7 +283,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._row = row
         self.logic.results.jump_to(self.chosenResult())
 
-    def chosenResult(self) -> object:
+    def chosenResult(self) -> Node:
         return self.logic.results.in_row(self._row)
 
     def onDeleteResult(self) -> None:
@@ -293,7 +303,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onExport(self) -> None:
         self.logic.results.take_ticks()
         chosen = self.parameters
-        files = self.logic.results.export(
+        files = export_results(
+            self.logic.results,
             Path(chosen.exportFolder),
             markups=chosen.exportMarkups,
             label_map=chosen.exportLabelMap,
@@ -340,7 +351,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def tickedOrgans(self) -> list[str]:
         return [organ for organ, item in self._organ_items.items() if item.checkState() == qt.Qt.Checked]
 
-    def _try(self, action: object) -> None:
+    def _try(self, action: Callable[[], None]) -> None:
         with slicer.util.tryWithErrorDisplay(_("RPR-Loc"), waitCursor=True):
             action()
 

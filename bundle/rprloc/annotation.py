@@ -1,53 +1,151 @@
-"""TODO annotation."""
+"""What a person has marked on a scan: organs by their extreme points or their masks, and the scan they belong to."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import find_objects
+from numpy.typing import ArrayLike, NDArray
 
 from rprloc.errors import InputError
-from rprloc.geometry import Grid, Points, extreme_points_of_mask
-from rprloc.volume import Volume
+from rprloc.geometry import Grid, Points, assign_extreme_points, extreme_points_of_mask
 
-Mask = tuple[NDArray[np.bool_], Grid]
-"""The voxels (I, J, K) of an organ on a grid of its own, as small as the organ."""
+if TYPE_CHECKING:
+    from rprloc.volume import Volume
+
+OUTSIDE_TOLERANCE_MM = 1.0
+"""How far a marked point may lie outside the scan."""
+
+
+class Marking(str, Enum):
+    """How the organs of a scan were marked; the values stand in the files of support sets."""
+
+    LABEL_MAP = "label map"
+    EXTREME_POINTS = "extreme points"
+    MIXED = "mixed"
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """The voxels (I, J, K) of an organ, bool, on a grid of its own, as small as the organ."""
+
+    voxels: NDArray[np.bool_]
+    grid: Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """The organs that are marked on one scan.
+
+    Parameters
+    ----------
+    points_ras : mapping of str to (6, 3) float64
+        The six extreme points of each organ by its name, in RAS mm, in the order of :data:`rprloc.WALLS`.
+    masks : mapping of str to Mask
+        The masks of organs, where they are known. A box is better with one, because the whole outline is known.
+    marking : Marking
+        How the organs were marked.
+
+    See Also
+    --------
+    rprloc.read_example : Reads a scan and its annotation from files.
+
+    Examples
+    --------
+    >>> example.annotation.points_ras["heart"].shape, list(example.annotation.masks)
+    ((6, 3), ['heart'])
+    """
+
+    points_ras: Mapping[str, Points]
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+    marking: Marking = Marking.EXTREME_POINTS
+
+    @classmethod
+    def from_points(cls, points_ras: Mapping[str, ArrayLike]) -> Annotation:
+        """The annotation by six points (6, 3) of each organ, RAS mm, in any order.
+
+        Raises
+        ------
+        InputError
+            If an organ has not six finite points, or if they span no volume.
+
+        Examples
+        --------
+        >>> walls = [[10, 0, 0], [30, 0, 0], [20, -9, 0], [20, 9, 0], [20, 0, -5], [20, 0, 5]]
+        >>> list(rprloc.Annotation.from_points({"spleen": walls}).points_ras)
+        ['spleen']
+        """
+        return cls({organ: assign_extreme_points(given) for organ, given in points_ras.items()})
+
+    @classmethod
+    def from_labels(cls, labels: NDArray[np.integer], grid: Grid, names: Mapping[int, str]) -> Annotation:
+        """The annotation by a label map (I, J, K) on ``grid`` and the names of its labels.
+
+        Raises
+        ------
+        InputError
+            For a name whose label has no voxel, and if no name was given.
+
+        Examples
+        --------
+        >>> labels = np.zeros((20, 20, 20), int)
+        >>> labels[5:15, 5:15, 5:15] = 3
+        >>> grid = rprloc.Grid.isotropic(labels.shape, 2.0, [0.0, 0.0, 0.0])
+        >>> rprloc.Annotation.from_labels(labels, grid, {3: "spleen"}).masks["spleen"].voxels.shape
+        (10, 10, 10)
+        """
+        from scipy.ndimage import find_objects
+
+        if not names:
+            raise InputError("No organ was named. Name at least one label of the label map.")
+        points_ras, masks = {}, {}
+        for number, organ in names.items():
+            mask = labels == number
+            if not mask.any():
+                raise InputError(
+                    f"Label {number} ({organ}) has no voxel in the label map. Leave this name out, or give the right "
+                    "label map."
+                )
+            points_ras[organ] = extreme_points_of_mask(mask, grid)
+            (around,) = find_objects(mask.view(np.uint8))
+            first, shape = [part.start for part in around], [part.stop - part.start for part in around]
+            masks[organ] = Mask(mask[around], grid.cropped(first, shape))
+        return cls(points_ras, masks, Marking.LABEL_MAP)
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A scan with its annotation: what :meth:`rprloc.Localizer.learn` learns organs from.
+
+    Parameters
+    ----------
+    volume : Volume
+        The scan.
+    annotation : Annotation
+        The organs that are marked on it.
+    name : str
+        What the scan is called in support sets. It travels with the set, so it should not tell who the patient is.
+    warnings : tuple of str
+        Reasons to doubt the scan, each in a sentence or two.
+
+    Examples
+    --------
+    >>> walls = [[10, 0, 0], [30, 0, 0], [20, -9, 0], [20, 9, 0], [20, 0, -5], [20, 0, 5]]
+    >>> rprloc.Example(volume, rprloc.Annotation.from_points({"cyst": walls}), name="patient 7").warnings
+    ()
+    """
+
+    volume: Volume
+    annotation: Annotation
+    name: str
+    warnings: tuple[str, ...] = ()
 
 
 def scan_pseudonym(volume: Volume) -> str:
     """A name for a scan that tells nothing about the patient, the same whenever it is read: a hash of its voxels."""
     digest = hashlib.sha256(np.ascontiguousarray(volume.hu).tobytes()).hexdigest()
     return f"scan-{digest[:10]}"
-
-
-def points_from_labels(labels: NDArray[np.integer], grid: Grid, names: Mapping[int, str]) -> dict[str, Points]:
-    """The extreme points (6, 3) of every named label of a label map (I, J, K).
-
-    Raises InputError for a name whose label has no voxel, and if no name was given.
-    """
-    if not names:
-        raise InputError("No organ was named; at least one label with a name was expected; name one.")
-    points = {}
-    for number, name in names.items():
-        mask = labels == number
-        if not mask.any():
-            raise InputError(
-                f"Label {number} ({name}) has no voxel in the label map; every named organ must be in it; leave the "
-                "name out or give the right label map."
-            )
-        points[name] = extreme_points_of_mask(mask, grid)
-    return points
-
-
-def masks_from_labels(labels: NDArray[np.integer], grid: Grid, names: Mapping[int, str]) -> dict[str, Mask]:
-    """The mask of every named label of a label map (I, J, K), cut to the organ; labels without a voxel are left out."""
-    masks = {}
-    for number, name in names.items():
-        found = find_objects((labels == number).view(np.uint8))
-        if found:
-            first, shape = [part.start for part in found[0]], [part.stop - part.start for part in found[0]]
-            masks[name] = (labels[found[0]] == number, grid.cropped(first, shape))
-    return masks

@@ -6,18 +6,19 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rprloc.errors import InputError
-from rprloc.files import parse_json
+from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import WALLS, Box, Points
 
 FORMAT, VERSION = "rprloc-detections", 1
 
-CUT = "the scan shows a part of it only"
+CUT = "the scan shows only a part of it"
 """Said wherever a box is shown of an organ that the scan cuts."""
 
 _DECIMALS = 4
@@ -27,7 +28,20 @@ _DECIMALS = 4
 class Presence:
     """The probabilities that an organ lies wholly, partly or not at all in the scan; they sum to 1.
 
-    Raises ValueError for numbers that do not.
+    Parameters
+    ----------
+    whole, part, absent : float
+        From 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        For numbers that do not sum to 1.
+
+    Examples
+    --------
+    >>> rprloc.Presence(whole=0.2, part=0.7, absent=0.1).is_cut
+    True
     """
 
     whole: float
@@ -37,7 +51,7 @@ class Presence:
     def __post_init__(self) -> None:
         values = np.array([self.whole, self.part, self.absent], float)
         if not ((values >= 0.0).all() and abs(values.sum() - 1.0) < 1e-3):  # false for NaN, too
-            raise ValueError(f"three probabilities that sum to 1 were expected, got {values}")
+            raise ValueError(f"The three probabilities must lie between 0 and 1 and sum to 1, not be {values}.")
 
     @property
     def is_absent(self) -> bool:
@@ -54,11 +68,33 @@ class Presence:
 class OrganDetection:
     """Where one organ lies in the query scan.
 
-    ``points_ras`` (6, 3): the extreme points in the order of WALLS. ``spread_mm`` (6,): per point, the robust spread
-    of the votes over the starts. ``starts``: how many starting points voted. ``supports``: names of the support
-    scans. ``expected_error_mm``: how far a wall is off on average, and ``presence``: whether the organ is in the scan;
-    both are None with weights for which they were not calibrated (see :mod:`rprloc.localization.confidence`). Raises ValueError for other
-    shapes and for numbers that are not finite.
+    Parameters
+    ----------
+    organ : str
+        Its name.
+    points_ras : (6, 3) array
+        Its extreme points in RAS mm, in the order of :data:`rprloc.WALLS`.
+    spread_mm : (6,) array
+        For each point, how far the votes for it spread.
+    starts : int
+        How many starting points voted.
+    supports : tuple of str
+        The names of the examples' scans.
+    expected_wall_error_mm : float, optional
+        How far a wall is off on average; None with weights that are not calibrated.
+    presence : Presence, optional
+        Whether the organ lies in the scan; None with weights that are not calibrated.
+
+    Raises
+    ------
+    ValueError
+        For other shapes and for numbers that are not finite.
+
+    Examples
+    --------
+    >>> heart = found["heart"]
+    >>> heart.is_cut, heart.is_absent
+    (False, False)
     """
 
     organ: str
@@ -66,7 +102,7 @@ class OrganDetection:
     spread_mm: NDArray[np.float64]
     starts: int
     supports: tuple[str, ...]
-    expected_error_mm: float | None = None
+    expected_wall_error_mm: float | None = None
     presence: Presence | None = None
 
     def __post_init__(self) -> None:
@@ -76,11 +112,12 @@ class OrganDetection:
                 raise ValueError(f"{self.organ}: {name} must be finite and of shape {shape}, got {values}")
             values.setflags(write=False)
             object.__setattr__(self, name, values)
-        if self.expected_error_mm is not None and not 0.0 <= self.expected_error_mm < np.inf:
-            raise ValueError(f"{self.organ}: expected_error_mm must be finite, got {self.expected_error_mm}")
+        if self.expected_wall_error_mm is not None and not 0.0 <= self.expected_wall_error_mm < np.inf:
+            raise ValueError(f"{self.organ}: expected_error_mm must be finite, got {self.expected_wall_error_mm}")
 
     @property
     def box(self) -> Box:
+        """The box of the six points: each wall from its own point alone."""
         return Box.from_extreme_points(self.points_ras)
 
     @property
@@ -96,15 +133,31 @@ class OrganDetection:
     @property
     def remark(self) -> str:
         """What a person should know of this box besides where it lies: the expected error, and whether it is cut."""
-        if self.expected_error_mm is None:
+        if self.expected_wall_error_mm is None:
             return "expected wall error not calibrated"
         cut = f"; {CUT}" if self.is_cut else ""
-        return f"expected wall error {self.expected_error_mm:.0f} mm{cut}"
+        return f"expected wall error {self.expected_wall_error_mm:.0f} mm{cut}"
 
 
 @dataclass(frozen=True)
 class AbsentOrgan:
-    """An organ that is likely not in the query scan, and so has no box. ``supports``: names of the support scans."""
+    """An organ that is likely not in the query scan, and so has no box.
+
+    Parameters
+    ----------
+    organ : str
+        Its name.
+    presence : Presence
+        How likely it is wholly, partly or not in the scan.
+    supports : tuple of str
+        The names of the examples' scans.
+
+    Examples
+    --------
+    >>> bladder = rprloc.AbsentOrgan("bladder", rprloc.Presence(whole=0.0, part=0.04, absent=0.96), ("anna",))
+    >>> bladder.remark
+    'not in the scan (96 %)'
+    """
 
     organ: str
     presence: Presence
@@ -118,10 +171,27 @@ class AbsentOrgan:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """All organs that were looked for in the scan named ``query``, in order, with what they were located by.
+    """All organs that were looked for in one scan, in order, with what they were located by.
 
-    ``seconds`` is how long it took (None if unknown); it is not part of the JSON, so that two equal runs write equal
-    files.
+    Parameters
+    ----------
+    query : str
+        The name of the scan.
+    organs : tuple of OrganDetection or AbsentOrgan
+        What was found of each organ.
+    model_id, support_id : str
+        The fingerprints of the weights and of the support set.
+    warnings : tuple of str
+        Reasons to doubt the scan, each in a sentence or two.
+    seconds : float, optional
+        How long it took. It is not part of the file, so that two equal runs write equal files.
+
+    Examples
+    --------
+    >>> found["heart"].expected_wall_error_mm > 0.0
+    True
+    >>> [organ.organ for organ in found.absent]
+    []
     """
 
     query: str
@@ -134,17 +204,44 @@ class Detections:
     @property
     def located(self) -> tuple[OrganDetection, ...]:
         """The organs that have a box."""
-        return tuple(one for one in self.organs if isinstance(one, OrganDetection))
+        return tuple(organ for organ in self.organs if isinstance(organ, OrganDetection))
 
     @property
     def absent(self) -> tuple[AbsentOrgan, ...]:
         """The organs that are likely not in the scan."""
-        return tuple(one for one in self.organs if isinstance(one, AbsentOrgan))
+        return tuple(organ for organ in self.organs if isinstance(organ, AbsentOrgan))
 
     @property
     def boxes(self) -> dict[str, Box]:
         """The box of every organ that is located, by its name."""
         return {found.organ: found.box for found in self.located}
+
+    def __getitem__(self, organ: str) -> OrganDetection | AbsentOrgan:
+        """What was found of an organ. Raises KeyError if it was not looked for."""
+        for found in self.organs:
+            if found.organ == organ:
+                return found
+        raise KeyError(f"No {organ} among the results in {self.query}, only {', '.join(o.organ for o in self.organs)}")
+
+    def save(self, path: str | Path) -> None:
+        """Write the detections as JSON, whole or not at all. Raises InputError if the folder cannot be written to."""
+        write_text_atomically(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Detections:
+        """The detections in a file. Raises InputError if it is missing or not such a file.
+
+        Examples
+        --------
+        >>> found.save("bert.detections.json")
+        >>> rprloc.Detections.load("bert.detections.json").query == found.query
+        True
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The detections {path} cannot be read ({error}). Check the path.") from error
+        return cls.from_json(text, str(path))
 
     def to_json(self) -> str:
         """The JSON text, equal for equal results: fixed order of keys, organs as given, mm rounded to 4 decimals."""
@@ -165,7 +262,7 @@ class Detections:
 
         Raises InputError if the text is not JSON, not of this format, of a newer version, or contradicts itself.
         """
-        record = _parsed(text, source)
+        record = _parse(text, source)
         return cls(
             query=record["query"],
             organs=tuple(_organ_of_record(item, source) for item in record["organs"]),
@@ -175,7 +272,7 @@ class Detections:
         )
 
 
-def _rounded(values: Iterable[float]) -> list[float]:
+def _round(values: Iterable[float]) -> list[float]:
     return [round(float(value), _DECIMALS) + 0.0 for value in values]  # + 0.0: no minus zero
 
 
@@ -186,25 +283,27 @@ def _organ_record(found: OrganDetection | AbsentOrgan) -> dict[str, Any]:
             "supports": list(found.supports),
             "presence": _presence_record(found.presence),
         }
-    points_ras = np.array([_rounded(point) for point in found.points_ras])
+    points_ras = np.array([_round(point) for point in found.points_ras])
     box = Box.from_extreme_points(
         points_ras
     )  # of the rounded points, so that reading and writing again changes nothing
     return {
         "organ": found.organ,
         "box": {
-            "min_ras_mm": _rounded(box.min_ras),
-            "max_ras_mm": _rounded(box.max_ras),
-            "centre_ras_mm": _rounded(box.centre_ras),
-            "size_mm": _rounded(box.size_mm),
+            "min_ras_mm": _round(box.min_ras),
+            "max_ras_mm": _round(box.max_ras),
+            "centre_ras_mm": _round(box.centre_ras),
+            "size_mm": _round(box.size_mm),
         },
         "extreme_points": [
-            {"wall": wall, "ras_mm": _rounded(point), "spread_mm": spread}
-            for wall, point, spread in zip(WALLS, points_ras, _rounded(found.spread_mm), strict=True)
+            {"wall": wall, "ras_mm": _round(point), "spread_mm": spread}
+            for wall, point, spread in zip(WALLS, points_ras, _round(found.spread_mm), strict=True)
         ],
         "starts": int(found.starts),
         "supports": list(found.supports),
-        "expected_wall_error_mm": None if found.expected_error_mm is None else _rounded([found.expected_error_mm])[0],
+        "expected_wall_error_mm": None
+        if found.expected_wall_error_mm is None
+        else _round([found.expected_wall_error_mm])[0],
         "presence": None if found.presence is None else _presence_record(found.presence),
     }
 
@@ -219,7 +318,7 @@ def _presence_of_record(item: dict[str, Any], source: str) -> Presence:
     try:
         return Presence(**item["presence"])
     except ValueError as error:
-        raise InputError(f"{source}: the presence of {item['organ']}: {error}; write the detections again.") from error
+        raise InputError(f"{source}, presence of {item['organ']}: {error} Write the detections again.") from error
 
 
 def _organ_of_record(item: dict[str, Any], source: str) -> OrganDetection | AbsentOrgan:
@@ -233,7 +332,7 @@ def _organ_of_record(item: dict[str, Any], source: str) -> OrganDetection | Abse
     spread_mm = np.array([point["spread_mm"] for point in points], float)
     if not (np.isfinite(points_ras).all() and np.isfinite(spread_mm).all()):
         raise InputError(
-            f"{source}: {item['organ']} has an extreme point that is not finite; write the detections again."
+            f"{source}: {item['organ']} has an extreme point that is not finite. Write the detections again."
         )
     found = OrganDetection(
         item["organ"],
@@ -247,13 +346,13 @@ def _organ_of_record(item: dict[str, Any], source: str) -> OrganDetection | Abse
     stored = np.array([item["box"]["min_ras_mm"], item["box"]["max_ras_mm"]], float)
     if not np.allclose(stored, [found.box.min_ras, found.box.max_ras], rtol=0.0, atol=1e-3):
         raise InputError(
-            f"{source}: the box of {item['organ']} is not the box of its extreme points; both must agree; "
-            "change the points together with the box, or write the detections again."
+            f"{source}: the box of {item['organ']} is not the box of its extreme points. "
+            "Change the points together with the box, or write the detections again."
         )
     return found
 
 
-def _parsed(text: str, source: str) -> dict[str, Any]:
+def _parse(text: str, source: str) -> dict[str, Any]:
     """The JSON object of the text, checked against the schema."""
     import jsonschema
 
@@ -263,23 +362,23 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
     try:
         record = parse_json(text, parse_constant=refuse)
     except ValueError as error:
-        raise InputError(f"{source} is not JSON ({error}); a detections file was expected; check the path.") from error
+        raise InputError(f"{source} is not JSON ({error}), so it is no detections file. Check the path.") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(
-            f'{source} is not a detections file: it lacks "format": "{FORMAT}"; '
-            "name a file that RPR-Loc wrote as its result."
+            f'{source} is not a detections file: it lacks "format": "{FORMAT}". '
+            "Give a file that RPR-Loc wrote as its result."
         )
     version = record.get("version")
     if isinstance(version, int) and version > VERSION:
         raise InputError(
-            f"{source} has version {version} of the detections format and this RPR-Loc reads up to version {VERSION}; "
-            "update RPR-Loc or write the detections again with this one."
+            f"{source} has version {version} of the detections format, but this RPR-Loc reads versions up to "
+            f"{VERSION}. Update RPR-Loc, or write the detections again with this one."
         )
     schema = json.loads((files("rprloc") / "schemas" / "detections-v1.schema.json").read_text(encoding="utf-8"))
     fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(record))
     if fault is not None:
         raise InputError(
-            f"{source} is not a valid detections file: at {fault.json_path}, {fault.message}; "
-            "write the detections again."
+            f"{source} is not a valid detections file: at {fault.json_path}, {fault.message}. "
+            "Write the detections again."
         )
     return record

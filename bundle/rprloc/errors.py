@@ -4,4 +4,15 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Input that cannot be used. The message is one sentence: what was wrong, what was expected, what to do."""
+    """Input that cannot be used, and that the user can put right.
+
+    The message is written to be shown as it is: it says what is wrong and what to do.
+
+    Examples
+    --------
+    >>> try:
+    ...     rprloc.read_volume("nobody.nii.gz")
+    ... except rprloc.InputError as error:
+    ...     print("This scan is left out:", error)
+    This scan is left out: ...nobody.nii.gz...
+    """

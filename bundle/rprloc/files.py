@@ -1,4 +1,4 @@
-"""TODO files."""
+"""Writing files so that nobody ever finds half of one, and parsing JSON that anybody may have written."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(
-            f"{path} cannot be written: the folder {path.parent} does not exist; make the folder or name another."
+            f"{path} cannot be written: the folder {path.parent} does not exist. Make the folder, or name another."
         )
     if path.is_dir():
-        raise InputError(f"{path} cannot be written: it is a folder, a file's name was expected; name a file in it.")
+        raise InputError(f"{path} cannot be written: it is a folder. Name a file in it.")
     if not os.access(path.parent, os.W_OK):
         raise InputError(
-            f"{path} cannot be written: the folder {path.parent} is read-only; name a folder where you may write."
+            f"{path} cannot be written: the folder {path.parent} is read-only. Name a folder where you may write."
         )
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -64,16 +64,13 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 
 def require_name(name: str | None, option: str) -> None:
     if name is not None and not name.strip():
-        raise InputError(f"{option} is empty; a name was expected; give one or leave the option out.")
+        raise InputError(f"{option} is empty. Give a name, or leave the option out.")
 
 
 def require_writable(path: Path) -> None:
     """Raise InputError before the work if a file could not be written at its end."""
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(
-            f"{path} cannot be written; a file's name in an existing folder where you may write was expected; "
-            "make the folder or name another."
-        )
+        raise InputError(f"{path} cannot be written. Make its folder, or name a file in a folder where you may write.")
 
 
 def require_folder(path: Path) -> None:
@@ -81,6 +78,6 @@ def require_folder(path: Path) -> None:
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(
-            f"The folder {path} cannot be written to, as {nearest} is not a folder where you may write; "
-            "name another folder."
+            f"The folder {path} cannot be written to: {nearest} is not a folder where you may write. "
+            "Name another folder."
         )

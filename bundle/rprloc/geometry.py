@@ -20,7 +20,17 @@ Points = NDArray[np.float64]
 """(N, 3) float64."""
 
 WALLS = ("left", "right", "posterior", "anterior", "inferior", "superior")
-"""Order of the six walls and extreme points: along each RAS axis the minimum, then the maximum."""
+"""The order of a box's six walls and of an organ's six extreme points.
+
+Along each RAS axis the minimum comes first, then the maximum.
+
+Examples
+--------
+>>> dict(zip(rprloc.WALLS, found["heart"].points_ras))["left"].shape
+(3,)
+>>> rprloc.WALLS[4:]
+('inferior', 'superior')
+"""
 
 _LPS_RAS_SIGNS = np.array([-1.0, -1.0, 1.0])
 
@@ -42,9 +52,25 @@ def apply_affine(b_from_a: NDArray[np.floating], points_a: ArrayLike) -> Points:
 
 @dataclass(frozen=True)
 class Grid:
-    """The voxel lattice of an image: its shape (I, J, K) and the 4x4 affine ``ras_from_ijk``.
+    """Where the voxels of an image lie.
 
-    Raises InputError for an affine that is not finite or maps the voxels onto a plane.
+    Parameters
+    ----------
+    shape : (I, J, K)
+        The number of voxels along each axis of the array.
+    ras_from_ijk : (4, 4) array
+        From continuous array positions to the world, RAS mm. An integer position is a voxel's centre.
+
+    Raises
+    ------
+    InputError
+        For an affine that is not finite or maps the voxels onto a plane.
+
+    Examples
+    --------
+    >>> grid = rprloc.Grid((10, 10, 5), np.diag([2.0, 2.0, 4.0, 1.0]))
+    >>> grid.ras([1, 1, 1]).tolist(), grid.bounds.size_mm.tolist()
+    ([2.0, 2.0, 4.0], [20.0, 20.0, 20.0])
     """
 
     shape: tuple[int, int, int]
@@ -54,8 +80,8 @@ class Grid:
         affine = np.array(self.ras_from_ijk, float)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
             raise InputError(
-                "The image's geometry is not usable: its affine is not finite or flattens the volume; "
-                "a 4x4 matrix with three independent axes was expected; write the image again with its true spacing."
+                "The image's affine is not finite or flattens the volume. Write the image again with its true spacing, "
+                "so that the 4x4 matrix has three independent axes."
             )
         affine.setflags(write=False)
         object.__setattr__(self, "ras_from_ijk", affine)
@@ -148,7 +174,26 @@ class Grid:
 
 @dataclass(frozen=True)
 class Box:
-    """A box along the RAS axes, in mm; its walls are outer faces, so that one voxel has a volume."""
+    """A box along the RAS axes, in mm; its walls are outer faces, so that one voxel has a volume.
+
+    Parameters
+    ----------
+    min_ras, max_ras : (3,) array
+        The corner to the left, back and feet, and the one to the right, front and head, RAS mm.
+
+    Raises
+    ------
+    ValueError
+        If a wall lies beyond the opposite one.
+
+    Examples
+    --------
+    >>> box = rprloc.Box([0.0, 0.0, 0.0], [10.0, 20.0, 30.0])
+    >>> box.size_mm.tolist(), box.centre_ras.tolist()
+    ([10.0, 20.0, 30.0], [5.0, 10.0, 15.0])
+    >>> box.iou(rprloc.Box([0.0, 0.0, 0.0], [10.0, 20.0, 15.0]))
+    0.5
+    """
 
     min_ras: NDArray[np.float64]
     max_ras: NDArray[np.float64]
@@ -160,6 +205,16 @@ class Box:
             object.__setattr__(self, name, wall)
         if not np.all(self.min_ras <= self.max_ras):
             raise ValueError(f"A box needs min_ras <= max_ras, got {self.min_ras} and {self.max_ras}.")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Box) and np.array_equal(self.walls_mm, other.walls_mm)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.walls_mm.tolist()))
+
+    def same_as(self, other: Box, tolerance_mm: float = 0.1) -> bool:
+        """Whether every wall lies within ``tolerance_mm`` of the other box's."""
+        return bool(self.wall_distances_mm(other).max() <= tolerance_mm)
 
     @classmethod
     def from_extreme_points(cls, points_ras: ArrayLike) -> Box:
@@ -188,14 +243,17 @@ class Box:
 
     @property
     def centre_ras(self) -> NDArray[np.float64]:
+        """The centre (3,), RAS mm."""
         return 0.5 * (self.min_ras + self.max_ras)
 
     @property
     def size_mm(self) -> NDArray[np.float64]:
+        """The edges (3,) along the RAS axes: from left to right, from back to front, from feet to head."""
         return self.max_ras - self.min_ras
 
     @property
     def volume_mm3(self) -> float:
+        """The volume in cubic millimetres."""
         return float(np.prod(self.size_mm))
 
     def iou(self, other: Box) -> float:
@@ -209,13 +267,13 @@ class Box:
         """The polygon (N, 3), 3 to 6 corners in order, in which a plane cuts the box; (0, 3) if it does not."""
         corners_ras = np.stack([self.min_ras, self.max_ras])[np.indices((2, 2, 2)).reshape(3, 8).T, np.arange(3)]
         above_mm = (corners_ras - np.asarray(point_ras, float)) @ np.asarray(normal_ras, float)
-        edges = [(one, one | bit) for one in range(8) for bit in (1, 2, 4) if not one & bit]
-        cut = [(one, other) for one, other in edges if (above_mm[one] < 0) != (above_mm[other] < 0)]
+        edges = [(corner, corner | bit) for corner in range(8) for bit in (1, 2, 4) if not corner & bit]
+        cut = [(start, end) for start, end in edges if (above_mm[start] < 0) != (above_mm[end] < 0)]
         if not cut:
             return np.empty((0, 3))
-        one, other = np.array(cut).T
-        part = above_mm[one] / (above_mm[one] - above_mm[other])
-        points = corners_ras[one] + part[:, None] * (corners_ras[other] - corners_ras[one])
+        start, end = np.array(cut).T
+        part = above_mm[start] / (above_mm[start] - above_mm[end])
+        points = corners_ras[start] + part[:, None] * (corners_ras[end] - corners_ras[start])
         off = points - points.mean(axis=0)
         across = off[np.argmax(np.linalg.norm(off, axis=1))]
         normal = np.asarray(normal_ras, float)
@@ -243,9 +301,11 @@ def assign_extreme_points(points_ras: ArrayLike) -> Points:
 
     points = np.asarray(points_ras, float)
     if points.shape != (6, 3) or not np.isfinite(points).all():
+        count = len(points) if points.ndim else 0
+        fault = f"has {count} extreme points, not six" if count != 6 else "has a point that is not three finite numbers"
         raise InputError(
-            f"Six extreme points were expected, got {len(points) if points.ndim else 0}; "
-            "place one point on each of the organ's left, right, posterior, anterior, inferior and superior walls."
+            f"The organ {fault}. Place one point on each of its left, right, posterior, anterior, inferior and "
+            "superior walls."
         )
     outward_mm = np.stack([points[:, wall // 2] * (1 if wall % 2 else -1) for wall in range(6)], axis=1)
     rows, walls = linear_sum_assignment(-outward_mm)
@@ -255,8 +315,8 @@ def assign_extreme_points(points_ras: ArrayLike) -> Points:
     if (thickness_mm <= 0.0).any():
         flat = [("left-right", "posterior-anterior", "inferior-superior")[a] for a in np.flatnonzero(thickness_mm <= 0)]
         raise InputError(
-            f"The six extreme points span no volume along {', '.join(flat)}; "
-            "points on opposite walls must differ; place them on the outer walls of the organ."
+            f"The six extreme points span no volume along {', '.join(flat)}. "
+            "Place them on the outer walls of the organ, so that points on opposite walls differ."
         )
     return ordered
 
@@ -271,7 +331,7 @@ def extreme_points_of_mask(mask: NDArray[np.bool_], grid: Grid) -> Points:
         raise ValueError(f"mask has shape {mask.shape}, its grid {grid.shape}")
     voxels_ras = grid.ras(np.argwhere(mask))
     if len(voxels_ras) == 0:
-        raise InputError("The label has no voxels in this image; an organ needs at least one; leave its name out.")
+        raise InputError("The label has no voxels in this image. Leave its name out, or give the right label map.")
     half_mm = grid.half_voxel_ras_mm
     points = np.empty((6, 3))
     for wall in range(6):

@@ -1,37 +1,85 @@
-"""CT volumes in memory, their resampling to the networks' grid, and Hounsfield units as the networks' input."""
+"""CT volumes in memory: an array and where its voxels lie; cropping, resampling, and ITK's form of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import product
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from rprloc.geometry import Grid
+from rprloc.errors import InputError
+from rprloc.geometry import Box, Grid
 from rprloc.intensity import AIR_HU
 
-if TYPE_CHECKING:
-    from rprloc.io.dicom import DicomSeries
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
-    """A CT scan: Hounsfield units (I, J, K) and the grid they lie on.
+    """A CT scan in memory: an array and where its voxels lie.
 
-    ``notes`` says what was done to it when it was read; ``series`` is the DICOM series that it comes from, if any.
+    Parameters
+    ----------
+    hu : (I, J, K) array
+        Hounsfield units, of any number type, in any order of axes.
+    grid : Grid
+        Where the voxels lie in the world, RAS mm.
+    name : str
+        What the scan is called in results.
+
+    Raises
+    ------
+    ValueError
+        If array and grid differ in shape.
+
+    Examples
+    --------
+    >>> grid = rprloc.Grid.isotropic((40, 40, 40), 4.0, origin_ras=[0.0, 0.0, 0.0])
+    >>> rprloc.Volume(np.full(grid.shape, -1024, np.int16), grid, "air").hu.shape
+    (40, 40, 40)
     """
 
     hu: NDArray[np.generic]
     grid: Grid
     name: str = ""
-    notes: tuple[str, ...] = ()
-    series: DicomSeries | None = None
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.grid.shape:
             raise ValueError(f"the array has shape {self.hu.shape}, its grid {self.grid.shape}")
+
+    def crop(self, box: Box, margin_mm: float = 0.0) -> Volume:
+        """The part of the volume in which a box and a margin lie, as a view of the same voxels; the grid moves along.
+
+        Parameters
+        ----------
+        box : Box
+            In RAS mm. In a scan that is stored obliquely, the smallest block of voxels around it is taken.
+        margin_mm : float
+            Added on all six sides. What lies outside the scan is left out.
+
+        Raises
+        ------
+        InputError
+            If the box lies outside the scan.
+
+        Examples
+        --------
+        >>> part = volume.crop(found["heart"].box, margin_mm=10.0)
+        >>> part.grid.contains(found["heart"].box.centre_ras).item()
+        True
+        """
+        corners_ras = np.array(list(product(*zip(box.min_ras - margin_mm, box.max_ras + margin_mm, strict=True))))
+        corners_ijk = self.grid.ijk(corners_ras)
+        # A voxel belongs to the part if any of it lies in the box; faces on the border of a voxel do not count.
+        first = np.floor(corners_ijk.min(0) + 0.5 + 1e-6).astype(int).clip(0, None)
+        end = np.minimum(np.ceil(corners_ijk.max(0) + 0.5 - 1e-6).astype(int), self.grid.shape)
+        if (end <= first).any():
+            raise InputError(
+                f"The box from RAS {np.round(box.min_ras, 1).tolist()} to {np.round(box.max_ras, 1).tolist()} mm lies "
+                f"outside the scan {self.name}. Crop the scan in which the box was found."
+            )
+        part = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
+        return Volume(self.hu[part], self.grid.cropped(first.tolist(), (end - first).tolist()), self.name)
 
 
 def to_sitk(array: NDArray[np.generic], grid: Grid) -> sitk.Image:

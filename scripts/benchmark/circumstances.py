@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 
-def clock() -> float:
+def read_clock() -> float:
     """Seconds for timing methods: with one thread the process's own, so that other work on the machine does not count.
 
     That is the wall time on a machine with nothing else to do. With more threads it is the wall time.
@@ -17,7 +17,7 @@ def clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def machine(device: torch.device | str = "cpu") -> str:
+def describe_machine(device: torch.device | str = "cpu") -> str:
     """In words: the GPU, or the processor and the number of threads in use."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)

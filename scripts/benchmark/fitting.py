@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from circumstances import machine
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
+from scripts.benchmark.circumstances import describe_machine
 
 _CHECKPOINT_SECONDS = 60.0
 
@@ -39,14 +39,7 @@ def fit(
     put into training mode, too. Resumes; a run that is complete only loads.
     The random numbers of a step depend on the seed and the step's number alone. Returns the state: seconds, steps, ...
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0, "scans": scans, "losses": []}
-    device = next(net.parameters()).device
-    if path.exists():
-        state = torch.load(path, weights_only=True, map_location=device)
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-    state["machine"] = machine(device)
+    state = _resume(net, optimizer, path, scans)
     budget = 60.0 * minutes
     (modes or net).train()
     last, last_cpu = time.perf_counter(), time.process_time()
@@ -84,10 +77,23 @@ def fit(
     return state
 
 
+def _resume(net: nn.Module, optimizer: torch.optim.Optimizer, path: Path, scans: int) -> dict[str, Any]:
+    """The state in ``path``, put into the net and the optimizer, or a new one; with the machine as it is now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0, "scans": scans, "losses": []}
+    device = next(net.parameters()).device
+    if path.exists():
+        state = torch.load(path, weights_only=True, map_location=device)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+    state["machine"] = describe_machine(device)
+    return state
+
+
 def load_weights(net: nn.Module, path: Path) -> None:
     """Put the weights that :func:`fit` left in ``path`` into a network. Raises InputError if there are none."""
     if not path.exists():
-        raise InputError(f"There are no weights at {path}; the method must be trained first; run the stage train, too.")
+        raise InputError(f"There are no weights at {path}. Train the method first: run the stage train, too.")
     net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["net"])
     net.eval()
 
@@ -103,7 +109,7 @@ def version_of(*paths: Path) -> str:
     return ", ".join(f"{state['steps']} steps in {state['seconds']:.1f} s" for state in states) or "not trained"
 
 
-def described(path: Path, what: str) -> str:
+def describe_training(path: Path, what: str) -> str:
     """In words: how long the weights in ``path`` were trained, and on how much."""
     if not path.exists():
         return f"{what}: not trained"

@@ -73,11 +73,11 @@ def sums_at(window: Bytes, template: Bytes) -> tuple[int, int, int]:
 def sliding_sums(image: Bytes, template: Bytes, stride: int) -> Sums:
     """The sums of all windows, one after the other, as in the paper."""
     shape = windows_shape(image.shape, template.shape, stride)
-    found = np.zeros((3, *shape))
+    sums = np.zeros((3, *shape))
     for index in np.ndindex(*shape):
         box = tuple(slice(stride * a, stride * a + t) for a, t in zip(index, template.shape, strict=True))
-        found[(slice(None), *index)] = sums_at(image[box], template)
-    return _with_template(found[0], found[1], found[2], template)
+        sums[(slice(None), *index)] = sums_at(image[box], template)
+    return _with_template(sums[0], sums[1], sums[2], template)
 
 
 class FourierMatcher:

@@ -61,6 +61,6 @@ def order_of(table: int, row: str | None) -> int:
     return known.index(row) if row in known else len(known)
 
 
-def published(table: int, row: str | None) -> dict[str, tuple[float, float]]:
+def look_up_figures(table: int, row: str | None) -> dict[str, tuple[float, float]]:
     """Of every target (IoU in per cent, AWD in mm); empty for rows that the paper does not have."""
     return dict(zip(_TARGETS, _ROWS[table].get(row or "", ()), strict=False))

@@ -11,8 +11,6 @@ from zlib import crc32
 import numpy as np
 from tqdm import tqdm
 
-from circumstances import machine
-from registry import Example, Found, Method, Row, Setting
 from rprloc.errors import InputError
 from rprloc.evaluation.scores import ALL_SUPPORTS
 from rprloc.files import write_text_atomically
@@ -20,6 +18,8 @@ from rprloc.geometry import Points
 from rprloc.io.dataset import Case
 from rprloc.io.reading import read_volume
 from rprloc.volume import Volume
+from scripts.benchmark.circumstances import describe_machine
+from scripts.benchmark.registry import Example, Localization, Method, Row, Setting
 
 _WARM_UP_LIMIT_S = 5.0
 
@@ -76,7 +76,7 @@ class Prediction:
                 content["estimated_seconds"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a prediction of the benchmark ({error!r}); delete it.") from error
+            raise InputError(f"{path} is not a prediction of the benchmark ({error!r}). Delete it.") from error
 
 
 def path_of(folder: Path, row: str, pair: Pair) -> Path:
@@ -84,7 +84,7 @@ def path_of(folder: Path, row: str, pair: Pair) -> Path:
     return folder / "predictions" / pair.region / slug / f"{pair.support}--{pair.query}.json"
 
 
-def chosen_pairs(setting: Setting, region: str, count: int) -> list[Pair]:
+def choose_pairs(setting: Setting, region: str, count: int) -> list[Pair]:
     """``count`` pairs of an example and a test case that both show all of the region's targets wholly.
 
     The queries come in a random order that the seed sets, the examples in turn; no pair comes twice, so more pairs than
@@ -97,8 +97,8 @@ def chosen_pairs(setting: Setting, region: str, count: int) -> list[Pair]:
     )
     if not examples or not queries:
         raise InputError(
-            f"The region {region} has no support or no test case with all of {', '.join(sorted(targets))}; "
-            "at least one of each was expected; check the datasets.json."
+            f"The region {region} has no support or no test case with all of {', '.join(sorted(targets))}. "
+            "Check the datasets.json."
         )
     # By name and not by place in the list: a case more or less does not deal all others anew.
     queries.sort(key=lambda name: crc32(f"{setting.seed} {name}".encode()))
@@ -133,26 +133,26 @@ def predict(method: Method, region: str, pairs: Sequence[Pair], folder: Path) ->
     volume: Volume | None = None
     for shots, pair, rows in tqdm(jobs, desc=f"{method.name}, {region}", unit="pair", disable=None):
         if volume is None or volume.name != pair.query:
-            volume = _named(read_volume(cases[pair.query].image_path), pair.query)
+            volume = _rename(read_volume(cases[pair.query].image_path), pair.query)
         names = [case.name for case in examples] if pair.support == ALL_SUPPORTS else [pair.support]
         for name in names:
             if name not in prepared:
-                prepared[name] = _prepared(method, cases[name], targets)
+                prepared[name] = _prepare(method, cases[name], targets)
         given = [prepared[name] for name in names]
-        found = method.locate(given, volume, targets, shots)
-        if not warm and max(one.seconds for one in found.values()) < _WARM_UP_LIMIT_S:
-            found = method.locate(given, volume, targets, shots)  # the first one only warmed up
+        by_row = method.locate(given, volume, targets, shots)
+        if not warm and max(result.seconds for result in by_row.values()) < _WARM_UP_LIMIT_S:
+            by_row = method.locate(given, volume, targets, shots)  # the first one only warmed up
         warm = True
         for row in rows:
-            _write(folder, row, version, pair, found[row.name], targets)
+            _write(folder, row, version, pair, by_row[row.name], targets)
     return len(jobs)
 
 
-def _prepared(method: Method, case: Case, targets: Sequence[str]) -> object:
+def _prepare(method: Method, case: Case, targets: Sequence[str]) -> object:
     return method.prepare(Example(case), [organ for organ in targets if organ in case.targets])
 
 
-def _named(volume: Volume, name: str) -> Volume:
+def _rename(volume: Volume, name: str) -> Volume:
     return Volume(volume.hu, volume.grid, name)
 
 
@@ -161,12 +161,12 @@ def _is_done(folder: Path, row: Row, pair: Pair, version: str) -> bool:
     return path.exists() and Prediction.read(path).version == version
 
 
-def _write(folder: Path, row: Row, version: str, pair: Pair, found: Found, targets: Sequence[str]) -> None:
-    points_ras = {organ: np.asarray(found.points_ras[organ], float) for organ in targets}
+def _write(folder: Path, row: Row, version: str, pair: Pair, result: Localization, targets: Sequence[str]) -> None:
+    points_ras = {organ: np.asarray(result.points_ras[organ], float) for organ in targets}
     for organ, points in points_ras.items():
         if points.shape != (6, 3) or not np.isfinite(points).all():
-            raise ValueError(f"{row.name}: six finite points were expected for {organ} of {pair.query}, got {points}")
+            raise ValueError(f"{row.name} must give six finite points for {organ} of {pair.query}, got {points}")
     path = path_of(folder, row.name, pair)
     path.parent.mkdir(parents=True, exist_ok=True)
-    prediction = Prediction(row.name, version, pair, points_ras, found.seconds, machine(), found.estimates)
+    prediction = Prediction(row.name, version, pair, points_ras, result.seconds, describe_machine(), result.estimates)
     write_text_atomically(path, prediction.to_json())

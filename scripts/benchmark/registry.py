@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circumstances import clock
+import rprloc
 from rprloc.errors import InputError
-from rprloc.evaluation.evaluate import annotated
+from rprloc.evaluation.evaluate import read_case
 from rprloc.geometry import Box, Points
 from rprloc.io.annotations import read_label_map
 from rprloc.io.dataset import Case
 from rprloc.volume import Volume
+from scripts.benchmark.circumstances import read_clock
 
 METHODS = Path(__file__).resolve().parent / "methods"
 
@@ -50,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Localization:
     """The six extreme points (6, 3), RAS mm, in the order of WALLS, of every organ; and the seconds it took for all.
 
     ``estimates`` are further times in seconds that the report names.
@@ -72,18 +73,17 @@ class Example:
         return self.case.name
 
     @cached_property
-    def _read(self) -> tuple[Volume, dict[str, Points]]:
-        volume, points_ras, _ = annotated(self.case)
-        return volume, points_ras
+    def _content(self) -> rprloc.Example:
+        return read_case(self.case)
 
     @property
     def volume(self) -> Volume:
-        return self._read[0]
+        return self._content.volume
 
     @property
-    def points_ras(self) -> dict[str, Points]:
+    def points_ras(self) -> Mapping[str, Points]:
         """Of every organ that lies wholly inside the scan, the extreme points (6, 3)."""
-        return self._read[1]
+        return self._content.annotation.points_ras
 
     @cached_property
     def labels(self) -> NDArray[np.integer]:
@@ -151,12 +151,12 @@ class Method:
 
     def locate(
         self, prepared: Sequence[Any], query: Volume, organs: Sequence[str], shots: str = "one"
-    ) -> dict[str, Found]:
+    ) -> dict[str, Localization]:
         """What the rows of these ``shots`` find: by default the same for all, timed from the array in memory."""
-        started = clock()
+        started = read_clock()
         points_ras = self.find(prepared, query, organs)
-        seconds = clock() - started
-        return {row.name: Found(points_ras, seconds) for row in self.rows if row.shots == shots}
+        seconds = read_clock() - started
+        return {row.name: Localization(points_ras, seconds) for row in self.rows if row.shots == shots}
 
 
 _registered: dict[str, type[Method]] = {}
@@ -180,7 +180,7 @@ def load_methods(*folders: Path) -> dict[str, type[Method]]:
         for path in sorted(folder.glob("*.py")):
             spec = importlib.util.spec_from_file_location(f"benchmark_method_{path.stem}", path)
             if spec is None or spec.loader is None:
-                raise InputError(f"{path} cannot be imported; a Python file was expected; take it out of the folder.")
+                raise InputError(f"{path} cannot be imported as a Python file. Take it out of the folder.")
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # as dataclasses want it
             spec.loader.exec_module(module)

@@ -1,5 +1,6 @@
-#!/usr/bin/env python3
-"""All methods on the same pairs of scans, and the report: scripts/benchmark/run.py DATASETS.json.
+"""All methods on the same pairs of scans, and the report.
+
+    python -m scripts.benchmark.run DATASETS.json
 
 Trains what is not trained yet, predicts what is not predicted yet, scores everything, and writes the report. What was
 done stays in the folder of the runs, so a run that was interrupted goes on where it was. ``--again rprloc`` makes the
@@ -13,24 +14,24 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
 import torch
 
-from circumstances import machine
-from paper import order_of
-from predictions import Pair, chosen_pairs, path_of, predict
-from registry import METHODS, SUPERVISED, Method, Setting, load_methods
-from report import ALL_ORGANS, PRODUCT, write_report
 from rprloc.errors import InputError
-from rprloc.evaluation.scores import MEAN_TARGETS
 from rprloc.io.dataset import read_dataset
-from scoring import scored, write_records
+from scripts.benchmark.circumstances import describe_machine
+from scripts.benchmark.paper import order_of
+from scripts.benchmark.predictions import Pair, choose_pairs, path_of, predict
+from scripts.benchmark.registry import METHODS, SUPERVISED, Method, Setting, load_methods
+from scripts.benchmark.report import write_report
+from scripts.benchmark.scoring import Result, score_rows, write_records
+from scripts.benchmark.wording import ALL_ORGANS, PRODUCT
 
-TARGETS = {"han": MEAN_TARGETS["han"], "abdomen": ("pancreas",)}
+TARGETS = {"han": ("brainstem", "mandible", "parotid_left", "parotid_right"), "abdomen": ("pancreas",)}
 """The targets of the paper's tables."""
 
 STAGES = ("train", "predict", "report")
@@ -59,58 +60,93 @@ def run(
     known = [method.name for method in methods]
     unknown = [name for name in (*only, *again) if name not in known]
     if unknown:
-        raise InputError(
-            f"There is no method {', '.join(unknown)}; one of {', '.join(known)} was expected; name one of these."
-        )
-    chosen = {region: chosen_pairs(setting, region, count) for region, count in pairs.items()}
-    if all_organs is not None and all_organs not in chosen:
-        raise InputError(
-            f"All organs of {all_organs} cannot be timed: one of {', '.join(chosen)}, which have pairs, was expected; "
-            "name one of these."
-        )
-    whole = None if all_organs is None else _with_all_organs(setting, chosen[all_organs][0])
+        raise InputError(f"There is no method {', '.join(unknown)}. Name one of {', '.join(known)}.")
+    chosen = {region: choose_pairs(setting, region, count) for region, count in pairs.items()}
+    whole = None if all_organs is None else _plan_all_organs(setting, chosen, all_organs)
     for method in methods:
-        if only and method.name not in only:
-            continue
-        for region in chosen:
-            if method.name in again:
-                for row in method.rows:
-                    for folder in (setting.folder, setting.folder / ALL_ORGANS):
-                        shutil.rmtree(path_of(folder, row.name, chosen[region][0]).parent, ignore_errors=True)
-            if "train" in stages:
-                method.train(region)
-            if "predict" in stages:
-                made = predict(method, region, chosen[region], setting.folder)
-                _log.info("%s, %s: %d predictions made.", method.name, region, made)
-        if whole is not None and "predict" in stages and all(row.given != SUPERVISED for row in method.rows):
-            made = predict(type(method)(whole), all_organs, chosen[all_organs][:1], whole.folder / ALL_ORGANS)
-            _log.info("%s, all organs of %s: %d predictions made.", method.name, all_organs, made)
-    if "report" not in stages:
-        return
+        if not only or method.name in only:
+            _run_method(method, chosen, whole, stages, again=method.name in again)
+    if "report" in stages:
+        _report(methods, setting, chosen, whole, docs)
+
+
+@dataclass(frozen=True)
+class _AllOrgans:
+    """The one pair in which all organs are sought, and the setting with these as its targets."""
+
+    setting: Setting
+    pair: Pair
+
+    @property
+    def folder(self) -> Path:
+        return self.setting.folder / ALL_ORGANS
+
+
+def _plan_all_organs(setting: Setting, chosen: Mapping[str, Sequence[Pair]], region: str) -> _AllOrgans:
+    """The region's first pair with all organs as targets that both of its scans show wholly."""
+    if region not in chosen:
+        raise InputError(
+            f"All organs of {region} cannot be timed, because it has no pairs. Name one of {', '.join(chosen)}."
+        )
+    pair = chosen[region][0]
+    shown = [set(case.targets) for case in setting.cases if case.name in (pair.support, pair.query)]
+    organs = [organ for case in setting.cases if case.name == pair.query for organ in case.targets]
+    targets = tuple(organ for organ in organs if all(organ in names for names in shown))
+    return _AllOrgans(replace(setting, targets={region: targets}), pair)
+
+
+def _run_method(
+    method: Method,
+    chosen: Mapping[str, Sequence[Pair]],
+    whole: _AllOrgans | None,
+    stages: Sequence[str],
+    *,
+    again: bool,
+) -> None:
+    """Train a method and let it predict. ``again``: without the predictions that it made before."""
+    folder = method.setting.folder
+    for region, pairs in chosen.items():
+        if again:
+            for row in method.rows:
+                for home in (folder, folder / ALL_ORGANS):
+                    shutil.rmtree(path_of(home, row.name, pairs[0]).parent, ignore_errors=True)
+        if "train" in stages:
+            method.train(region)
+        if "predict" in stages:
+            count = predict(method, region, pairs, folder)
+            _log.info("%s, %s: %d predictions made.", method.name, region, count)
+    if whole is not None and "predict" in stages and all(row.given != SUPERVISED for row in method.rows):
+        region = whole.pair.region
+        count = predict(type(method)(whole.setting), region, [whole.pair], whole.folder)
+        _log.info("%s, all organs of %s: %d predictions made.", method.name, region, count)
+
+
+def _report(
+    methods: Sequence[Method],
+    setting: Setting,
+    chosen: Mapping[str, Sequence[Pair]],
+    whole: _AllOrgans | None,
+    docs: Path,
+) -> None:
+    """Score what was predicted, and write results.json and the report into ``docs``."""
     rows = [row for method in methods for row in method.rows]
     rows.sort(key=lambda row: (row.table, not row.name.startswith(PRODUCT), order_of(row.table, row.paper)))
-    results = [one for region in chosen for one in scored(setting, rows, region, chosen[region], setting.folder)]
-    everything = []
+    results = [
+        result for region in chosen for result in score_rows(setting, rows, region, chosen[region], setting.folder)
+    ]
+    everything: list[Result] = []
     if whole is not None:
-        found = scored(whole, rows, all_organs, chosen[all_organs][:1], whole.folder / ALL_ORGANS)
-        everything = [replace(one, region=ALL_ORGANS) for one in found if one.row.table == 3]
+        timed = score_rows(whole.setting, rows, whole.pair.region, [whole.pair], whole.folder)
+        everything = [replace(result, region=ALL_ORGANS) for result in timed if result.row.table == 3]
     docs.mkdir(parents=True, exist_ok=True)
     write_records([*results, *everything], docs / "results.json")
     budgets = {method.name: {region: method.budget(region) for region in chosen} for method in methods}
     cautions = {region: {method.name: method.caution(region) for method in methods} for region in chosen}
     write_report(results, everything, chosen, budgets, cautions, setting, docs)
-    missing = [row.name for row in rows if row.name not in {one.row.name for one in results}]
+    scored_rows = {result.row.name for result in results}
+    missing = [row.name for row in rows if row.name not in scored_rows]
     if missing:
         _log.warning("Rows without all predictions, which are not in the report: %s.", ", ".join(missing))
-
-
-def _with_all_organs(setting: Setting, pair: Pair) -> Setting:
-    """The setting with all organs as targets that both scans of a pair show wholly."""
-    shown = [set(case.targets) for case in setting.cases if case.name in (pair.support, pair.query)]
-    organs = [organ for case in setting.cases if case.name == pair.query for organ in case.targets]
-    return replace(
-        setting, targets={pair.region: tuple(organ for organ in organs if all(organ in one for one in shown))}
-    )
 
 
 def main() -> None:
@@ -119,12 +155,12 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/benchmark"), help="weights and predictions (%(default)s)"
     )
-    parser.add_argument("--docs", type=Path, default=Path("docs/benchmark"), help="where the report goes (%(default)s)")
+    parser.add_argument("--docs", type=Path, default=Path("docs/benchmark"), help="folder of the report (%(default)s)")
     parser.add_argument("--pairs", type=int, default=10, help="pairs of an example and a query in han (%(default)s)")
     parser.add_argument("--abdomen-pairs", type=int, default=5, help="the same in the abdomen (%(default)s)")
     parser.add_argument("--all-organs", metavar="REGION", help="time all organs of one query of this region, too")
-    parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="run these alone; all are reported")
-    parser.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="predict anew with these")
+    parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="run only these; the report shows all")
+    parser.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="repeat the predictions of these")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="%(default)s")
     parser.add_argument(
         "--budget", type=float, default=1.0, help="factor on every method's time to train (%(default)s)"
@@ -137,7 +173,7 @@ def main() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(given.threads)
     if given.threads == 1 and os.environ.get("OMP_NUM_THREADS") != "1":
         _log.warning("Set OMP_NUM_THREADS=1, so that numerical libraries keep to one thread, too.")
-    _log.info("%s", machine())
+    _log.info("%s", describe_machine())
     try:
         setting = Setting(tuple(read_dataset(given.data)), given.runs, TARGETS, given.budget, given.seed)
         pairs = {region: count for region, count in (("han", given.pairs), ("abdomen", given.abdomen_pairs)) if count}

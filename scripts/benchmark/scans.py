@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from registry import Example
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid, Points
-from rprloc.intensity import display_window_air, network_input
+from rprloc.intensity import find_display_window_air, to_network_input
 from rprloc.io.dataset import Case
 from rprloc.io.reading import read_volume
-from rprloc.model.input import foreground, network_grid
+from rprloc.model.input import find_body, network_grid
 from rprloc.volume import Volume, resample
+from scripts.benchmark.registry import Example
 
 SPACING_MM = 3.0
 """The paper's slice distance for head and neck, and its voxel edge for the abdomen."""
@@ -41,12 +41,11 @@ class Scan:
     def of(cls, volume: Volume, spacing_mm: Sequence[float] = (SPACING_MM,) * 3) -> Scan:
         """A CT at another spacing, cut to the box around its body."""
         grid = network_grid(volume.grid, SPACING_MM, SPACING_MM)
-        found = resample(volume, grid)
-        air_hu = display_window_air(volume.hu)
-        image = np.rint(network_input(found.hu, air_hu) * 255).astype(np.uint8)
+        air_hu = find_display_window_air(volume.hu)
+        image = np.rint(to_network_input(resample(volume, grid).hu, air_hu) * 255).astype(np.uint8)
         occupied = np.argwhere(_body(image))
         if len(occupied) == 0:
-            raise InputError(f"{volume.name} shows no body; a CT in Hounsfield units was expected; leave it out.")
+            raise InputError(f"{volume.name} shows no body. Leave it out, or give a CT in Hounsfield units.")
         first, last = occupied.min(0), occupied.max(0) + 1
         box = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
         grid = grid.cropped(first.tolist(), (last - first).tolist())
@@ -58,7 +57,7 @@ class Scan:
         affine[:3, 3] = bounds.min_ras + 0.5 * spacing
         other = Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
         hu = resample(volume, other).hu
-        return cls(volume.name, np.rint(network_input(hu, air_hu) * 255).astype(np.uint8), other)
+        return cls(volume.name, np.rint(to_network_input(hu, air_hu) * 255).astype(np.uint8), other)
 
     def body(self) -> NDArray[np.bool_]:
         """Whether each voxel (I, J, K) is body, lung included."""
@@ -69,7 +68,7 @@ class Scan:
         return self.grid.ras(np.argwhere(self.body()))
 
 
-def labels_on(grid: Grid, example: Example) -> NDArray[np.integer]:
+def resample_labels(grid: Grid, example: Example) -> NDArray[np.integer]:
     """The example's label map on another grid (I, J, K), by the nearest voxel; 0 outside."""
     ijk = np.rint(example.volume.grid.ijk(grid.centres_ras())).astype(int)
     inside = np.all((ijk >= 0) & (ijk < example.labels.shape), axis=-1)
@@ -78,13 +77,13 @@ def labels_on(grid: Grid, example: Example) -> NDArray[np.integer]:
 
 
 def _body(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return foreground(torch.from_numpy(image)[None, None].float() / 255.0)[0, 0].numpy()
+    return find_body(torch.from_numpy(image)[None, None].float() / 255.0)[0, 0].numpy()
 
 
-def patches(scan: Scan, centres_ras: Points, shape: Sequence[int], spacing_mm: Sequence[float]) -> Tensor:
+def cut_patches(scan: Scan, centres_ras: Points, shape: Sequence[int], spacing_mm: Sequence[float]) -> Tensor:
     """Patches (N, 1, i, j, k) in [0, 1] around places (N, 3) of a scan, interpolated linearly; air outside."""
-    found = torch.zeros(len(centres_ras), 1, *shape)
-    for patch, centre_ijk in zip(found, scan.grid.ijk(centres_ras), strict=True):
+    patches = torch.zeros(len(centres_ras), 1, *shape)
+    for patch, centre_ijk in zip(patches, scan.grid.ijk(centres_ras), strict=True):
         part, weights = scan.image, []
         for axis, (count, step) in enumerate(zip(shape, spacing_mm, strict=True)):
             at = centre_ijk[axis] + (np.arange(count) - 0.5 * (count - 1)) * step / scan.grid.spacing_mm[axis]
@@ -100,10 +99,10 @@ def patches(scan: Scan, centres_ras: Points, shape: Sequence[int], spacing_mm: S
             source = torch.einsum("ai,ijk->ajk", weights[0], source)
             source = torch.einsum("bj,ajk->abk", weights[1], source)
             patch[0] = torch.einsum("ck,abk->abc", weights[2], source) / 255.0
-    return found
+    return patches
 
 
-def packed_scans(cases: Sequence[Case], folder: Path) -> list[Scan]:
+def pack_scans(cases: Sequence[Case], folder: Path) -> list[Scan]:
     """The scans of cases, kept in ``folder`` for the next time."""
     folder.mkdir(parents=True, exist_ok=True)
     scans = []

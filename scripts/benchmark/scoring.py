@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from predictions import Pair, Prediction, for_shots, path_of
-from registry import Row, Setting
 from rprloc.detection import OrganDetection
-from rprloc.evaluation.evaluate import annotated
+from rprloc.evaluation.evaluate import read_case
 from rprloc.evaluation.scores import PairScore, Summary, mean_of, score, summarize
 from rprloc.files import write_text_atomically
 from rprloc.geometry import Points
+from scripts.benchmark.predictions import Pair, Prediction, for_shots, path_of
+from scripts.benchmark.registry import Row, Setting
 
 MEAN = "mean"
 
@@ -52,9 +52,9 @@ class Result:
     @property
     def iou_sd_supports(self) -> float | None:
         """The standard deviation (n - 1) over examples of the mean IoU of each; None for less than two."""
-        by_support: dict[str, list[float]] = {one.support: [] for one in self.scores}
-        for one in self.scores:
-            by_support[one.support].append(one.iou)
+        by_support: dict[str, list[float]] = {pair.support: [] for pair in self.scores}
+        for pair in self.scores:
+            by_support[pair.support].append(pair.iou)
         means = [fmean(values) for values in by_support.values()]
         return stdev(means) if len(means) > 1 else None
 
@@ -69,7 +69,7 @@ class Result:
 
     def records(self) -> list[dict[str, Any]]:
         """One entry for each target, and for several targets one for their mean."""
-        parts = {target: (one.iou, one.awd_mm, one.n) for target, one in self.summaries.items()}
+        parts = {target: (summary.iou, summary.awd_mm, summary.n) for target, summary in self.summaries.items()}
         if len(parts) > 1:
             parts[MEAN] = (self.iou, self.awd_mm, len(self.seconds))
         return [
@@ -88,36 +88,41 @@ class Result:
         ]
 
 
-def scored(setting: Setting, rows: Iterable[Row], region: str, pairs: Sequence[Pair], folder: Path) -> list[Result]:
+def score_rows(setting: Setting, rows: Iterable[Row], region: str, pairs: Sequence[Pair], folder: Path) -> list[Result]:
     """The result of every row that has predictions of all pairs; rows without are left out."""
     cases = {case.name: case for case in setting.cases}
-    truths = {pair.query: annotated(cases[pair.query])[1] for pair in pairs}
+    truths = {pair.query: read_case(cases[pair.query]).annotation.points_ras for pair in pairs}
     results = []
     for row in rows:
         wanted = for_shots(pairs, row.shots)
         paths = [path_of(folder, row.name, pair) for pair in wanted]
         if not wanted or not all(path.exists() for path in paths):
             continue
-        found = [Prediction.read(path) for path in paths]
-        scores = [one for prediction in found for one in score_prediction(prediction, truths[prediction.pair.query])]
+        predictions = [Prediction.read(path) for path in paths]
+        scores = [
+            pair_score
+            for prediction in predictions
+            for pair_score in score_prediction(prediction, truths[prediction.pair.query])
+        ]
         estimates = {
-            name: float(np.median([one.estimates[name] for one in found])) for name in found[0].estimates
-        }  # fmt: skip
+            name: float(np.median([prediction.estimates[name] for prediction in predictions]))
+            for name in predictions[0].estimates
+        }
         results.append(
             Result(
                 row,
                 region,
                 tuple(scores),
-                tuple(one.seconds for one in found),
+                tuple(prediction.seconds for prediction in predictions),
                 len(setting.targets[region]),
                 estimates,
-                tuple(dict.fromkeys(one.machine for one in found)),
+                tuple(dict.fromkeys(prediction.machine for prediction in predictions)),
             )
         )
     return results
 
 
-def score_prediction(prediction: Prediction, truth_ras: dict[str, Points]) -> list[PairScore]:
+def score_prediction(prediction: Prediction, truth_ras: Mapping[str, Points]) -> list[PairScore]:
     """Every organ of a prediction compared with the query's true extreme points (6, 3)."""
     return [
         score(

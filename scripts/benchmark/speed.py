@@ -1,5 +1,6 @@
-#!/usr/bin/env python3
-"""Where the time of a localization goes: scripts/benchmark/speed.py [CT] [--device cpu] [--out speed.json].
+"""Where the time of a localization goes.
+
+    python -m scripts.benchmark.speed [CT] [--device cpu] [--out speed.json]
 
 Prints one table: seconds of each stage, warm (median of three), and the peak of memory, for scans of about 1, 4 and 16
 million voxels at network spacing, and for 1, 13 and 100 organs. The scans are the given CT (by default the
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from rprloc.annotation import Annotation
 from rprloc.apps.demo import fetch_demo_scans
 from rprloc.geometry import Grid
 from rprloc.io.reading import read_volume
@@ -31,8 +34,8 @@ from rprloc.localization.locate import locate
 from rprloc.localization.marking import build_support
 from rprloc.localization.support import SupportSet
 from rprloc.model.device import choose_device
-from rprloc.model.field import PositionField, first_look, registered_and_fine
-from rprloc.model.input import LATTICE_ANCHOR_MM, SPACING_MM, body_input, network_grid
+from rprloc.model.field import PositionField, look_coarsely, register_beside_fine_pass
+from rprloc.model.input import LATTICE_ANCHOR_MM, SPACING_MM, network_grid, prepare_input
 from rprloc.model.network import load_model
 from rprloc.volume import Volume, resample, to_sitk
 
@@ -40,7 +43,7 @@ MILLIONS = (1, 4, 16)
 ORGANS = (1, 13, 100)
 
 
-def timed(work: Callable[[], Any], device: torch.device, repeats: int = 3) -> tuple[float, Any]:
+def time_call(work: Callable[[], Any], device: torch.device, repeats: int = 3) -> tuple[float, Any]:
     """The median seconds of a call, after one that is not counted, and what it returns."""
     work()
     seconds = []
@@ -53,7 +56,7 @@ def timed(work: Callable[[], Any], device: torch.device, repeats: int = 3) -> tu
     return statistics.median(seconds), result
 
 
-def enlarged(volume: Volume, millions: float) -> Volume:
+def enlarge(volume: Volume, millions: float) -> Volume:
     """The scan repeated to and fro along its axes until it has so many million voxels at network spacing."""
     shape = np.array(network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM).shape, float)
     wanted = shape * (millions * 1e6 / shape.prod()) ** (1 / 3)
@@ -73,25 +76,25 @@ def random_organs(field: PositionField, grid: Grid, count: int, model_id: str) -
     places = places[grid.contains(places - 30.0) & grid.contains(places + 30.0)]
     towards = 30.0 * np.repeat(np.eye(3), 2, axis=0) * np.tile([[-1.0], [1.0]], (3, 1))
     points = {f"organ {n}": places[generator.integers(len(places))] + towards for n in range(count)}
-    return SupportSet(model_id, (build_support(field, grid, points, scan="speed", source="extreme points"),))
+    return SupportSet(model_id, (build_support(field, grid, Annotation(points), "speed"),))
 
 
-def measured(volume: Volume, device: torch.device) -> dict[str, float]:
+def measure_stages(volume: Volume, device: torch.device) -> dict[str, float]:
     """Seconds of each stage for one scan in memory."""
     model = load_model(device=device)
     rows: dict[str, float] = {}
 
-    rows["resample"], (image, body, grid) = timed(lambda: body_input(volume, device), device)
-    rows["voxels at 4 mm"] = image.numel() / 1e6
+    rows["resample"], seen = time_call(lambda: prepare_input(volume, device), device)
+    rows["voxels at 4 mm"] = seen.image.numel() / 1e6
 
-    rows["coarse pass"], (picture, pose) = timed(lambda: first_look(model, image, body, grid, ""), device)
-    rows["registration, fine pass"], (found, fine) = timed(
-        lambda: registered_and_fine(model, picture, pose, image, body, grid), device
+    rows["coarse pass"], (image, pose) = time_call(lambda: look_coarsely(model, seen, ""), device)
+    rows["registration, fine pass"], (body, fine) = time_call(
+        lambda: register_beside_fine_pass(model, image, pose, seen), device
     )
-    field = PositionField(found, fine, image, grid, model.atlas, volume.grid.bounds)
+    field = PositionField(body, fine, seen.image, seen.grid, model.atlas, volume.grid.bounds)
     for count in ORGANS:
         organs = random_organs(field, volume.grid, count, model.identity())
-        rows[f"{count} organs"], _ = timed(lambda organs=organs: locate(organs, field), device)
+        rows[f"{count} organs"], _ = time_call(partial(locate, organs, field), device)
     rows["total, 13 organs"] = sum(
         rows[stage] for stage in ("resample", "coarse pass", "registration, fine pass", "13 organs")
     )
@@ -107,15 +110,15 @@ def main() -> None:
     device = choose_device(given.device)
     with tempfile.TemporaryDirectory() as folder:
         volume = read_volume(given.image or fetch_demo_scans(folder).query_image)
-        columns = {f"{millions} M": measured(enlarged(volume, millions), device) for millions in MILLIONS}
+        columns = {f"{millions} M": measure_stages(enlarge(volume, millions), device) for millions in MILLIONS}
         path = Path(folder) / "scan.nii.gz"
         size = volume.grid.bounds.size_mm / np.array([512, 512, 200])
         affine = np.diag([*size, 1.0])
         affine[:3, 3] = volume.grid.bounds.min_ras + 0.5 * size
         large = resample(volume, Grid((512, 512, 200), affine))
         sitk.WriteImage(to_sitk(large.hu.astype(np.int16), large.grid), path)
-        reading, large = timed(lambda: read_volume(path), device)
-        columns["512 x 512 x 200"] = measured(large, device) | {"read": reading}
+        reading, large = time_call(lambda: read_volume(path), device)
+        columns["512 x 512 x 200"] = measure_stages(large, device) | {"read": reading}
         columns["512 x 512 x 200"]["total from file"] = reading + columns["512 x 512 x 200"]["total, 13 organs"]
     rows = ["voxels at 4 mm", "read", "resample", "coarse pass", "registration, fine pass"]
     rows += [*(f"{count} organs" for count in ORGANS), "total, 13 organs", "total from file"]

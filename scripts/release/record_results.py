@@ -1,7 +1,9 @@
 """Record what the program finds on fixed input, and compare two records: a net under a change of form.
 
-    record_results.py record FOLDER [--data DATASETS.json]    run the program, keep what it writes
-    record_results.py compare BEFORE AFTER                    exit code 1 if anything differs
+    python -m scripts.release.record_results record FOLDER [--data DATASETS.json]
+    python -m scripts.release.record_results compare BEFORE AFTER
+
+``record`` runs the program and keeps what it writes; ``compare`` ends with exit code 1 if anything differs.
 
 A record is made through the command line and the bundle alone, so it can be made of any version of the program. It
 holds support sets from a label map and from six points, the detections in three scans of every region by one and by
@@ -168,20 +170,20 @@ def _content(path: Path) -> Any:
 
 
 def _dicom_content(data: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for element in data:
         if element.VR == "SQ":
-            found[element.keyword] = [_dicom_content(item) for item in element.value]
+            content[element.keyword] = [_dicom_content(item) for item in element.value]
         elif element.VR != "UI" and not _FREE_TAGS.search(element.keyword):
-            found[element.keyword] = re.sub(r"RPR-Loc \d[\w.]*", "RPR-Loc", str(element.value))
-    return found
+            content[element.keyword] = re.sub(r"RPR-Loc \d[\w.]*", "RPR-Loc", str(element.value))
+    return content
 
 
 def _differences(old: Any, new: Any, where: str) -> Iterator[tuple[str | None, float]]:
     """A sentence (None where all is well) and the largest distance of numbers, for every leaf."""
     if isinstance(old, dict) and isinstance(new, dict):
         if "base64" in old and "base64" in new:
-            yield from _differences(_decoded(old), _decoded(new), where)
+            yield from _differences(_decode(old), _decode(new), where)
             return
         for key in sorted({*old, *new} - {*_FREE_KEYS}):
             if (key in old) != (key in new):
@@ -189,8 +191,8 @@ def _differences(old: Any, new: Any, where: str) -> Iterator[tuple[str | None, f
             else:
                 yield from _differences(old[key], new[key], f"{where}/{key}")
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for number, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(one, other, f"{where}/{number}")
+        for number, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(before, after, f"{where}/{number}")
     elif isinstance(old, (np.ndarray, float, int)) and isinstance(new, (np.ndarray, float, int)):
         if np.shape(old) != np.shape(new):
             yield f"{where}: {np.shape(old)} became {np.shape(new)}", 0.0
@@ -201,19 +203,19 @@ def _differences(old: Any, new: Any, where: str) -> Iterator[tuple[str | None, f
         yield (None if old == new else f"{where}: {str(old)[:80]!r} became {str(new)[:80]!r}"), 0.0
 
 
-def _decoded(entry: dict[str, Any]) -> np.ndarray:
+def _decode(entry: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(entry["base64"]), entry["dtype"]).reshape(entry["shape"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("record", help="run the program and keep what it writes")
-    make.add_argument("folder", type=Path, help="a new folder")
-    make.add_argument("--data", type=Path, help="the annotated scans' datasets.json")
-    held = commands.add_parser("compare", help="compare two records")
-    held.add_argument("before", type=Path)
-    held.add_argument("after", type=Path)
+    recording = commands.add_parser("record", help="run the program and keep what it writes")
+    recording.add_argument("folder", type=Path, help="a new folder")
+    recording.add_argument("--data", type=Path, help="the annotated scans' datasets.json")
+    comparing = commands.add_parser("compare", help="compare two records")
+    comparing.add_argument("before", type=Path)
+    comparing.add_argument("after", type=Path)
     given = parser.parse_args()
     if given.command == "record":
         record(given.folder.absolute(), None if given.data is None else given.data.absolute())

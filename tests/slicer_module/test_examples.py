@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import AFFINES
 
 from rprloc.errors import InputError
 from rprloc.geometry import WALLS, Box, Grid, extreme_points_of_mask
-from slicer_module.conftest import NO_SLICER, Scene
-from slicer_module.test_nodes import rigid, segmentation
+from tests.phantoms import AFFINES
+from tests.slicer_module.scenes import NO_SLICER, Scene, rigid, segmentation
 
 pytest.importorskip("slicer", reason=NO_SLICER)
 import slicer

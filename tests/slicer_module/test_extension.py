@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from rprloc.errors import InputError
-from slicer_module.conftest import MODULE, NO_SLICER  # puts the module's folder on the import path
 from SlicerRPRLocLib.installer import REQUIREMENTS, Installer, torch_extension, torch_is_there
+from tests.slicer_module.scenes import MODULE, NO_SLICER
 
 REPOSITORY = MODULE.parent
 STUB = Path(__file__).parent / "cmake"
@@ -139,7 +139,7 @@ class Torch:
         self.works, self.there = works, False
 
     def installTorch(self, *, askConfirmation: bool, torchVersionRequirement: str) -> object | None:
-        assert askConfirmation and torchVersionRequirement == ">=2.5"
+        assert askConfirmation and torchVersionRequirement == ">=2.9"
         self.there = self.works
         return self if self.works else None
 
@@ -155,7 +155,7 @@ def test_nothing_is_asked_where_all_is_installed() -> None:
 def test_what_is_missing_or_too_old_is_installed_and_torch_by_its_extension() -> None:
     packages, torch = Packages({**ALL, "psutil": "5.0"}, ALL), Torch(works=True)
     installer = Installer(packages, lambda: torch, lambda: torch.there)
-    assert installer.missing() == ["torch>=2.5", "psutil>=5.9"]
+    assert installer.missing() == ["torch>=2.9", "psutil>=5.9"]
     installer.ensure()
     assert installer.missing() == [] and packages.asked == ["RPR-Loc"]
 
@@ -197,12 +197,15 @@ def test_the_module_opens_where_nothing_is_installed_yet() -> None:
         "for name, value in (('Role', 'result'), ('Organ', 'heart'), ('Detections', '{}')):\n"
         "    roi.SetAttribute('RPRLoc.' + name, value)\n"
         "roi.SetNodeReferenceID('RPRLoc.Volume', volume.GetID())\n"
+        "organs = scene.AddNewNodeByClass('vtkMRMLTextNode', 'set')\n"
+        "for name, value in (('Role', 'support set'), ('Organs', '{\"heart\": 2}')):\n"
+        "    organs.SetAttribute('RPRLoc.' + name, value)\n"
         "made.history.clear()\n"
         "made.close()\n"
         "print(len(made.results.rois()), made.organs())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "1 {}", done.stderr
+    assert done.stdout.strip() == "1 {'heart': 2}", done.stderr
 
 
 def test_the_requirements_are_those_of_the_library_without_what_slicer_brings() -> None:

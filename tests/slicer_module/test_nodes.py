@@ -8,28 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import AFFINES, Affine, phantom_hu
 
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid, extreme_points_of_mask
 from rprloc.volume import Volume, to_sitk
-from slicer_module.conftest import NO_SLICER, Scene
+from tests.phantoms import AFFINES, Affine, phantom_hu
+from tests.slicer_module.scenes import NO_SLICER, Scene, rigid, segmentation
 
 pytest.importorskip("slicer", reason=NO_SLICER)
 import slicer
 import vtk
 
 from SlicerRPRLocLib import nodes
-
-OBLIQUE = AFFINES["oblique"]
-
-
-def rigid() -> Affine:
-    """A turn about all axes, and a shift."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = OBLIQUE[:3, :3] / np.linalg.norm(OBLIQUE[:3, :3], axis=0)
-    matrix[:3, 3] = 12.0, -30.0, 55.0
-    return matrix
 
 
 def as_node(scene: Scene, ras_from_ijk: Affine, shape: tuple[int, int, int] = (12, 10, 8)) -> tuple[Any, Volume]:
@@ -74,7 +64,7 @@ def test_parent_transforms_move_a_volume_and_chains_of_them_too(scene: Scene, ra
 
 
 def test_what_bends_or_shears_is_refused(scene: Scene) -> None:
-    node, _ = as_node(scene, OBLIQUE)
+    node, _ = as_node(scene, AFFINES["oblique"])
     shear = np.eye(4)
     shear[0, 1] = 0.1
     transform = scene.transform(shear, node)
@@ -136,19 +126,6 @@ def test_a_turned_roi_is_given_the_box_around_it(scene: Scene) -> None:
     scene.transform(quarter, roi)
     box = nodes.box_of_roi(roi)
     np.testing.assert_allclose([box.min_ras, box.max_ras], [[-17, -10, -5], [23, 10, 5]], atol=1e-9)
-
-
-def segmentation(scene: Scene, mask: np.ndarray, grid: Grid, transform: Affine | None = None) -> Any:
-    """A segmentation node with one segment, imported from a label map as Slicer does."""
-    labels = scene.mrml.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
-    slicer.util.updateVolumeFromArray(labels, np.ascontiguousarray(mask.astype(np.uint8).transpose(2, 1, 0)))
-    labels.SetIJKToRASMatrix(nodes.vtk_matrix(grid.ras_from_ijk))
-    node = scene.mrml.AddNewNodeByClass("vtkMRMLSegmentationNode", "segmentation")
-    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, node)
-    scene.mrml.RemoveNode(labels)
-    if transform is not None:
-        scene.transform(transform, node)
-    return node
 
 
 def test_the_extreme_points_of_a_segment_are_those_of_its_label_map(scene: Scene, ras_from_ijk: Affine) -> None:

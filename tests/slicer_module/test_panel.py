@@ -1,86 +1,27 @@
-"""The panel: its .ui file in a real Qt, offscreen, and its whole flow by stand-ins of Slicer's own widgets."""
+"""The panel in a real Qt, offscreen: its whole flow, by stand-ins of Slicer's own widgets."""
 
 from __future__ import annotations
 
-import ast
 import gc
 import sys
 import time
 import types
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Example
 
-from slicer_module.conftest import MODULE, NO_SLICER, Nobody, Scene
-from slicer_module.test_nodes import segmentation
-from slicer_module.test_runs import bone
+from tests.example import ExampleFiles
+from tests.slicer_module.desktop import Desktop, all_widgets, load_ui
+from tests.slicer_module.scenes import NO_SLICER, Nobody, Scene, bone, segmentation
 
 pytest.importorskip("slicer", reason=NO_SLICER)
 import slicer
 import vtk
 
 from SlicerRPRLocLib import nodes
-
-UI = MODULE / "Resources" / "UI" / "SlicerRPRLoc.ui"
-QMRML = ("qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "qMRMLSegmentSelectorWidget", "qMRMLTableView")
-
-
-def widgets_in_file() -> dict[str, str]:
-    """The class of each named widget of the .ui file."""
-    found = [(widget.get("name", ""), widget.get("class", "")) for widget in ElementTree.parse(UI).iter("widget")]
-    assert len(dict(found)) == len(found), "two widgets have one name"
-    return dict(found)
-
-
-def bindings() -> dict[str, str]:
-    """The parameter to which each widget of the .ui file is bound."""
-    bound = {}
-    for widget in ElementTree.parse(UI).iter("widget"):
-        for prop in widget.findall("property[@name='SlicerParameterName']"):
-            bound[widget.get("name", "")] = prop.findtext("string", "")
-    return bound
-
-
-def test_every_bound_parameter_exists_and_every_parameter_is_bound() -> None:
-    tree = ast.parse((MODULE / "SlicerRPRLocLib" / "widget.py").read_text(encoding="utf-8"))
-    (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "SlicerRPRLocParameterNode")
-    parameters = [n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-    assert sorted(bindings().values()) == sorted(parameters)
-
-
-def test_every_widget_that_the_code_uses_exists_and_gets_the_scene() -> None:
-    tree = ast.parse((MODULE / "SlicerRPRLocLib" / "widget.py").read_text(encoding="utf-8"))
-    used = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "ui"
-    }
-    known = widgets_in_file()
-    assert used and used <= set(known)
-    connected = {connection.findtext("receiver") for connection in ElementTree.parse(UI).iter("connection")}
-    assert connected == {name for name, kind in known.items() if kind in QMRML}
-
-
-def test_only_the_widget_and_the_entry_point_need_the_desktop_and_the_widget_is_short() -> None:
-    for path in [*(MODULE / "SlicerRPRLocLib").glob("*.py"), MODULE / "SlicerRPRLoc.py"]:
-        text = path.read_text(encoding="utf-8")
-        imported = {
-            name.name.split(".")[0]
-            for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.Import)
-            for name in node.names
-        }
-        assert path.name == "widget.py" or not imported & {"qt", "ctk"}, path
-        assert path.name != "widget.py" or len(text.splitlines()) <= 400
-
-
-# Stand-ins for what only Slicer's desktop has
 
 
 @pytest.fixture(scope="session")
@@ -97,245 +38,8 @@ def application() -> Iterator[Any]:
         made.processEvents()
 
 
-def stand_in_classes() -> dict[str, type]:
-    """Widgets with the few methods of Slicer's own that the module uses."""
-    from PySide6 import QtCore, QtWidgets
-
-    class SceneWidget(QtWidgets.QWidget):
-        scene: Any = None
-
-        def setMRMLScene(self, scene: Any) -> None:
-            self.scene = scene
-
-    class NodeComboBox(SceneWidget):
-        currentNodeChanged = QtCore.Signal(object)
-        node: Any = None
-
-        def __init__(self, parent: Any = None) -> None:
-            super().__init__(parent)
-            self.attributes: list[tuple[str, str, str]] = []
-            self.ticked: list[Any] = []
-
-        def addAttribute(self, kind: str, name: str, value: str) -> None:
-            self.attributes.append((kind, name, value))
-
-        def currentNode(self) -> Any:
-            return self.node
-
-        def setCurrentNode(self, node: Any) -> None:
-            if node is not self.node:
-                self.node = node
-                self.currentNodeChanged.emit(node)
-
-        def checkedNodes(self) -> tuple[Any, ...]:
-            return tuple(self.ticked)
-
-        def setCheckState(self, node: Any, state: Any) -> None:
-            self.ticked = [one for one in self.ticked if one is not node]
-            if state == QtCore.Qt.Checked:
-                self.ticked.append(node)
-
-    class SegmentSelector(SceneWidget):
-        choice: tuple[Any, str] = (None, "")
-
-        def currentNode(self) -> Any:
-            return self.choice[0]
-
-        def currentSegmentID(self) -> str:
-            return self.choice[1]
-
-    class TableView(QtWidgets.QTableView):
-        scene: Any = None
-        table: Any = None
-
-        def setMRMLScene(self, scene: Any) -> None:
-            self.scene = scene
-
-        def setMRMLTableNode(self, table: Any) -> None:
-            self.table = table
-
-    class PathLineEdit(QtWidgets.QWidget):
-        currentPathChanged = QtCore.Signal(str)
-        currentPath = ""
-
-        def setCurrentPath(self, path: str) -> None:
-            self.currentPath = path
-            self.currentPathChanged.emit(path)
-
-    return {
-        "qMRMLWidget": SceneWidget,
-        "qMRMLNodeComboBox": NodeComboBox,
-        "qMRMLCheckableNodeComboBox": NodeComboBox,
-        "qMRMLSegmentSelectorWidget": SegmentSelector,
-        "qMRMLTableView": TableView,
-        "ctkPathLineEdit": PathLineEdit,
-        "ctkCollapsibleButton": QtWidgets.QWidget,
-    }
-
-
-def load_ui(path: Path) -> Any:
-    """The panel of a .ui file, with stand-ins for Slicer's widgets. Connections to them are made by hand."""
-    from PySide6 import QtUiTools
-
-    classes = stand_in_classes()
-
-    class Loader(QtUiTools.QUiLoader):
-        def createWidget(self, kind: str, parent: Any = None, name: str = "") -> Any:
-            if kind in classes:
-                widget = classes[kind](parent)
-                widget.setObjectName(name)
-                return widget
-            return super().createWidget(kind, parent, name)
-
-    loader = Loader()
-    panel = loader.load(str(path))
-    panel.loader = loader  # PySide forgets the widgets that it made when it goes
-    receivers = [connection.findtext("receiver") for connection in ElementTree.parse(path).iter("connection")]
-    children = {child.objectName(): child for child in all_widgets(panel)}
-
-    def set_scene(scene: Any) -> None:
-        for name in receivers:
-            children[name].setMRMLScene(scene)
-
-    panel.setMRMLScene = set_scene
-    return panel
-
-
-def all_widgets(panel: Any) -> list[Any]:
-    from PySide6 import QtWidgets
-
-    return [child for child in panel.findChildren(QtWidgets.QWidget) if child.objectName()]
-
-
-def parameter_node_wrapper(kind: type) -> type:
-    """Like Slicer's: typed attributes, bound to the widgets that carry the property SlicerParameterName."""
-
-    class Wrapped:
-        types = kind.__annotations__
-
-        def __init__(self, node: Any) -> None:
-            self.__dict__["node"] = node
-            self.__dict__["bound"] = {}
-            for name, wanted in self.types.items():
-                given = getattr(kind, name, None)
-                empty = given if given is not None else (wanted() if wanted in (str, Path) else None)
-                self.__dict__[name] = empty
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            assert name in self.types and (value is None or isinstance(value, self.types[name])), (name, value)
-            self.__dict__[name] = value
-            if name in self.bound:
-                self.bound[name](value)
-
-        def connectGui(self, ui: Any) -> int:
-            from PySide6 import QtWidgets
-
-            for widget in vars(ui).values():
-                name = widget.property("SlicerParameterName")
-                if name is None:
-                    continue
-                wanted = self.types[name]
-                take = lambda value, name=name: self.__dict__.__setitem__(name, value)  # noqa: E731
-                if isinstance(widget, QtWidgets.QLineEdit):
-                    assert wanted is str
-                    widget.textChanged.connect(take)
-                    self.bound[name] = widget.setText
-                elif isinstance(widget, QtWidgets.QCheckBox):
-                    assert wanted is bool
-                    widget.toggled.connect(take)
-                    self.bound[name] = widget.setChecked
-                elif isinstance(widget, QtWidgets.QDoubleSpinBox):
-                    assert wanted is float
-                    widget.valueChanged.connect(take)
-                    self.bound[name] = widget.setValue
-                elif hasattr(widget, "currentPathChanged"):
-                    assert wanted is Path
-                    widget.currentPathChanged.connect(lambda text, take=take: take(Path(text)))
-                    self.bound[name] = lambda path, widget=widget: widget.setCurrentPath(str(path))
-                else:
-                    assert wanted.__name__ in widget.property("nodeTypes")
-                    widget.currentNodeChanged.connect(take)
-                    self.bound[name] = widget.setCurrentNode
-                self.bound[name](self.__dict__[name])
-            return 1
-
-        def disconnectGui(self, tag: int) -> None:
-            self.bound.clear()
-
-    return Wrapped
-
-
-class Desktop:
-    """Slicer's desktop, as far as the module uses it; keeps the errors that a user would see."""
-
-    def __init__(self, scene: Scene, example: Example) -> None:
-        self.scene, self.example, self.errors = scene, example, []
-        self.missing: list[str] = []
-        self.file = ""
-
-    def modules(self) -> dict[str, types.ModuleType]:
-        from PySide6 import QtCore, QtGui, QtWidgets
-
-        qt = types.ModuleType("qt")
-        for source in (QtCore, QtGui, QtWidgets):  # PySide makes its classes as they are asked for
-            vars(qt).update({name: getattr(source, name) for name in dir(source) if name.startswith("Q")})
-        desktop = self
-
-        class QFileDialog:
-            getOpenFileName = getSaveFileName = staticmethod(lambda *arguments: desktop.file)
-
-        qt.QFileDialog = QFileDialog
-
-        class Widget:
-            def __init__(self, parent: Any = None) -> None:
-                self.parent = QtWidgets.QWidget()
-                self.layout = QtWidgets.QVBoxLayout(self.parent)
-
-            def setup(self) -> None:
-                """Slicer adds its reload buttons here."""
-
-            def resourcePath(self, name: str) -> str:
-                return str(MODULE / "Resources" / name)
-
-        class Logic:
-            def getParameterNode(self) -> Any:
-                return None
-
-        class Module:
-            def __init__(self, parent: Any) -> None:
-                self.parent = parent
-
-        made = {name: types.ModuleType(name) for name in ("slicer.i18n", "slicer.packaging", "ctk")}
-        made["slicer.i18n"].tr = lambda text: text
-        made["slicer.i18n"].translate = lambda context, text: text
-        made["slicer.packaging"].load_requirements = lambda path: ["jsonschema>=4.20"]
-        made["slicer.packaging"].pip_check = lambda wanted: not self.missing
-        made["slicer.packaging"].pip_ensure = self._pip_ensure
-        wrapper = types.ModuleType("slicer.parameterNodeWrapper")
-        wrapper.parameterNodeWrapper = parameter_node_wrapper
-        scripted = types.ModuleType("slicer.ScriptedLoadableModule")
-        scripted.ScriptedLoadableModuleWidget, scripted.ScriptedLoadableModuleLogic = Widget, Logic
-        scripted.ScriptedLoadableModule = scripted.ScriptedLoadableModuleTest = Module
-        return {
-            "qt": qt,
-            **made,
-            "slicer.parameterNodeWrapper": wrapper,
-            "slicer.ScriptedLoadableModule": scripted,
-        }
-
-    def _pip_ensure(self, wanted: list[str], *, requester: str) -> None:
-        raise RuntimeError("User declined package installation")
-
-    @contextmanager
-    def try_with_error_display(self, message: str, **options: Any) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, OSError) as error:
-            self.errors.append(str(error))
-
-
 @pytest.fixture
-def desktop(application: Any, scene: Scene, example: Example, monkeypatch: pytest.MonkeyPatch) -> Desktop:
+def desktop(application: Any, scene: Scene, example: ExampleFiles, monkeypatch: pytest.MonkeyPatch) -> Desktop:
     made = Desktop(scene, example)
     for name, module in made.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -408,7 +112,7 @@ def click_six_points(panel: Any, points: np.ndarray) -> None:
 
 
 def test_the_whole_flow_from_six_clicks_to_exported_files(
-    desktop: Desktop, panel: Any, scene: Scene, example: Example, tmp_path: Path
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles, tmp_path: Path
 ) -> None:
     anna, bert = scene.load(example.image, "anna"), scene.load(example.image, "bert")
     ui = panel.ui
@@ -443,7 +147,7 @@ def test_the_whole_flow_from_six_clicks_to_exported_files(
     ui.exportPath.setCurrentPath(str(tmp_path))
     ui.labelMapBox.setChecked(True)
     ui.exportButton.click()
-    names = ["bert.mrk.json", "bert.organs.json", "bert.organs.nii.gz", "organs.csv"]
+    names = ["bert.boxes.json", "bert.boxes.nii.gz", "bert.mrk.json", "organs.csv"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert ",yes,yes," in (tmp_path / "organs.csv").read_text(encoding="utf-8")
     ui.cropButton.click()
@@ -469,7 +173,7 @@ def click_row(panel: Any, row: int) -> None:
 
 
 def test_a_segment_and_a_saved_set_serve_as_examples(
-    desktop: Desktop, panel: Any, scene: Scene, example: Example, tmp_path: Path
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles, tmp_path: Path
 ) -> None:
     anna = scene.load(example.image, "anna")
     scan = nodes.volume_from_node(anna)
@@ -493,7 +197,7 @@ def test_a_segment_and_a_saved_set_serve_as_examples(
 
 
 def test_a_run_in_a_folder_is_cancelled(
-    desktop: Desktop, panel: Any, scene: Scene, example: Example, tmp_path: Path
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles, tmp_path: Path
 ) -> None:
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "bert.nii.gz").write_bytes(example.image.read_bytes())
@@ -513,7 +217,7 @@ def test_a_run_in_a_folder_is_cancelled(
 
 
 def test_what_goes_wrong_is_told_and_changes_nothing(
-    desktop: Desktop, panel: Any, scene: Scene, example: Example
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
 ) -> None:
     panel.ui.placeButton.click()
     assert "No support volume" in desktop.errors.pop()
@@ -534,10 +238,13 @@ def test_what_goes_wrong_is_told_and_changes_nothing(
     panel.ui.allButton.click()
     panel.ui.locateButton.click()
     assert "jsonschema" in desktop.errors[-1] and "declined" in desktop.errors.pop()
+    desktop.file = str(example.support_set)
+    panel.ui.loadSetButton.click()
+    assert "jsonschema" in desktop.errors.pop() and panel.logic.support_sets() == []
     assert not panel.logic.busy and desktop.errors == []
 
 
-def test_another_scene_begins_anew(desktop: Desktop, panel: Any, scene: Scene, example: Example) -> None:
+def test_another_scene_begins_anew(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> None:
     anna = scene.load(example.image, "anna")
     panel.ui.supportSelector.setCurrentNode(anna)
     panel.ui.organEdit.setText("heart")
@@ -560,7 +267,7 @@ def test_another_scene_begins_anew(desktop: Desktop, panel: Any, scene: Scene, e
     assert not panel.logic.history.can_undo and panel.parameters is not None
 
 
-def test_a_drag_is_one_step_to_undo(desktop: Desktop, panel: Any, scene: Scene, example: Example) -> None:
+def test_a_drag_is_one_step_to_undo(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> None:
     anna = scene.load(example.image, "anna")
     panel.ui.supportSelector.setCurrentNode(anna)
     panel.ui.organEdit.setText("heart")

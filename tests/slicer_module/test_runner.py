@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Example
 
 from rprloc.errors import InputError
-from slicer_module.conftest import NO_SLICER, serve
+from tests.example import ExampleFiles
+from tests.slicer_module.scenes import NO_SLICER, serve
 
 pytest.importorskip("slicer", reason=NO_SLICER)
 import psutil
@@ -36,7 +36,7 @@ def script(text: str) -> list[str]:
     return [sys.executable, "-c", text]
 
 
-def test_one_child_answers_one_request_after_another(example: Example) -> None:
+def test_one_child_answers_one_request_after_another(example: ExampleFiles) -> None:
     runner = Runner(serve(example))
     assert runner.pid is None and runner.poll() == []
     first = runner.submit("show", set=str(example.support_set))
@@ -79,7 +79,7 @@ def test_a_child_that_ends_tells_why_and_the_next_request_starts_another() -> No
     assert "disk is full" in wait_for(runner, "ended")[-1]["message"]
 
 
-def test_a_child_that_is_killed_from_outside_is_noticed(example: Example) -> None:
+def test_a_child_that_is_killed_from_outside_is_noticed(example: ExampleFiles) -> None:
     runner = Runner(serve(example))
     runner.submit("show", set=str(example.support_set))
     wait_for(runner, "result")
@@ -111,7 +111,7 @@ def test_the_child_finds_the_same_library(monkeypatch: pytest.MonkeyPatch) -> No
     assert serve_command()[0] == "/opt/PythonSlicer"
 
 
-def test_the_child_ends_when_its_parent_is_gone(example: Example) -> None:
+def test_the_child_ends_when_its_parent_is_gone(example: ExampleFiles) -> None:
     runner = Runner(serve(example))
     runner.submit("show", set=str(example.support_set))
     wait_for(runner, "result")

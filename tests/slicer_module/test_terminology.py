@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydicom.sr._concepts_dict import concepts
 
-from slicer_module.conftest import NO_SLICER
+from tests.slicer_module.scenes import NO_SLICER
 
 pytest.importorskip("slicer", reason=NO_SLICER)
 import slicer

@@ -15,27 +15,46 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rprloc.errors import InputError
 from rprloc.files import parse_json
-from rprloc.io.results import FAILURE, RESULT, read_failure, save_failure
+from rprloc.io.results import ResultFiles, read_failure, save_failure
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from rprloc.detection import Detections
-    from rprloc.localization.localizer import Engine
-    from rprloc.localization.support import SupportSet
-    from rprloc.volume import Volume
+    from rprloc import Detections, Localizer, Scan, SupportSet
 
 
-def named_queries(paths: Sequence[Path], series: str | None = None) -> list[Query]:
+def choose_queries(paths: Sequence[Path], manifest: Path | None, series: str | None) -> list[Query]:
+    """The scans that a command names, or that its manifest lists; ``series`` goes with a single one.
+
+    Raises InputError if both or neither are given, and as :func:`name_queries` and :func:`read_manifest`.
+    """
+    if bool(paths) == (manifest is not None):
+        raise InputError("Name the scans to search as QUERY..., or list them in --manifest. Do one of both.")
+    if series is not None and len(paths) != 1:
+        raise InputError(
+            f"--series selects one DICOM series, but there are {len(paths)} queries. Run each folder by itself, or "
+            "name the series in a manifest."
+        )
+    return read_manifest(manifest) if manifest is not None else name_queries(paths, series)
+
+
+def require_ways_to_share(manifest: Path | None, jobs: int, scheduler: str | None) -> None:
+    """Raise InputError for ways to share the work that do not go together."""
+    if manifest is None and (jobs > 1 or scheduler is not None):
+        raise InputError("--jobs and --scheduler only work with --manifest. List the scans in a manifest.")
+    if jobs > 1 and scheduler is not None:
+        raise InputError("--jobs is for this computer and --scheduler for others. Give one of them.")
+
+
+def name_queries(paths: Sequence[Path], series: str | None = None) -> list[Query]:
     """The scans at ``paths``, their results named like them. Raises InputError if two would be called the same."""
-    from rprloc.apps.batch import Query, require_distinct_names
     from rprloc.io.formats import scan_name
 
     queries = [Query(path, scan_name(path), series) for path in paths]
@@ -44,7 +63,9 @@ def named_queries(paths: Sequence[Path], series: str | None = None) -> list[Quer
 
 
 @contextmanager
-def engine_for(job: Job, jobs: int, scheduler: str | None) -> Iterator[Callable[[Sequence[Query]], Iterator[Outcome]]]:
+def open_workers(
+    job: Job, jobs: int, scheduler: str | None
+) -> Iterator[Callable[[Sequence[Query]], Iterator[Outcome]]]:
     """What locates in queries: this process, ``jobs`` of them, or the workers of the Dask scheduler at an address.
 
     Raises InputError if Dask is not installed or its scheduler does not answer.
@@ -56,9 +77,7 @@ def engine_for(job: Job, jobs: int, scheduler: str | None) -> Iterator[Callable[
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise InputError(
-            "Dask, which shares out the work, is not installed; it was expected; run: pip install 'rprloc[cluster]'."
-        ) from error
+        raise InputError("--jobs and --scheduler need Dask. Install it: pip install 'rprloc[cluster]'.") from error
     if scheduler is None:
         with (
             LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as cluster,
@@ -70,7 +89,7 @@ def engine_for(job: Job, jobs: int, scheduler: str | None) -> Iterator[Callable[
         client = Client(scheduler, timeout=20)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"No Dask scheduler answers at {scheduler} ({error}); one was expected, as in tcp://host:8786; start it "
+            f"No Dask scheduler answers at {scheduler} ({error}). Give its address as in tcp://host:8786. Start it "
             "with 'dask scheduler', and its workers with 'dask worker ADDRESS --nthreads 1'."
         ) from error
     with client:
@@ -106,25 +125,30 @@ class Job:
     of this run: another one tries again what failed, but a worker of this one may have died before it could tell.
     """
 
-    support_set: str
-    """The support set as JSON text."""
+    support_set: SupportSet
     out: Path
     organs: tuple[str, ...] | None = None
     weights: Path | None = None
     device: str = "auto"
     picture: bool = False
-    labels: bool = False
+    label_map: bool = False
     dicom: tuple[str, ...] = ()
     keep_record: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def suffixes(self, *, located: bool) -> tuple[str, ...]:
-        """How the names of the files end that a finished query has, if an organ was ``located`` in it or if none was.
+    def files_of(self, query: Query) -> ResultFiles:
+        """What the query's result files are called."""
+        return ResultFiles(self.out, query.name)
+
+    def wanted_files(self, query: Query, *, located: bool) -> list[Path]:
+        """The files that a finished query has, if an organ was ``located`` in it or if none was.
 
         See :func:`rprloc.io.results.write_results`.
         """
-        drawn = ((".png",) if self.picture else ()) + tuple(f".{kind}.dcm" for kind in self.dicom)
-        return (*(drawn if located else ()), *((".boxes.nii.gz",) if self.labels else ()), RESULT)
+        files = self.files_of(query)
+        drawn = [files.picture] if self.picture else []
+        drawn += [files.dicom(kind) for kind in self.dicom]
+        return [*(drawn if located else ()), *([files.label_map] if self.label_map else ()), files.detections]
 
 
 @dataclass(frozen=True)
@@ -145,30 +169,30 @@ def read_manifest(path: Path) -> list[Query]:
     """
     from rprloc.io.formats import scan_name
 
-    wanted = "a CSV file with the column path, and if wanted name and series, was expected"
+    wanted = "A manifest is a CSV file with the column path and, if wanted, name and series."
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             columns = list(reader.fieldnames or [])
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"The manifest {path} cannot be read ({error}); {wanted}; correct it.") from error
+        raise InputError(f"The manifest {path} cannot be read ({error}). {wanted} Correct it.") from error
     unknown = set(columns) - {"path", "name", "series"}
     if "path" not in columns or unknown or any(None in row for row in rows):
-        raise InputError(f"The manifest {path} has the columns {', '.join(columns) or 'none'}; {wanted}; correct it.")
+        raise InputError(f"The manifest {path} has the columns {', '.join(columns) or 'none'}. {wanted} Correct it.")
     queries = []
     for number, row in enumerate(rows, 2):
         given, name = (row["path"] or "").strip(), (row.get("name") or "").strip()
         parts = PurePosixPath(name).parts
         if not given or "\\" in name or ".." in parts or name.startswith("/") or any(p.startswith(".") for p in parts):
             raise InputError(
-                f"Line {number} of {path} has the path {given!r} and the name {name!r}; {wanted}, with names that stay "
-                "inside the results' folder; correct it."
+                f"Line {number} of {path} has the path {given!r} and the name {name!r}. Give every scan a path, "
+                "and only names that stay inside the results' folder."
             )
         scan = path.parent / given
         queries.append(Query(scan, name or scan_name(scan), (row.get("series") or "").strip() or None))
     if not queries:
-        raise InputError(f"The manifest {path} lists no scan; {wanted}; list at least one.")
+        raise InputError(f"The manifest {path} lists no scan. {wanted} List at least one scan.")
     require_distinct_names(queries)
     return queries
 
@@ -181,65 +205,73 @@ def require_distinct_names(queries: Iterable[Query]) -> None:
         other = first.setdefault(query.name.casefold(), query.path)
         if other is not query.path:
             raise InputError(
-                f"The results of {other} and {query.path} would both be called {query.name}; different names were "
-                "expected, so that none overwrites the other; run them into different folders, or name them in a "
-                "manifest."
+                f"The results of {other} and {query.path} would both be called {query.name}, and one would "
+                "overwrite the other. Run them into different folders, or name them in a manifest."
             )
 
 
 def locate_here(job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
     """Locate in the queries, one after another; up to two more are read in the meantime."""
-    from rprloc.io.reading import read_volume
-    from rprloc.io.results import write_results
-
-    engine, support_set = _engine(job.weights, job.device), _support_set(job.support_set)
-    organs = list(job.organs) if job.organs else None
-    engine.check(support_set, organs)
-
-    def read(query: Query) -> tuple[Volume, float]:
-        started = time.perf_counter()
-        volume = replace(read_volume(query.path, series_uid=query.series), name=query.name)
-        return volume, time.perf_counter() - started
-
-    names = list(job.organs or support_set.organs)
-    ids = (support_set.identity, engine.model.identity())
+    localizer, support_set = _localizer(job.weights, job.device), job.support_set
+    organs = list(job.organs or support_set.organs)
+    localizer.check(support_set, organs)
+    ahead: list[tuple[Query, Outcome | Future[tuple[Scan, float]]]] = []
     with ThreadPoolExecutor(max_workers=_READ_AHEAD, thread_name_prefix="reading") as readers:
         waiting = iter(queries)
-        ahead: list[tuple[Query, Outcome | Future[tuple[Volume, float]]]] = []
         while True:
             for query in islice(waiting, _READ_AHEAD - len(ahead) + 1):
-                known = _known_outcome(job, query, names, *ids) if job.keep_record else None
-                ahead.append((query, known or readers.submit(read, query)))
+                known = _known_outcome(job, query, organs, localizer.model_id) if job.keep_record else None
+                ahead.append((query, known or readers.submit(_read, query)))
             if not ahead:
                 return
             query, reading = ahead.pop(0)
-            if isinstance(reading, Outcome):
-                yield reading
-                continue
-            seconds = {"read": 0.0, "locate": 0.0, "write": 0.0}
-            error, found = None, None
-            try:
-                volume, seconds["read"] = reading.result()
-                started = time.perf_counter()
-                found = engine.detect(volume, support_set, organs)
-                seconds["locate"], started = time.perf_counter() - started, time.perf_counter()
-                (job.out / query.name).parent.mkdir(parents=True, exist_ok=True)
-                write_results(
-                    job.out, query.name, volume, found, picture=job.picture, labels=job.labels, dicom=job.dicom
-                )
-                del volume
-                (job.out / f"{query.name}{FAILURE}").unlink(missing_ok=True)
-                seconds["write"] = time.perf_counter() - started
-            except _FAILURES as reason:
-                if not isinstance(reason, InputError) and not job.keep_record:
-                    raise
-                error = " ".join(str(reason).split()) or type(reason).__name__
-            del reading
-            if job.keep_record:
-                if error is not None:
-                    _record_failure(job, query, error)
-                _note(job, query, "failed" if error else "located", seconds)
-            yield Outcome(query, error, found=found)
+            outcome = reading if isinstance(reading, Outcome) else _locate_one(job, localizer, query, reading)
+            del reading  # and with it the scan
+            yield outcome
+
+
+def _read(query: Query) -> tuple[Scan, float]:
+    """The scan, called like the query, and how many seconds it took to read."""
+    from rprloc import read_scan
+
+    started = time.perf_counter()
+    scan = read_scan(query.path, series_uid=query.series)
+    return scan.renamed(query.name), time.perf_counter() - started
+
+
+def _locate_one(job: Job, localizer: Localizer, query: Query, reading: Future[tuple[Scan, float]]) -> Outcome:
+    """Locate in one query whose scan is being read, and write its files."""
+    from rprloc import write_results
+
+    seconds = dict.fromkeys(("read", "locate", "write"), 0.0)
+    detections, error = None, None
+    try:
+        scan, seconds["read"] = reading.result()
+        started = time.perf_counter()
+        detections = localizer.locate(scan, job.support_set, job.organs)
+        seconds["locate"], started = time.perf_counter() - started, time.perf_counter()
+        files = job.files_of(query)
+        files.detections.parent.mkdir(parents=True, exist_ok=True)
+        write_results(
+            job.out,
+            scan,
+            detections,
+            name=query.name,
+            picture=job.picture,
+            label_map=job.label_map,
+            dicom=job.dicom,
+        )
+        files.failure.unlink(missing_ok=True)
+        seconds["write"] = time.perf_counter() - started
+    except _FAILURES as reason:
+        if not isinstance(reason, InputError) and not job.keep_record:
+            raise
+        error = " ".join(str(reason).split()) or type(reason).__name__
+    if job.keep_record:
+        if error is not None:
+            _record_failure(job, query, error)
+        _note(job, query, "failed" if error else "located", seconds)
+    return Outcome(query, error, found=detections)
 
 
 def locate_on(client: Client, job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
@@ -279,52 +311,45 @@ def locate_on(client: Client, job: Job, queries: Sequence[Query]) -> Iterator[Ou
         try:
             yield from submit([query]).result()
         except KilledWorker:
-            error = f"The workers died that read {query.path}; more memory was expected; locate in it by itself."
+            error = f"The workers that read {query.path} died, as if memory ran out. Locate in this scan by itself."
             _record_failure(job, query, error)
             yield Outcome(query, error)
 
 
 def _locate_batch(job: Job, queries: Sequence[Query]) -> list[Outcome]:
     """On a worker: the outcomes, without the detections, which are in the files."""
-    return [Outcome(one.query, one.error, one.skipped) for one in locate_here(job, queries)]
+    return [Outcome(outcome.query, outcome.error, outcome.skipped) for outcome in locate_here(job, queries)]
 
 
 @functools.lru_cache(maxsize=1)
-def _engine(weights: Path | None, device: str) -> Engine:
-    from rprloc.localization.localizer import Engine
+def _localizer(weights: Path | None, device: str) -> Localizer:
+    from rprloc import Localizer
 
-    return Engine.load(weights, device)
-
-
-@functools.lru_cache(maxsize=1)
-def _support_set(text: str) -> SupportSet:
-    from rprloc.localization.support import SupportSet
-
-    return SupportSet.from_json(text, "The support set")
+    return Localizer.load(weights, device)
 
 
-def _known_outcome(job: Job, query: Query, organs: list[str], support_id: str, model_id: str) -> Outcome | None:
+def _known_outcome(job: Job, query: Query, organs: list[str], model_id: str) -> Outcome | None:
     """The outcome of a query that is done already, or that has failed in this very run."""
-    if _is_done(job, query, organs, support_id, model_id):
+    if _is_done(job, query, organs, model_id):
         return Outcome(query, skipped=True)
-    error = read_failure(job.out / f"{query.name}{FAILURE}", job.run)
+    error = read_failure(job.files_of(query).failure, job.run)
     return None if error is None else Outcome(query, error)
 
 
-def _is_done(job: Job, query: Query, organs: list[str], support_id: str, model_id: str) -> bool:
+def _is_done(job: Job, query: Query, organs: list[str], model_id: str) -> bool:
     """Whether all files of a query are there, made with this support set, these weights and these organs."""
     try:
-        record = parse_json((job.out / f"{query.name}{RESULT}").read_text(encoding="utf-8"))
-        made_with = (record["support_id"], record["model_id"], [one["organ"] for one in record["organs"]])
-        suffixes = job.suffixes(located=any("box" in one for one in record["organs"]))
+        record = parse_json(job.files_of(query).detections.read_text(encoding="utf-8"))
+        made_with = (record["support_id"], record["model_id"], [organ["organ"] for organ in record["organs"]])
+        wanted = job.wanted_files(query, located=any("box" in organ for organ in record["organs"]))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    complete = all((job.out / f"{query.name}{suffix}").is_file() for suffix in suffixes)
-    return complete and made_with == (support_id, model_id, organs)
+    complete = all(path.is_file() for path in wanted)
+    return complete and made_with == (job.support_set.identity, model_id, organs)
 
 
 def _record_failure(job: Job, query: Query, error: str) -> None:
-    path = job.out / f"{query.name}{FAILURE}"
+    path = job.files_of(query).failure
     path.parent.mkdir(parents=True, exist_ok=True)
     save_failure(path, query.name, error, job.run)
 

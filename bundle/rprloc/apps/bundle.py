@@ -17,29 +17,23 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from rprloc.apps.batch import named_queries
-from rprloc.detection import Detections
-from rprloc.errors import InputError
+from rprloc import Detections, InputError, Localizer, Scan, SupportSet, read_scan, write_results
+from rprloc.apps.batch import name_queries
 from rprloc.evaluation.evaluate import evaluate
-from rprloc.evaluation.scores import write_results as write_evaluation
-from rprloc.io.dataset import read_dataset, training_files
+from rprloc.evaluation.scores import save_evaluation
+from rprloc.io.dataset import read_dataset, read_regions, training_files
 from rprloc.io.formats import IMAGE_EXTENSIONS
-from rprloc.io.reading import read_volume
-from rprloc.io.results import write_results
-from rprloc.localization.localizer import Engine
-from rprloc.localization.support import SupportSet, load_support_set
 from rprloc.model.network import RPRNet
 from rprloc.training.config import TrainingConfig
 from rprloc.training.packing import pack
 from rprloc.training.processes import one_process_first
 from rprloc.training.sampling import TrainingScan
 from rprloc.training.training import train
-from rprloc.volume import Volume
 
 logger = logging.getLogger(__name__)
 
 
-class QueryDataset(Dataset[Volume]):
+class QueryDataset(Dataset[Scan]):
     """Query scans, each read when it is asked for.
 
     ``data`` is a path or several. A folder stands for the image files in it; without any, for its subfolders, each a
@@ -56,9 +50,9 @@ class QueryDataset(Dataset[Volume]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Volume:
+    def __getitem__(self, index: int) -> Scan:
         """The scan; InputError if it cannot be used."""
-        return read_volume(self.paths[index])
+        return read_scan(self.paths[index])
 
 
 def _scans_at(path: Path) -> list[Path]:
@@ -68,19 +62,31 @@ def _scans_at(path: Path) -> list[Path]:
 
 
 class OneShotInferer(Inferer):
-    """Locates the organs of a support set file, all or some, in a scan."""
+    """Locates the organs of a support set file, all or some, in a scan.
 
-    def __init__(self, support_set: str, organs: str | Sequence[str] | None = None) -> None:
+    ``weights``: the file of the network's weights, beside which its calibration lies; without it boxes come without
+    expected errors.
+    """
+
+    def __init__(self, support_set: str, organs: str | Sequence[str] | None = None, weights: str | None = None) -> None:
         super().__init__()
         self.path = Path(support_set)
+        self.weights = None if weights is None else Path(weights)
+        self._localizer: Localizer | None = None
         self.organs = [organs] if isinstance(organs, str) else list(dict.fromkeys(organs or ())) or None
 
     @cached_property
     def support_set(self) -> SupportSet:
-        return load_support_set(self.path)
+        return SupportSet.load(self.path)
 
-    def __call__(self, inputs: Volume, network: RPRNet) -> Detections:  # type: ignore[override]
-        return Engine(network, fall_back=True).detect(inputs, self.support_set, self.organs)
+    def localizer(self, network: RPRNet) -> Localizer:
+        """What locates with a network; made once for each."""
+        if self._localizer is None or self._localizer.model is not network:
+            self._localizer = Localizer.of(network, self.weights)
+        return self._localizer
+
+    def __call__(self, inputs: Scan, network: RPRNet) -> Detections:  # type: ignore[override]
+        return self.localizer(network).locate(inputs, self.support_set, self.organs)
 
 
 class LocalizationEvaluator:
@@ -98,20 +104,20 @@ class LocalizationEvaluator:
         Raises InputError at once, and writes nothing, if the support set cannot be used or two scans have one name.
         """
         paths, failed = self.dataset.paths, 0
-        names = [query.name for query in named_queries(paths)]
-        Engine(self.network).check(self.inferer.support_set, self.inferer.organs)
+        names = [query.name for query in name_queries(paths)]
+        self.inferer.localizer(self.network).check(self.inferer.support_set, self.inferer.organs)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with logging_redirect_tqdm():
             for index, name in enumerate(tqdm(names, desc="locating", unit="scan")):
                 try:
-                    volume = self.dataset[index]
-                    found = self.inferer(volume, self.network)
-                    write_results(self.output_dir, name, volume, found, picture=False)
+                    scan = self.dataset[index]
+                    found = self.inferer(scan, self.network)
+                    write_results(self.output_dir, scan, found, name=name)
                 except InputError as error:
                     failed += 1
                     logger.error("%s", error)
         if failed:
-            raise InputError(f"{failed} of {len(paths)} scans could not be used; the log above says why.")
+            raise InputError(f"{failed} of {len(paths)} scans could not be used. The log above gives the reasons.")
 
 
 class AccuracyEvaluator:
@@ -121,21 +127,32 @@ class AccuracyEvaluator:
     Writes ``<region>-<split>-<shots>.json``, and ``.csv`` with every pair of a support and a query.
     """
 
-    def __init__(self, network: RPRNet, data: str, region: str, split: str, shots: str, output_dir: str) -> None:
+    def __init__(
+        self,
+        network: RPRNet,
+        data: str,
+        region: str,
+        split: str,
+        shots: str,
+        output_dir: str,
+        weights: str | None = None,
+    ) -> None:
         self.network = network
         self.data = Path(data)
         self.region = region
         self.split = split
         self.shots = shots
         self.output_dir = Path(output_dir)
+        self.weights = None if weights is None else Path(weights)
 
     def run(self) -> None:
         """Evaluate, write the results and print their table. Raises InputError if the data cannot be used."""
-        cases = read_dataset(self.data / "datasets.json")
-        evaluation = evaluate(self.network, cases, self.region, self.split, self.shots, fall_back=True)
+        path = self.data / "datasets.json"
+        cases, about = read_dataset(path), read_regions(path).get(self.region)
+        localizer = Localizer.of(self.network, self.weights)
+        evaluation = evaluate(localizer, cases, self.region, self.split, self.shots, about)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        results = self.output_dir / f"{self.region}-{self.split}-{self.shots}.json"
-        write_evaluation(evaluation, results, results.with_suffix(".csv"))
+        save_evaluation(evaluation, self.output_dir)
         print(evaluation.to_table())
 
 

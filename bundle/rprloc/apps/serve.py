@@ -18,7 +18,7 @@ request names these files. Events carry the id of their request:
     {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
     {"id": 5, "event": "log", "level": "warning", "message": ...}
     {"id": 5, "event": "result", "result": {...}}           ends a request; ``locate`` gives the detections' JSON object
-    {"id": 5, "event": "error", "message": ...}             ends a request: one sentence that says what to do
+    {"id": 5, "event": "error", "message": ...}             ends a request: what is wrong and what to do
 """
 
 from __future__ import annotations
@@ -33,17 +33,10 @@ from typing import Any
 
 import numpy as np
 
+from rprloc import Annotation, Grid, InputError, Localizer, SupportSet, read_scan, save_label_map, write_rois
 from rprloc.annotation import scan_pseudonym
-from rprloc.errors import InputError
 from rprloc.files import parse_json, require_name, require_writable
-from rprloc.geometry import Grid
 from rprloc.io.dataset import scans_below
-from rprloc.io.label_map import save_label_map
-from rprloc.io.markups import write_rois
-from rprloc.io.plausibility import image_warnings
-from rprloc.io.reading import read_volume
-from rprloc.localization.localizer import Engine
-from rprloc.localization.support import SupportSet, load_support_set, merge, save_support_set
 from rprloc.model.field import PositionField
 
 SCANS_IN_MEMORY = 8
@@ -68,8 +61,8 @@ class _Scan:
 class Server:
     """Answers requests with one model. ``emit`` takes the events; see the module's description for both."""
 
-    def __init__(self, engine: Engine, emit: Emit) -> None:
-        self._engine = engine
+    def __init__(self, localizer: Localizer, emit: Emit) -> None:
+        self._localizer = localizer
         self._emit = emit
         self._scans: OrderedDict[tuple[object, ...], _Scan] = OrderedDict()
         self._id: object = None
@@ -91,8 +84,8 @@ class Server:
                 {
                     "id": None,
                     "event": "ready",
-                    "model_id": self._engine.model.identity(),
-                    "device": self._engine.device_name,
+                    "model_id": self._localizer.model_id,
+                    "device": self._localizer.device_name,
                 }
             )
             for line in lines:
@@ -108,9 +101,7 @@ class Server:
             self._id = request.get("id")
             name = request.get("command")
             if name not in self._commands:
-                raise InputError(
-                    f"The command {name!r} is not known; {', '.join(self._commands)} were expected; correct it."
-                )
+                raise InputError(f"The command {name!r} is not known. Use one of {', '.join(self._commands)}.")
             self._event("result", result=self._commands[name](request))
         except (InputError, OSError) as error:
             self._event("error", message=" ".join(str(error).split()))
@@ -118,49 +109,48 @@ class Server:
     def _build(self, request: _Request) -> dict[str, Any]:
         points = request.get("points_ras_mm")
         if not isinstance(points, Mapping) or not points:
-            raise InputError('"points_ras_mm" is missing; six points of each organ were expected; add them.')
+            raise InputError('"points_ras_mm" is missing. Add six points of each organ.')
         marked = {}
         for organ, given in points.items():
             require_name(organ, "An organ's name")
             try:
                 marked[organ] = np.array(given, float)
             except (TypeError, ValueError) as error:
-                raise InputError(f"The points of {organ} are not numbers; [[r, a, s], ...] was expected.") from error
+                raise InputError(f"The points of {organ} are not numbers. Give them as [[r, a, s], ...].") from error
         out = _path(request, "out")
         scan_name = request.get("scan_name")
         require_name(scan_name, '"scan_name"')
         require_writable(out)
         scan = self._scan(request, pseudonym=scan_name is None)
-        built = self._engine.support_set_of(
-            scan.field, scan.grid, marked, scan=scan_name or scan.pseudonym, source="extreme points"
-        )
-        return self._saved(built, out)
+        annotation = Annotation.from_points(marked)
+        built = self._localizer.learn_in(scan.field, scan.grid, annotation, scan_name or scan.pseudonym)
+        return self._save(built, out)
 
     def _merge(self, request: _Request) -> dict[str, Any]:
         out, sets = _path(request, "out"), request.get("sets")
         if not isinstance(sets, list) or not sets or not all(isinstance(path, str) for path in sets):
-            raise InputError('"sets" is missing; a list of support sets was expected; add their paths.')
+            raise InputError('"sets" is missing. Add a list with the paths of the support sets.')
         require_writable(out)
-        return self._saved(merge(load_support_set(Path(path)) for path in sets), out)
+        return self._save(SupportSet.merge(SupportSet.load(path) for path in sets), out)
 
     def _show(self, request: _Request) -> dict[str, Any]:
-        return _described(load_support_set(_path(request, "set")))
+        return _describe(SupportSet.load(_path(request, "set")))
 
     def _find(self, request: _Request) -> dict[str, Any]:
         return {"images": [str(scan.path) for scan in scans_below(_path(request, "folder"))]}
 
     def _locate(self, request: _Request) -> dict[str, Any]:
-        support_set = load_support_set(_path(request, "set"))
+        support_set = SupportSet.load(_path(request, "set"))
         organs = request.get("organs")
         if organs is not None and not (isinstance(organs, list) and organs):
-            raise InputError('"organs" is not a list of names; leave it out for all organs, or name some.')
+            raise InputError('"organs" is not a list of names. Leave it out for all organs, or name some.')
         rois, label_map = (_path(request, name) if name in request else None for name in ("rois", "label_map"))
         for path in filter(None, (rois, label_map)):
             require_writable(path)
-        self._engine.check(support_set, organs)
+        self._localizer.check(support_set, organs)
         scan = self._scan(request)
         self._progress(0.9, "Locating")
-        found = self._engine.detect_in(scan.field, scan.name, support_set, organs, warnings=scan.warnings)
+        found = self._localizer.locate_in(scan.field, scan.name, support_set, organs, warnings=scan.warnings)
         if rois:
             write_rois(rois, found)
         if label_map:
@@ -168,9 +158,9 @@ class Server:
         result: dict[str, Any] = json.loads(found.to_json())
         return result
 
-    def _saved(self, support_set: SupportSet, out: Path) -> dict[str, Any]:
-        save_support_set(out, support_set)
-        return _described(support_set)
+    def _save(self, support_set: SupportSet, out: Path) -> dict[str, Any]:
+        support_set.save(out)
+        return _describe(support_set)
 
     def _scan(self, request: _Request, *, pseudonym: bool = False) -> _Scan:
         """The request's scan, from memory if its files are those of the last time; its pseudonym only if asked for."""
@@ -179,11 +169,12 @@ class Server:
         known = self._scans.get(key)
         if known is None or (pseudonym and not known.pseudonym):
             self._progress(0.0, "Reading the scan")
-            volume = read_volume(path, series_uid=series)
+            read = read_scan(path, series_uid=series)
+            volume = read.volume
             self._progress(0.2, "Looking at the scan")
-            field = self._engine.position_field(volume) if known is None else known.field
+            field = self._localizer.compute_position_field(volume) if known is None else known.field
             name = scan_pseudonym(volume) if pseudonym else ""
-            known = _Scan(volume.name, name, volume.grid, tuple(image_warnings(volume)), field)
+            known = _Scan(volume.name, name, volume.grid, read.warnings, field)
             self._scans[key] = known
             while len(self._scans) > SCANS_IN_MEMORY:
                 self._scans.popitem(last=False)
@@ -215,20 +206,20 @@ def _parsed(line: str) -> dict[str, Any]:
     try:
         request = parse_json(line)
     except ValueError as error:
-        raise InputError(f"A request is not JSON ({error}); one JSON object in a line was expected.") from error
+        raise InputError(f"A request is not JSON ({error}). Send one JSON object in a line.") from error
     if not isinstance(request, dict):
-        raise InputError("A request is not a JSON object; one object in a line was expected.")
+        raise InputError("A request is not a JSON object. Send one object in a line.")
     return request
 
 
 def _path(request: _Request, name: str) -> Path:
     value = request.get(name)
     if not isinstance(value, str) or not value:
-        raise InputError(f'"{name}" is missing; a path was expected; add it to the request.')
+        raise InputError(f'"{name}" is missing. Add it to the request, as a path.')
     return Path(value)
 
 
-def _described(support_set: SupportSet) -> dict[str, Any]:
+def _describe(support_set: SupportSet) -> dict[str, Any]:
     return {
         "identity": support_set.identity,
         "model_id": support_set.model_id,

@@ -8,66 +8,57 @@ from statistics import median
 
 from tqdm import tqdm
 
-from rprloc.annotation import Mask, masks_from_labels, points_from_labels
+from rprloc.annotation import Annotation, Example, Marking
 from rprloc.detection import OrganDetection
 from rprloc.errors import InputError
 from rprloc.evaluation.scores import ALL_SUPPORTS, SHOTS, Evaluation, PairScore, score
-from rprloc.geometry import Points
 from rprloc.io.annotations import read_label_map
-from rprloc.io.dataset import Case
-from rprloc.io.reading import read_volume
-from rprloc.localization.localizer import Engine
+from rprloc.io.dataset import Case, Region
+from rprloc.io.reading import read_scan
+from rprloc.localization.localizer import Localizer
 from rprloc.localization.locate import locate
 from rprloc.localization.support import Support, SupportSet
 from rprloc.model.device import run_on_device
-from rprloc.model.field import position_field
-from rprloc.model.network import RPRNet
 from rprloc.volume import Volume
 
 
 def evaluate(
-    model: RPRNet, cases: Iterable[Case], region: str, split: str, shots: str, *, fall_back: bool = False
+    localizer: Localizer, cases: Iterable[Case], region: str, split: str, shots: str, about: Region | None = None
 ) -> Evaluation:
     """Localize the targets of a region's ``split`` cases by its support cases, and compare with the label maps.
 
     ``shots``: "one" for every support alone, over all pairs of a support and a query; "all" for all supports together.
     A pair counts for the targets that lie wholly inside both scans; no scan is its own support. The time a query is
     the median wall time from its array in memory to the boxes of all organs of the set with the most organs, after one
-    query that warms up. ``fall_back``: see :func:`rprloc.model.device.run_on_device`.
+    query that warms up.
 
     Raises InputError if the region, supports or queries are missing, or a file of theirs cannot be used.
     """
     if shots not in SHOTS:
         raise ValueError(f"shots must be one of {SHOTS}, got {shots!r}")
-    cases = list(cases)
-    supports, queries = _chosen(cases, region, split)
-    engine, model_id = Engine(model, fall_back), model.identity()
-    known = [_support(engine, case) for case in tqdm(supports, desc="supports", unit="scan", disable=None)]
+    supports, queries = _choose(list(cases), region, split)
+    known = [learn_support(localizer, case) for case in tqdm(supports, desc="supports", unit="scan", disable=None)]
     organs_per_query = 0
     scores: list[PairScore] = []
     seconds: list[float] = []
     for case in tqdm(queries, desc="queries", unit="scan", disable=None):
-        volume, truth, _ = annotated(case)
-        others = [support for support in known if support.scan != case.name]
-        sets = [(support.scan, SupportSet(model_id, (support,))) for support in others]
-        if shots == "all":
-            sets = [(ALL_SUPPORTS, SupportSet(model_id, tuple(others)))] if others else []
-        sets = [(name, one) for name, one in sets if set(one.organs) & truth.keys()]
+        query = read_case(case)
+        truth = query.annotation.points_ras
+        sets = _sets_for(localizer.model_id, known, case.name, truth.keys(), shots)
         if not sets:
             continue
-        sets.sort(key=lambda entry: -len(entry[1].organs))  # the first is timed; sorting is stable
         organs_per_query = max(organs_per_query, len(sets[0][1].organs))
-        localize = _localization(model, volume, sets)
+        localize = _localization(localizer, query.volume, [support_set for _, support_set in sets])
         if not seconds:  # warms up
-            run_on_device(model, localize, fall_back=fall_back)
-        found, elapsed = run_on_device(model, localize, fall_back=fall_back)
+            run_on_device(localizer.model, localize, fall_back=localizer.fall_back)
+        by_set, elapsed = run_on_device(localizer.model, localize, fall_back=localizer.fall_back)
         seconds.append(elapsed)
-        for (name, _), detections in zip(sets, found, strict=True):
-            scores += [score(name, case.name, one, truth[one.organ]) for one in detections if one.organ in truth]
+        for (name, _), organs in zip(sets, by_set, strict=True):
+            scores += [score(name, case.name, organ, truth[organ.organ]) for organ in organs if organ.organ in truth]
     if not scores:
         raise InputError(
-            f"No support of {region} shares a target with a query of split {split}; at least one pair was expected; "
-            "check the targets in the datasets.json."
+            f"No support of {region} shares a target with a query of split {split}. Check the targets in the "
+            "datasets.json."
         )
     return Evaluation(
         region=region,
@@ -78,57 +69,74 @@ def evaluate(
         scores=tuple(scores),
         seconds_per_query=median(seconds),
         organs_per_query=organs_per_query,
-        model_id=model_id,
-        device=engine.device_name,
+        model_id=localizer.model_id,
+        device=localizer.device_name,
+        about=about or Region(),
     )
 
 
-def _chosen(cases: Sequence[Case], region: str, split: str) -> tuple[list[Case], list[Case]]:
+def _sets_for(
+    model_id: str, supports: Sequence[Support], query: str, organs: Iterable[str], shots: str
+) -> list[tuple[str, SupportSet]]:
+    """The named sets that locate in a query and share an organ with it, the one with the most organs first."""
+    others = [support for support in supports if support.scan != query]
+    sets = [(support.scan, SupportSet(model_id, (support,))) for support in others]
+    if shots == "all":
+        sets = [(ALL_SUPPORTS, SupportSet(model_id, tuple(others)))] if others else []
+    wanted = set(organs)
+    sets = [(name, support_set) for name, support_set in sets if wanted & set(support_set.organs)]
+    return sorted(sets, key=lambda entry: -len(entry[1].organs))  # the first is timed; sorting is stable
+
+
+def _choose(cases: Sequence[Case], region: str, split: str) -> tuple[list[Case], list[Case]]:
     """The support and the query cases."""
     regions = list(dict.fromkeys(case.region for case in cases))
     if region not in regions:
         raise InputError(
-            f"The dataset has no region {region}; one of {', '.join(regions) or 'none'} was expected; name one it has."
+            f"The dataset has no region {region}. It has {', '.join(regions) or 'none'}: name one of these."
         )
     supports = [case for case in cases if case.region == region and case.split == "support"]
     queries = [case for case in cases if case.region == region and case.split == split]
-    for what, found in (("support", supports), (split, queries)):
-        if not found:
-            raise InputError(
-                f"The region {region} has no case of split {what}; at least one was expected; "
-                "check the splits in the datasets.json."
-            )
+    for what, chosen in (("support", supports), (split, queries)):
+        if not chosen:
+            raise InputError(f"The region {region} has no case of split {what}. Check the splits in the datasets.json.")
     return supports, queries
 
 
-def annotated(case: Case) -> tuple[Volume, dict[str, Points], dict[str, Mask]]:
-    """A case's scan, and the extreme points (6, 3), RAS mm, and masks of the targets that lie wholly inside it.
+def read_case(case: Case) -> Example:
+    """A case's scan with the targets that lie wholly inside it.
 
     Raises InputError if a file cannot be used.
     """
-    volume = read_volume(case.image_path)
+    scan = read_scan(case.image_path)
+    grid = scan.volume.grid
     names = {number: name for number, name in case.label_names.items() if name in case.targets}
-    if not names:
-        return volume, {}, {}
-    labels = read_label_map(case.labels_path, volume.grid)
-    return volume, points_from_labels(labels, volume.grid, names), masks_from_labels(labels, volume.grid, names)
+    annotation = Annotation({}, marking=Marking.LABEL_MAP)
+    if names:
+        annotation = Annotation.from_labels(read_label_map(case.labels_path, grid), grid, names)
+    return Example(scan.volume, annotation, case.name, scan.warnings)
 
 
-def _support(engine: Engine, case: Case) -> Support:
-    volume, points, masks = annotated(case)
-    return engine.support_set(volume, points, scan=case.name, source="label map", masks=masks).supports[0]
+def learn_support(localizer: Localizer, case: Case) -> Support:
+    """The support that a case makes."""
+    (support,) = localizer.learn(read_case(case)).supports
+    return support
 
 
 def _localization(
-    model: RPRNet, volume: Volume, sets: Sequence[tuple[str, SupportSet]]
+    localizer: Localizer, volume: Volume, sets: Sequence[SupportSet]
 ) -> Callable[[], tuple[list[tuple[OrganDetection, ...]], float]]:
     """A function that locates all organs by every set, and tells the seconds that the first one took with the field."""
 
     def localize() -> tuple[list[tuple[OrganDetection, ...]], float]:
         started = time.perf_counter()
-        field = position_field(model, volume)
-        found = [locate(sets[0][1], field)]
+        field = localizer.compute_position_field(volume)
+
+        def by(support_set: SupportSet) -> tuple[OrganDetection, ...]:
+            return locate(support_set, field, calibration=localizer.calibration, config=localizer.config)
+
+        first = by(sets[0])
         elapsed = time.perf_counter() - started
-        return found + [locate(support_set, field) for _, support_set in sets[1:]], elapsed
+        return [first, *(by(support_set) for support_set in sets[1:])], elapsed
 
     return localize

@@ -1,4 +1,4 @@
-"""TODO evaluation.scores."""
+"""How well boxes agree with the truth: pairs, summaries, and the results of a region with their files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,19 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rprloc import __version__
 from rprloc.detection import OrganDetection
 from rprloc.files import write_text_atomically
 from rprloc.geometry import WALLS, Box, Points
+from rprloc.io.dataset import Region
+from rprloc.version import __version__
 
 SHOTS = ("one", "all")
 
 ALL_SUPPORTS = "all"
 """Stands for the support of a pair when all supports locate together."""
-
-MEAN_TARGETS = {"han": ("brainstem", "mandible", "parotid_left", "parotid_right")}
-"""The targets whose mean is given, for regions where it is not the mean of all: those of the paper's tables. In ``han``
-the contours end within the spinal cord and the esophagus."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +85,9 @@ class Mean:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All pairs of one region and split. ``seconds_per_query``: see :func:`evaluate`."""
+    """All pairs of one region and split. ``seconds_per_query``: see :func:`evaluate`. ``about``: what is known of the
+    region.
+    """
 
     region: str
     split: str
@@ -100,6 +99,12 @@ class Evaluation:
     organs_per_query: int
     model_id: str
     device: str
+    about: Region = field(default_factory=Region)
+
+    @property
+    def stem(self) -> str:
+        """What the files of these results are called."""
+        return f"{self.region}-{self.split}-{self.shots}"
 
     @property
     def targets(self) -> dict[str, Summary]:
@@ -108,10 +113,9 @@ class Evaluation:
 
     @property
     def mean(self) -> Mean | None:
-        """The mean over the region's targets (see MEAN_TARGETS); None if none of these was evaluated."""
+        """The mean over the targets that count in it (:class:`rprloc.io.dataset.Region`); None if there is none."""
         targets = self.targets
-        wanted = MEAN_TARGETS.get(self.region, tuple(targets))
-        return mean_of({name: targets[name] for name in wanted if name in targets})
+        return mean_of({name: targets[name] for name in self.about.mean_of(targets)})
 
     def to_json(self) -> str:
         """The results as JSON text, millimetres and IoU rounded to four decimals."""
@@ -122,8 +126,8 @@ class Evaluation:
             "shots": self.shots,
             "supports": self.supports,
             "queries": self.queries,
-            "targets": {name: _rounded(dataclasses.asdict(summary)) for name, summary in self.targets.items()},
-            "mean": None if mean is None else _rounded(dataclasses.asdict(mean)),
+            "targets": {name: _round(dataclasses.asdict(summary)) for name, summary in self.targets.items()},
+            "mean": None if mean is None else _round(dataclasses.asdict(mean)),
             "seconds_per_query": round(self.seconds_per_query, 3),
             "organs_per_query": self.organs_per_query,
             "model_id": self.model_id,
@@ -182,7 +186,7 @@ class Evaluation:
             )
         missed = sum(summary.missed for summary in targets.values())
         if missed:
-            lines.append(f"{missed} organs got no box, because they were said to be absent; their IoU counts as 0")
+            lines.append(f"{missed} organs got no box, because RPR-Loc took them for absent. Their IoU counts as 0.")
         if mean is not None:
             lines.append(f"{'mean':{width}}  {mean.iou:.3f}  {'':16}  {mean.awd_mm:6.1f}  {mean.point_mm:9.1f}")
             if mean.targets != tuple(targets):
@@ -208,7 +212,7 @@ def score(support: str, query: str, found: OrganDetection, truth_ras: Points) ->
         box.walls_mm - truth.walls_mm,
         np.linalg.norm(found.points_ras - truth_ras, axis=1),
         found.is_absent,
-        found.expected_error_mm,
+        found.expected_wall_error_mm,
     )
 
 
@@ -233,11 +237,10 @@ def mean_of(summaries: dict[str, Summary]) -> Mean | None:
     )
 
 
-def write_results(evaluation: Evaluation, path: Path, per_case: Path | None = None) -> None:
-    """Write the results as JSON and, if asked for, every pair as CSV. Raises InputError if a folder is not writable."""
-    if per_case is not None:
-        write_text_atomically(per_case, evaluation.to_csv())
-    write_text_atomically(path, evaluation.to_json())
+def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write the results as JSON, and every pair as CSV. Raises InputError if the folder is not writable."""
+    write_text_atomically(folder / f"{evaluation.stem}.csv", evaluation.to_csv())
+    write_text_atomically(folder / f"{evaluation.stem}.json", evaluation.to_json())
 
 
 def _summary(pairs: Sequence[PairScore]) -> Summary:
@@ -255,5 +258,5 @@ def _summary(pairs: Sequence[PairScore]) -> Summary:
     )
 
 
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+def _round(values: dict[str, Any]) -> dict[str, Any]:
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}

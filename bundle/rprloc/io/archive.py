@@ -27,7 +27,7 @@ class Unpacked:
         self.remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
-def unpacked(path: Path) -> Unpacked:
+def unpack(path: Path) -> Unpacked:
     """The files of a zip archive, under numbered names of our own, so that no path in the archive matters.
 
     Raises InputError for what is no zip file, is damaged or encrypted, or would unpack to an unreasonable size (more
@@ -47,8 +47,7 @@ def unpacked(path: Path) -> Unpacked:
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
         result.remove()
         raise InputError(
-            f"{path} cannot be unpacked ({error}); a complete zip file without a password was expected; pack or copy "
-            "it again."
+            f"{path} cannot be unpacked ({error}). Copy it again, or pack it again without a password."
         ) from error
 
 
@@ -58,14 +57,12 @@ def _require_reasonable(path: Path, members: list[zipfile.ZipInfo]) -> None:
     ratio = size / max(path.stat().st_size, 1)
     if len(members) > MAX_FILES or size > MAX_BYTES or (size > _FREE_BYTES and ratio > _MAX_RATIO) or size > free:
         raise InputError(
-            f"{path} would unpack to {len(members)} files and {size / 1e9:.1f} GB, {ratio:.0f} times its size; one "
-            f"study of at most {MAX_FILES} files and {MAX_BYTES / 1e9:.0f} GB, and room for it in "
-            f"{tempfile.gettempdir()}, was expected; unpack it by hand and give the folder."
+            f"{path} would unpack to {len(members)} files and {size / 1e9:.1f} GB, {ratio:.0f} times its size. "
+            f"RPR-Loc unpacks at most {MAX_FILES} files and {MAX_BYTES / 1e9:.0f} GB, and as much as "
+            f"{tempfile.gettempdir()} has room for. Unpack it by hand and give the folder."
         )
     if any(one.flag_bits & 1 for one in members):
-        raise InputError(
-            f"{path} is encrypted; a zip file without a password was expected; unpack it and give the folder."
-        )
+        raise InputError(f"{path} is encrypted. Unpack it with its password and give the folder.")
 
 
 def _safe(name: str) -> str:

@@ -1,4 +1,4 @@
-"""TODO io.colours."""
+"""Colours of organs, the same in pictures, Markups, DICOM and Slicer."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""TODO io.dataset."""
+"""Annotated cases in ``datasets.json``, and unlabelled scans in a folder."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ from rprloc.io.formats import IMAGE_EXTENSIONS
 
 SPLITS = ("train", "val", "support", "test")
 
+_ORGANS = {"type": "array", "items": {"type": "string"}}
+_ABOUT: dict[str, Any] = {
+    "mean": _ORGANS,
+    "contours_stop": _ORGANS,
+    "absent_in": {"type": "object", "additionalProperties": _ORGANS},
+}
+_ABOUT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"type": "object", "properties": _ABOUT, "additionalProperties": False},
+}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "minProperties": 1,
@@ -28,6 +39,7 @@ _SCHEMA: dict[str, Any] = {
                 "propertyNames": {"pattern": "^[1-9][0-9]*$"},
                 "additionalProperties": {"type": "string", "minLength": 1},
             },
+            **_ABOUT,
             "cases": {
                 "type": "object",
                 "additionalProperties": {
@@ -57,22 +69,61 @@ class Case:
     label_names: dict[int, str]
 
 
+@dataclass(frozen=True)
+class Region:
+    """What is known of a region beside its cases.
+
+    ``mean``: the targets whose mean is given; without any, all. ``contours_stop``: organs whose contours end where
+    the contouring stopped, not where the organ does; how far they reach says nothing. ``absent_in``: for other regions
+    the organs of this one that their scans surely do not show.
+    """
+
+    mean: tuple[str, ...] = ()
+    contours_stop: tuple[str, ...] = ()
+    absent_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def mean_of(self, targets: Iterable[str]) -> tuple[str, ...]:
+        """Those of the targets whose mean is given."""
+        return tuple(target for target in targets if not self.mean or target in self.mean)
+
+
+def read_regions(path: Path, about: Path | None = None) -> dict[str, Region]:
+    """The regions of a ``datasets.json``, in its order, with what it or the file ``about`` says of them.
+
+    ``about`` has the same form, without labels and cases; what it says goes before. Raises InputError for a file that
+    is missing or not in that form, and for a region in ``about`` that the dataset does not have.
+    """
+    content = _read(path, _SCHEMA, "a datasets.json")
+    said = {} if about is None else _read(about, _ABOUT_SCHEMA, "a description of regions")
+    unknown = [region for region in said if region not in content]
+    if unknown:
+        raise InputError(f"{about} describes the region {unknown[0]}, which {path} does not have. Correct the name.")
+    regions = {}
+    for name, entry in content.items():
+        known = {key: value for key, value in {**entry, **said.get(name, {})}.items() if key in _ABOUT}
+        absent_in = {other: tuple(organs) for other, organs in known.pop("absent_in", {}).items()}
+        regions[name] = Region(**{key: tuple(organs) for key, organs in known.items()}, absent_in=absent_in)
+    return regions
+
+
+def _read(path: Path, schema: dict[str, Any], what: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"There is no file {path}. Give the path of {what}.")
+    try:
+        content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        jsonschema.validate(content, schema)
+    except (ValueError, jsonschema.ValidationError) as error:
+        reason = getattr(error, "message", str(error))
+        raise InputError(f"{path} is not {what}: {reason}. Correct the file.") from error
+    return content
+
+
 def read_dataset(path: Path) -> list[Case]:
     """The cases of a ``datasets.json``; images are ``<region>/images/<case>.nii.gz`` beside it, labels likewise.
 
     Raises InputError if the file is missing or is not in that format.
     """
-    if not path.is_file():
-        raise InputError(f"There is no file {path}; a datasets.json was expected; give its path with --data.")
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-        jsonschema.validate(content, _SCHEMA)
-    except (ValueError, jsonschema.ValidationError) as error:
-        reason = getattr(error, "message", str(error))
-        raise InputError(
-            f"{path} is not a datasets.json: {reason}; regions with 'labels' and 'cases' were expected; "
-            "correct the file."
-        ) from error
+    content = _read(path, _SCHEMA, "a datasets.json")
     return [
         Case(
             name=name,
@@ -101,7 +152,7 @@ def training_files(path: Path, split: str = "train") -> list[ScanFile]:
     """A split's scans of a ``datasets.json``. Raises InputError as :func:`read_dataset`, or if train has none."""
     found = [ScanFile(case.name, case.region, case.image_path) for case in read_dataset(path) if case.split == split]
     if split == "train" and not found:
-        raise InputError(f"{path} has no case of split train; scans to train on were expected; add some.")
+        raise InputError(f"{path} has no case of split train. Add scans to train on.")
     return found
 
 
@@ -111,7 +162,7 @@ def scans_below(folder: Path) -> list[ScanFile]:
     Raises InputError if there is no such folder, or nothing in it.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; a folder with scans was expected; give its path with --images.")
+        raise InputError(f"There is no folder {folder}. Give the path of a folder with scans (--images).")
     paths: list[Path] = []
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -123,7 +174,7 @@ def scans_below(folder: Path) -> list[ScanFile]:
             paths.append(Path(root))
     if not paths:
         raise InputError(
-            f"{folder} holds no files; scans (NIfTI, NRRD, MetaImage, or folders with DICOM series) were expected; "
-            "give the folder where they lie."
+            f"{folder} holds no files. Give the folder in which the scans lie (NIfTI, NRRD, MetaImage, or folders "
+            "with DICOM series)."
         )
     return [ScanFile(path.relative_to(folder).as_posix(), "scans", path) for path in paths]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
-from rprloc.io.archive import unpacked
+from rprloc.io.archive import unpack
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -148,7 +148,7 @@ def find_series(path: Path) -> list[DicomSeries]:
     """
     kept = None
     if path.is_file() and not is_dicom(path):
-        kept = unpacked(path)
+        kept = unpack(path)
         files = kept.files
     elif path.is_file():
         files = [path]
@@ -174,18 +174,15 @@ def choose_series(found: Sequence[DicomSeries], path: Path, uid: str | None) -> 
     """
     if not found:
         inside = "no DICOM images" if path.is_file() or any(path.iterdir()) else "nothing"
-        raise InputError(
-            f"{path} holds {inside}; the slices of a CT series were expected; give the folder or zip file that has "
-            "them."
-        )
+        raise InputError(f"{path} holds {inside}. Give the folder or zip file with the slices of a CT series.")
     scans = [one for one in found if one.modality in ("CT", "") and len(one.slices) >= MIN_SLICES]
     meant = [one for one in found if one.uid == uid] if uid is not None else found if len(found) == 1 else scans
     if len(meant) == 1:
         return meant[0]
     what = f"no series {uid}" if uid is not None else f"{len(found)} DICOM series"
     raise InputError(
-        f"{path} holds {what}: it has {', '.join(one.summary for one in found)}; one CT scan was expected; "
-        "select it by its UID with series_uid, on the command line with --series."
+        f"{path} holds {what}. It has {', '.join(one.summary for one in found)}. "
+        "Select one CT scan by its UID with series_uid, on the command line with --series."
     )
 
 
@@ -213,9 +210,7 @@ def _header(path: Path) -> Dataset | None:
 
 def damaged_error(path: Path, error: object) -> InputError:
     reason = " ".join(str(error).split())[:200].rstrip(".")
-    return InputError(
-        f"{path} is damaged or cut off ({reason}); complete DICOM files were expected; export the series again."
-    )
+    return InputError(f"{path} is damaged or cut off ({reason}). Export the series again.")
 
 
 def _slices(path: Path, header: Dataset) -> list[Slice]:
@@ -225,8 +220,8 @@ def _slices(path: Path, header: Dataset) -> list[Slice]:
         frames, rows, columns = int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)
         if components != 1:
             raise InputError(
-                f"{path} has {components} values at each voxel (colour); one Hounsfield value was expected; give the "
-                "scan itself, not a picture of it."
+                f"{path} has {components} values at each voxel (colour), but CT has one. Give the scan itself, not a "
+                "picture of it."
             )
         if header.file_meta.get("TransferSyntaxUID") in UNCOMPRESSED:
             expected = frames * rows * columns * int(header.get("BitsAllocated") or 0) // 8

@@ -1,4 +1,4 @@
-"""TODO io.dicom_pixels."""
+"""The pixels of DICOM images in Hounsfield units: decoded by pydicom, decompressed by SimpleITK (GDCM)."""
 
 from __future__ import annotations
 

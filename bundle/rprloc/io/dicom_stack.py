@@ -1,4 +1,4 @@
-"""TODO io.dicom_stack."""
+"""From the planes of a DICOM series to one volume: order, gaps, tilt, uneven spacing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], G
     ordered, along_mm = _stack(series.slices, path)
     series = DicomSeries(series.uid, series.description, series.modality, tuple(ordered), series.kept)
     array = read_pixels(ordered)
-    notes = [f"The series says that it is {series.modality}; CT was expected."] * (series.modality not in ("CT", ""))
+    notes = [f"The series says that it is {series.modality}, not CT."] * (series.modality not in ("CT", ""))
     array, origin_lps, span_lps, note = _without_tilt(array, ordered, along_mm)
     notes += note
     array, note = _evenly_spaced(array, along_mm)
@@ -56,16 +56,13 @@ def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np
     if len(placed) < len(slices):
         raise InputError(
             f"{len(slices) - len(placed)} of {len(slices)} DICOM images in {path} do not say where they lie (no "
-            "image position, orientation or pixel spacing); slices of a CT series were expected; take other images out."
+            "image position, orientation or pixel spacing). Take out all images that are not slices of the CT series."
         )
     if len(slices) < 2:
         if path.is_file() and first.frame is None:
-            raise InputError(
-                f"{path} is a single DICOM slice; the whole series was expected; give the folder that holds all its "
-                "slices."
-            )
+            raise InputError(f"{path} is a single DICOM slice. Give the folder that holds all slices of the series.")
         raise InputError(
-            f"The series in {path} has a single slice; at least {MIN_SLICES} were expected; give a whole scan."
+            f"The series in {path} has a single slice. Give a whole scan, with at least {MIN_SLICES} slices."
         )
     _, _, axes_lps, spacing_mm = placed[0]
     for one, _, axes, spacing in placed:
@@ -73,17 +70,17 @@ def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np
         if one.shape != first.shape or not same_axes or not same_spacing:
             what = "size" if one.shape != first.shape else "orientation" if not same_axes else "pixel spacing"
             raise InputError(
-                f"The slices in {path} differ in {what} ({first.name} and {one.name}); one stack of equal, "
-                "parallel slices was expected; take scouts and other images out of the folder."
+                f"The slices in {path} differ in {what} ({first.name} and {one.name}). Take scouts and other "
+                "images out of the folder, so that equal, parallel slices are left."
             )
     if not np.allclose(axes_lps.reshape(2, 3) @ axes_lps.reshape(2, 3).T, np.eye(2), atol=1e-3):
         raise InputError(
-            f"The rows and columns of the slices in {path} are not at right angles and of length one; image "
-            "orientations were expected to be; export the series again."
+            f"The rows and columns of the slices in {path} are not at right angles, or their directions "
+            "are not of length one. Export the series again."
         )
     if (spacing_mm <= 0.0).any():
         raise InputError(
-            f"The pixel spacing in {path} is {spacing_mm.tolist()} mm; two lengths above 0 were expected; export it "
+            f"The pixel spacing in {path} is {spacing_mm.tolist()} mm, but both must be above 0. Export the series "
             "again."
         )
     normal_lps = np.cross(axes_lps[:3], axes_lps[3:])
@@ -97,8 +94,8 @@ def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np
     sideways_mm = np.linalg.norm(off_mm - (off_mm @ normal_lps)[:, None] * normal_lps, axis=1)
     if sideways_mm.max() > _MAX_SIDEWAYS_MM:
         raise InputError(
-            f"The slices in {path} are shifted sideways by up to {sideways_mm.max():.1f} mm against each other; "
-            "slices on one straight line were expected; export one series, resampled to a regular stack."
+            f"The slices in {path} are shifted sideways by up to {sideways_mm.max():.1f} mm against each other. "
+            "Export one series, resampled to a regular stack on a straight line."
         )
     return ordered, along_mm
 
@@ -109,8 +106,8 @@ def _require_no_gaps(ordered: Sequence[Slice], steps_mm: NDArray[np.float64], pa
     if len(doubles):
         one, other = (ordered[doubles[0] + n].name for n in range(2))
         raise InputError(
-            f"{len(doubles)} slices in {path} lie where another one lies ({one} and {other}); "
-            "one slice at each position was expected; export a single phase or reconstruction."
+            f"{len(doubles)} slices in {path} lie where another one lies ({one} and {other}). "
+            "Export a single phase or reconstruction, with one slice at each position."
         )
     beside_mm = np.pad(steps_mm, 1)
     gaps = np.flatnonzero(steps_mm > _GAP * np.maximum(beside_mm[:-2], beside_mm[2:]))
@@ -118,7 +115,7 @@ def _require_no_gaps(ordered: Sequence[Slice], steps_mm: NDArray[np.float64], pa
         one, other = (ordered[gaps[0] + n].name for n in range(2))
         raise InputError(
             f"Slices are missing in {path}: it is {steps_mm[gaps[0]]:.2f} mm from {one} to {other}, "
-            f"{step_mm:.2f} mm elsewhere; a series without missing slices was expected; export it again."
+            f"{step_mm:.2f} mm elsewhere. Export the whole series again."
         )
 
 
@@ -144,8 +141,8 @@ def _without_tilt(
         return array, first.position_lps, last - first.position_lps, []
     if degrees > _MAX_TILT_DEGREES:
         raise InputError(
-            f"The slices of {first.path.parent} are sheared by {degrees:.1f} degrees; at most {_MAX_TILT_DEGREES:g}, "
-            "as by a tilted gantry, were expected; export the series again."
+            f"The slices of {first.path.parent} are sheared by {degrees:.1f} degrees. A tilted gantry gives "
+            f"at most {_MAX_TILT_DEGREES:g}. Export the series again."
         )
     step_mm = first.spacing_mm[::-1]  # along a row, then along a column
     shifts_vox = along_mm[:, None] / along_mm[-1] * drift_mm / step_mm  # (K, 2)
@@ -160,7 +157,7 @@ def _without_tilt(
         straight[:, :, k] = np.rint(moved) if np.issubdtype(array.dtype, np.integer) else moved
     origin_lps = first.position_lps + (low * step_mm) @ in_plane_lps
     span_lps = along_mm[-1] * np.cross(*in_plane_lps)
-    note = f"The gantry was tilted by {degrees:.1f} degrees; the slices were straightened."
+    note = f"The gantry was tilted by {degrees:.1f} degrees. The slices were straightened."
     return straight, origin_lps, span_lps, [note]
 
 
@@ -180,7 +177,7 @@ def _evenly_spaced(array: NDArray[np.generic], along_mm: NDArray[np.float64]) ->
         plane = array[:, :, n].astype(np.float32) * (1 - share) + array[:, :, n + 1].astype(np.float32) * share
         even[:, :, k] = np.rint(plane) if np.issubdtype(array.dtype, np.integer) else plane
     note = (
-        f"The slices are unevenly spaced, {steps_mm.min():.2f} to {steps_mm.max():.2f} mm apart; they were "
+        f"The slices are unevenly spaced, {steps_mm.min():.2f} to {steps_mm.max():.2f} mm apart. They were "
         f"interpolated to {along_mm[-1] / (count - 1):.2f} mm."
     )
     return even, [note]

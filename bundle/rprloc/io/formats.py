@@ -1,4 +1,4 @@
-"""TODO io.formats."""
+"""Which files are scans, and what the scans in them are called."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ IMAGE_IOS = {
 IMAGE_EXTENSIONS = (*IMAGE_IOS, ".zip")
 
 READABLE_FORMATS = (
-    "a 3D image as .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, or a DICOM series as a folder, a .zip or a multi-frame "
-    "file, was expected"
+    "RPR-Loc reads 3D images as .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, and DICOM series as a folder, a .zip or a "
+    "multi-frame file."
 )
 
 
@@ -38,11 +38,11 @@ def scan_name(path: str | Path) -> str:
     return path.name[: len(path.name) - len(end)]
 
 
-def require_content(path: Path, wanted: str) -> None:
+def require_content(path: Path) -> None:
     if not path.exists():
-        raise InputError(f"There is no {path}; {wanted}; check the path.")
+        raise InputError(f"There is no {path}. Check the path.")
     if path.is_file() and path.stat().st_size == 0:
-        raise InputError(f"{path} is empty; {wanted}; copy or export it again.")
+        raise InputError(f"{path} is empty. Copy or export it again.")
 
 
 def image_extension(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""TODO io.headers."""
+"""NRRD and MetaImage headers: what SimpleITK would pass over in silence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_nrrd(path: Path) -> None:
         head = file.read(_HEADER_BYTES)
     if not head.startswith(b"NRRD000"):
         raise InputError(
-            f"{path} is not a NRRD file, whatever its name says; {READABLE_FORMATS}; give the scan as it was exported."
+            f"{path} is not a NRRD file, whatever its name says. {READABLE_FORMATS} Give the scan as it was exported."
         )
     lines = re.split(r"\r?\n\r?\n", head.decode("latin-1"), maxsplit=1)[0].splitlines()
     fields = dict(re.findall(r"^([^:#]+): *(.*)$", line)[0] for line in lines if re.match(r"^[^:#]+:(?!=)", line))
@@ -32,8 +32,8 @@ def check_nrrd(path: Path) -> None:
             _data_file(path, fields[key])
     if "space directions" not in fields:
         raise InputError(
-            f"The NRRD header of {path} does not say how the patient lies (it has no space directions); "
-            "left and right would be a guess; a position in the world was expected; export it with its orientation."
+            f"The NRRD header of {path} does not say how the patient lies (it has no space directions). "
+            "Left and right would be a guess. Export the scan with its orientation."
         )
 
 
@@ -44,7 +44,8 @@ def check_metaimage(path: Path) -> None:
     end = re.search(r"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)\r?\n?", head, re.MULTILINE)
     if end is None:
         raise InputError(
-            f"{path} is not a MetaImage file, whatever its name says; {READABLE_FORMATS}; give the scan as it was exported."
+            f"{path} is not a MetaImage file, whatever its name says. {READABLE_FORMATS} Give the scan as it was "
+            "exported."
         )
     fields = dict(re.findall(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*([^\r\n]*?)[ \t]*\r?$", head[: end.start()], re.MULTILINE))
     local = end[1].strip().lower() == "local"
@@ -63,9 +64,7 @@ def check_metaimage(path: Path) -> None:
         else:
             expected = 0
     except ValueError as error:
-        raise InputError(
-            f"The MetaImage header of {path} is broken ({error}); numbers were expected; export it again."
-        ) from error
+        raise InputError(f"The MetaImage header of {path} is broken ({error}). Export the scan again.") from error
     if compressed:
         size = _inflated_bytes(data, start, expected)
     require_bytes(path, size, expected)
@@ -84,8 +83,8 @@ def _inflated_bytes(path: Path, start: int, enough: int) -> int:
 def require_bytes(path: Path, size: int, expected: int) -> None:
     if size < expected:
         raise InputError(
-            f"{path} is cut off: {max(size, 0)} bytes of voxels where its header promises {expected}; "
-            "a complete file was expected; copy or export it again."
+            f"{path} is cut off: it holds {max(size, 0)} bytes of voxels, but its header promises {expected}. "
+            "Copy or export it again."
         )
 
 
@@ -96,12 +95,10 @@ def _data_file(header: Path, reference: str) -> Path:
     )
     if not reference or elsewhere or reference.split()[0].upper() == "LIST" or "%" in reference:
         raise InputError(
-            f"{header} takes its voxels from {reference!r}; one data file in the header's own folder was expected; "
-            "move the data there, or save the scan as a single .nii.gz file."
+            f"{header} takes its voxels from {reference!r}, not from one data file in the header's own folder. "
+            "Move the data there, or save the scan as a single .nii.gz file."
         )
     data = header.parent / reference
     if not data.is_file():
-        raise InputError(
-            f"{header} takes its voxels from {data}, which is missing; both files were expected; copy both."
-        )
+        raise InputError(f"{header} takes its voxels from {data}, which is missing. Copy both files.")
     return data

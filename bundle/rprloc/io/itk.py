@@ -1,4 +1,4 @@
-"""TODO io.itk."""
+"""One image at a time for ITK."""
 
 from __future__ import annotations
 

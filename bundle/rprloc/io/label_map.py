@@ -18,18 +18,39 @@ from rprloc.volume import to_sitk
 
 
 def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict[int, str]:
-    """Write the boxes as a label map on ``grid``, NIfTI or NRRD; returns the organ of each label.
+    """Write the boxes as a label map on the voxels of a scan.
 
-    Label n is the n-th organ; one that is absent has no voxel, so that a label means the same in every scan. A voxel
-    belongs to a box if its centre is inside; where boxes overlap, the smaller one is drawn. What lies outside the grid
-    is cut off. NRRD is not compressed: viewers in a browser may not unpack it. Raises InputError for another suffix
-    than .nii, .nii.gz or .nrrd and if the folder cannot be written to.
+    Label n is the n-th organ of the detections. An organ that is absent has no voxel, so a label means the same in
+    every scan. A voxel belongs to a box if its centre lies inside. Where boxes overlap, the smaller one is drawn.
+    What lies outside the grid is cut off.
+
+    Parameters
+    ----------
+    path : path
+        The file: ``.nii``, ``.nii.gz`` or ``.nrrd``. NRRD is not compressed, as viewers in a browser may not unpack it.
+    detections : Detections
+        What was found.
+    grid : Grid
+        The voxels (I, J, K) of the label map; those of the scan are ``volume.grid``.
+
+    Returns
+    -------
+    dict of int to str
+        The organ of each label, from 1 on.
+
+    Raises
+    ------
+    InputError
+        For another suffix, and if the folder cannot be written to.
+
+    Examples
+    --------
+    >>> rprloc.save_label_map("bert.boxes.nii.gz", found, volume.grid)
+    {1: 'heart'}
     """
     nrrd = Path(path).name.lower().endswith(".nrrd")
     if not nrrd and not Path(path).name.lower().endswith((".nii", ".nii.gz")):
-        raise InputError(
-            f"{path} is not the name of a label map; .nii, .nii.gz or .nrrd was expected; change the suffix."
-        )
+        raise InputError(f"{path} is not the name of a label map. Let it end with .nii, .nii.gz or .nrrd.")
     labels = np.zeros(grid.shape, np.uint8 if len(detections.organs) < 256 else np.uint16)
     numbered = {found.organ: index + 1 for index, found in enumerate(detections.organs)}
     for organ, box in sorted(detections.boxes.items(), key=lambda entry: -entry[1].volume_mm3):

@@ -22,19 +22,40 @@ from rprloc.io.colours import organ_colour
 # Slicer itself writes this identifier; it compares it with a pattern and does not open it.
 SCHEMA = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
 
-_PLACE = "place one point on each of the organ's left, right, posterior, anterior, inferior and superior walls"
+_PLACE = "Place one point on each of the organ's left, right, posterior, anterior, inferior and superior walls."
 
 _RAS_AXES_IN_LPS = [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]
 
 
 def read_extreme_points(path: str | Path) -> Points:
-    """The six extreme points (6, 3) that a Markups file marks, RAS mm, in the order of WALLS.
+    """The six extreme points that a Markups file of 3D Slicer marks.
 
-    The file holds one point list (type Fiducial) with six points in any order, or one ROI; an ROI stands for the
-    centres of its box's faces, and one that is not along the RAS axes for those of the RAS box around it. A parent
-    transform is not part of such a file. Raises InputError if the file is not a Markups file, holds none or several
-    such markups, units other than mm, points that are not set or not finite, another number of points, or points that
-    span no volume.
+    The file holds one list of six points (type Fiducial) in any order, or one ROI. An ROI stands for the centres of its
+    faces; one that does not lie along the RAS axes, for those of the RAS box around it. A parent transform is not part
+    of such a file.
+
+    Parameters
+    ----------
+    path : path
+        A ``.mrk.json`` file, in LPS or RAS as it says itself.
+
+    Returns
+    -------
+    (6, 3) array
+        The points in RAS mm, in the order of :data:`rprloc.WALLS`.
+
+    Raises
+    ------
+    InputError
+        If it is not a Markups file, holds none or several such markups, has units other than mm, or points that are not
+        set, are not six, or span no volume.
+
+    Examples
+    --------
+    >>> rprloc.write_extreme_points("heart.mrk.json", found["heart"].points_ras, "heart")
+    >>> points_ras = rprloc.read_extreme_points("heart.mrk.json")
+    >>> bool(np.allclose(points_ras, found["heart"].points_ras, atol=1e-3))
+    True
     """
     markup = _only_markup_with_points(Path(path))
     try:
@@ -46,26 +67,60 @@ def read_extreme_points(path: str | Path) -> Points:
 
 
 def write_rois(path: str | Path, detections: Detections) -> None:
-    """Write one ROI per organ into one ``.mrk.json`` file; Slicer makes a node of each, named like the organ.
+    """Write the boxes as ROIs into one Markups file; 3D Slicer makes a node of each, named like the organ.
 
-    The ROIs lie along the RAS axes; the description of their control point tells the expected error, whether the scan
-    cuts the organ, and the spread of each wall. Organs that are absent get none.
-    Raises InputError if no organ was located or the folder cannot be written to.
+    The ROIs lie along the RAS axes; the file is in LPS, as Slicer writes its own. The description of an ROI's control
+    point tells the expected error, whether the scan cuts the organ, and how far the votes for each wall spread. Organs
+    that are absent get no ROI.
+
+    Parameters
+    ----------
+    path : path
+        The ``.mrk.json`` file to write.
+    detections : Detections
+        What was found.
+
+    Raises
+    ------
+    InputError
+        If no organ was located, as Slicer opens no empty file, or if the folder cannot be written to.
+
+    Examples
+    --------
+    >>> rprloc.write_rois("bert.mrk.json", found)
     """
     if not detections.located:
-        absent = "".join(f"; {one.organ} is {one.remark}" for one in detections.absent)
+        absent = ", ".join(f"{one.organ} is {one.remark}" for one in detections.absent)
         raise InputError(
-            f"{path} cannot be written: no organ was located{absent}, and Slicer does not open an empty markups file; "
-            "locate at least one organ."
+            f"{path} cannot be written, because no organ was located{f': {absent}' if absent else ''}. Slicer "
+            "opens no empty Markups file. Locate at least one organ."
         )
     markups = [_roi(found, organ_colour(index)) for index, found in enumerate(detections.located)]
     _write(path, markups)
 
 
 def write_extreme_points(path: str | Path, points_ras: ArrayLike, name: str) -> None:
-    """Write extreme points (6, 3), RAS mm, in the order of WALLS, as a list that :func:`read_extreme_points` reads.
+    """Write extreme points as a Markups file of 3D Slicer that :func:`rprloc.read_extreme_points` reads.
 
-    Each point is labelled with its wall. Raises InputError if the folder cannot be written to.
+    Each point is labelled with its wall. The file is in LPS, as Slicer writes its own.
+
+    Parameters
+    ----------
+    path : path
+        The ``.mrk.json`` file to write.
+    points_ras : (6, 3) array
+        RAS mm, in the order of :data:`rprloc.WALLS`.
+    name : str
+        What the list of points is called in Slicer.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+
+    Examples
+    --------
+    >>> rprloc.write_extreme_points("heart.mrk.json", found["heart"].points_ras, "heart")
     """
     points_lps = lps_from_ras(np.asarray(points_ras, float).reshape(6, 3))
     control_points = [
@@ -81,12 +136,12 @@ def _only_markup_with_points(path: Path) -> dict[str, Any]:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror}); a Slicer Markups file was expected; check the path."
+            f"{path} cannot be read ({error.strerror}). Give the path of a Slicer Markups file."
         ) from error
     except ValueError as error:
         raise InputError(
-            f"{path} is not JSON ({error}); a Slicer Markups file (.mrk.json) was expected; "
-            "save the points from Slicer again."
+            f"{path} is not JSON ({error}), so it is no Slicer Markups file (.mrk.json). "
+            "Save the points from Slicer again."
         ) from error
     markups = content.get("markups") if isinstance(content, dict) else None
     if (
@@ -95,21 +150,21 @@ def _only_markup_with_points(path: Path) -> dict[str, Any]:
         or "markups-schema-v1." not in str(content.get("@schema", "markups-schema-v1.")).lower()
     ):
         raise InputError(
-            f"{path} is not a Slicer Markups file of schema 1; a file with a list of markups was expected; "
-            "save the points from Slicer as .mrk.json."
+            f"{path} is not a Slicer Markups file of schema 1, with a list of markups. "
+            "Save the points from Slicer as .mrk.json."
         )
     usable = [m for m in markups if m.get("type") == "ROI" or (m.get("type") == "Fiducial" and m.get("controlPoints"))]
     if not usable:
         kinds = ", ".join(sorted({str(m.get("type")) for m in markups if m.get("type") != "Fiducial"}))
         raise InputError(
-            f"{path} holds no point list with points and no ROI{f' (only {kinds})' if kinds else ''}; "
-            f"six extreme points were expected; {_PLACE}."
+            f"{path} holds no point list with points and no ROI{f' (only {kinds})' if kinds else ''}. "
+            f"An organ needs six extreme points. {_PLACE}"
         )
     if len(usable) > 1:
         names = ", ".join(str(m.get("name") or m["type"]) for m in usable)
         raise InputError(
-            f"{path} holds {len(usable)} markups ({names}); one list of extreme points, or one ROI, was expected; "
-            "save each organ's points to its own file."
+            f"{path} holds {len(usable)} markups ({names}), not one list of extreme points or one ROI. "
+            "Save each organ's points to its own file."
         )
     return usable[0]
 
@@ -118,7 +173,7 @@ def _positions_ras(markup: dict[str, Any]) -> Points:
     """The positions (6, 3) of the control points, RAS mm, in the order of the file."""
     points = markup["controlPoints"]
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        raise InputError(f"the control points are not a list of points; save the markups from Slicer again; {_PLACE}.")
+        raise InputError(f"The control points are not a list of points. Save the markups from Slicer again. {_PLACE}")
     labels = [str(point.get("label") or f"point {number}") for number, point in enumerate(points, 1)]
     unset = [
         label
@@ -127,27 +182,26 @@ def _positions_ras(markup: dict[str, Any]) -> Points:
     ]
     if unset:
         raise InputError(
-            f"{len(unset)} of {len(points)} points are not set ({', '.join(unset)}); "
-            f"six points with a position were expected; place or delete the unset ones."
+            f"{len(unset)} of {len(points)} points are not set ({', '.join(unset)}). "
+            "Place or delete them, so that six points with a position are left."
         )
     if len(points) != 6:
-        raise InputError(f"six extreme points were expected, got {len(points)}; {_PLACE}.")
+        raise InputError(f"The organ has {len(points)} extreme points, not six. {_PLACE}")
     positions = [
-        _numbers(point["position"], 3, f"the position of {label}") for label, point in zip(labels, points, strict=True)
+        _numbers(point["position"], 3, f"The position of {label}") for label, point in zip(labels, points, strict=True)
     ]
     return _ras_from_file(markup, np.stack(positions))
 
 
 def _box_of_roi(markup: dict[str, Any]) -> Box:
     """The RAS box around an ROI."""
-    centre_ras = _ras_from_file(markup, _numbers(markup.get("center"), 3, "the ROI's center"))
-    size_mm = _numbers(markup.get("size"), 3, "the ROI's size")
+    centre_ras = _ras_from_file(markup, _numbers(markup.get("center"), 3, "The ROI's center"))
+    size_mm = _numbers(markup.get("size"), 3, "The ROI's size")
     # Row-major; its columns are the ROI's axes in the file's frame, which differs from RAS by signs of rows at most.
-    axes = _numbers(markup.get("orientation", np.eye(3).ravel().tolist()), 9, "the ROI's orientation").reshape(3, 3)
+    axes = _numbers(markup.get("orientation", np.eye(3).ravel().tolist()), 9, "The ROI's orientation").reshape(3, 3)
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3) or (size_mm <= 0).any():
         raise InputError(
-            "the ROI has no volume or its axes are not at right angles; a box was expected; "
-            "draw the ROI around the organ again."
+            "The ROI has no volume, or its axes are not at right angles. Draw the ROI around the organ again."
         )
     half_mm = np.abs(axes) @ (0.5 * size_mm)
     return Box(centre_ras - half_mm, centre_ras + half_mm)
@@ -164,16 +218,14 @@ def _ras_from_file(markup: dict[str, Any], positions: NDArray[np.float64]) -> Po
     """Positions (..., 3) of the markup's frame, as RAS mm. Slicer's default is LPS; its old numbers: 0 RAS, 1 LPS."""
     units = markup.get("coordinateUnits") or "mm"
     if (units[0] if isinstance(units, list) else units) != "mm":
-        raise InputError(f"the coordinate units are {units}; mm was expected; save the markups in millimetres.")
+        raise InputError(f"The coordinate units are {units}, not mm. Save the markups in millimetres.")
     system = markup.get("coordinateSystem", "LPS")
     frame = str(system).upper() or "LPS"
     if frame in ("LPS", "1"):
         return ras_from_lps(positions)
     if frame in ("RAS", "0"):
         return positions
-    raise InputError(
-        f"the coordinate system is {system!r}; LPS or RAS was expected; save the markups from Slicer again."
-    )
+    raise InputError(f"The coordinate system is {system!r}, not LPS or RAS. Save the markups from Slicer again.")
 
 
 def _numbers(value: object, count: int, what: str) -> NDArray[np.float64]:
@@ -181,7 +233,7 @@ def _numbers(value: object, count: int, what: str) -> NDArray[np.float64]:
     ok = len(numbers) == count and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers)
     if not ok or not np.isfinite(np.array(numbers, float)).all():
         raise InputError(
-            f"{what} is {value!r}; {count} finite numbers were expected; place the markup in Slicer and save it again."
+            f"{what} is {value!r}, not {count} finite numbers. Place the markup in Slicer and save it again."
         )
     return np.array(numbers, float)
 

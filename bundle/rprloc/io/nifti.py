@@ -1,4 +1,4 @@
-"""TODO io.nifti."""
+"""NIfTI files: what their headers say, and plain copies that SimpleITK reads quickly and rightly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 from isal import igzip
@@ -19,6 +19,12 @@ from rprloc.errors import InputError
 from rprloc.io.formats import READABLE_FORMATS, scan_name
 from rprloc.io.headers import require_bytes
 from rprloc.io.plausibility import MAX_SHEAR_COSINE, require_finite
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
+_STRUCT_BYTES, _HEADER_BYTES = 348, 352  # of the header, and with the four bytes that say whether it goes on
+_FLOATING = {16: np.float32, 64: np.float64}  # data types by their NIfTI code
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -45,10 +51,10 @@ def unzip(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rprloc-") as folder:
         copy = Path(folder) / f"{scan_name(path)}.nii"
         with _opened(path) as stream, copy.open("wb") as file:
-            header = stream.read(352)
-            _, _, start, size = _nifti_layout(path, header)
-            file.write(header)
-            left = start + size - len(header)
+            block = stream.read(_HEADER_BYTES)
+            start, size = _layout(_parse_header(path, block))
+            file.write(block)
+            left = start + size - len(block)
             while chunk := stream.read(1 << 20):
                 file.write(chunk[: max(left, 0)])
                 left -= len(chunk)
@@ -92,8 +98,8 @@ def convert_to_nifti1(path: Path) -> Iterator[Path]:
                 nibabel.save(nibabel.Nifti1Image(array, None, header), copy)
         except (*broken, ValueError, TypeError, OverflowError, EOFError, OSError, MemoryError) as error:
             raise InputError(
-                f"The NIfTI-2 file {path} cannot be used ({str(error).splitlines()[0].rstrip('.')}); a complete 3D "
-                "image of at most 32767 voxels along an axis was expected; save it as NIfTI-1."
+                f"The NIfTI-2 file {path} cannot be used ({str(error).splitlines()[0].rstrip('.')}). Give a complete "
+                "3D image of at most 32767 voxels along an axis, or save it as NIfTI-1."
             ) from error
         with _speaking_of(path, copy):
             yield copy
@@ -102,60 +108,63 @@ def convert_to_nifti1(path: Path) -> Iterator[Path]:
 def check_nifti(path: Path) -> NDArray[np.float64] | None:
     """The file's sform (4, 4) in RAS mm, None if it has none.
 
-    Raises InputError where SimpleITK would put zeros for missing voxels and for NaN, or make up an orientation. Header
-    fields as in nifti1.h.
+    Raises InputError where SimpleITK would put zeros for missing voxels and for NaN, or make up an orientation.
     """
     with path.open("rb") as stream:
-        header = stream.read(352)
-        order, data_type, start, expected = _nifti_layout(path, header)
+        header = _parse_header(path, stream.read(_HEADER_BYTES))
+        start, expected = _layout(header)
         size = path.stat().st_size - start
-        not_finite, floating = 0, {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(data_type)
+        not_finite, floating = 0, _FLOATING.get(int(header["datatype"]))
         if floating is not None:
+            kind = np.dtype(floating).newbyteorder(header.endianness)
             stream.seek(start)
             left = expected
             while left > 0 and (chunk := stream.read(min(1 << 20, left))):
-                values = np.frombuffer(chunk, floating, len(chunk) // floating.itemsize)
+                values = np.frombuffer(chunk, kind, len(chunk) // kind.itemsize)
                 not_finite += len(values) - int(np.count_nonzero(np.isfinite(values)))
                 left -= len(chunk)
     require_bytes(path, size, expected)
     require_finite(path, not_finite)
-    return _nifti_sform(path, header, order)
+    return _sform(path, header)
 
 
-def _nifti_layout(path: Path, header: bytes) -> tuple[str, int, int, int]:
-    """Of a NIfTI-1 header (352 bytes): the byte order, the type of its voxels, the byte at which these begin, and how
-    many bytes they take. Raises InputError for any other header.
-    """
-    order = "<" if header[:4] == struct.pack("<i", 348) else ">"
-    if header[:4] != struct.pack(order + "i", 348) or header[344:347] != b"n+1":
+def _parse_header(path: Path, block: bytes) -> Nifti1Header:
+    """The header of a NIfTI-1 file from its first bytes. Raises InputError for any other file."""
+    from nibabel.nifti1 import Nifti1Header
+
+    order = next((order for order in "<>" if block[:4] == struct.pack(f"{order}i", _STRUCT_BYTES)), None)
+    if order is None or len(block) < _HEADER_BYTES or block[344:347] != b"n+1":
         raise InputError(
-            f"{path} is not a NIfTI file, whatever its name says; {READABLE_FORMATS}; give the scan as it was exported."
+            f"{path} is not a NIfTI file, whatever its name says. {READABLE_FORMATS} Give the scan as it was exported."
         )
-    dimensions = struct.unpack(order + "8h", header[40:56])
-    data_type, bits_per_voxel = struct.unpack(order + "2h", header[70:74])
-    offset = struct.unpack(order + "f", header[108:112])[0]
-    voxels = math.prod(max(n, 1) for n in dimensions[1 : 1 + max(dimensions[0], 0)])
-    start = int(offset) if offset >= 352 and math.isfinite(offset) else 352
-    return order, data_type, start, voxels * bits_per_voxel // 8
+    return Nifti1Header(block[:_STRUCT_BYTES], order, check=False)  # what it says is checked by the callers
 
 
-def _nifti_sform(path: Path, header: bytes, order: str) -> NDArray[np.float64] | None:
-    qform_code, sform_code = struct.unpack(order + "2h", header[252:256])
-    if qform_code <= 0 and sform_code <= 0:
+def _layout(header: Nifti1Header) -> tuple[int, int]:
+    """The byte at which the voxels begin, and how many bytes they take."""
+    count, *sizes = header["dim"].tolist()
+    voxels = math.prod(max(n, 1) for n in sizes[: max(count, 0)])
+    offset = float(header["vox_offset"])
+    start = int(offset) if offset >= _HEADER_BYTES and math.isfinite(offset) else _HEADER_BYTES
+    return start, voxels * int(header["bitpix"]) // 8
+
+
+def _sform(path: Path, header: Nifti1Header) -> NDArray[np.float64] | None:
+    if header["qform_code"] <= 0 and header["sform_code"] <= 0:
         raise InputError(
-            f"The NIfTI header of {path} does not say how the patient lies (its sform and qform codes are 0); "
-            "left and right would be a guess; a position in the world was expected; export it with its orientation."
+            f"The NIfTI header of {path} does not say how the patient lies (its sform and qform codes are 0). "
+            "Left and right would be a guess. Export the scan with its orientation."
         )
-    if sform_code <= 0:
+    if header["sform_code"] <= 0:
         return None
-    unit_mm = {1: 1e3, 3: 1e-3}.get(header[123] & 7, 1.0)  # metres, micrometres, else mm
-    sform = np.eye(4)
-    sform[:3] = np.array(struct.unpack(order + "12f", header[280:328])).reshape(3, 4) * unit_mm
+    unit_mm = {1: 1e3, 3: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)  # metres, micrometres, else mm
+    sform: NDArray[np.float64] = header.get_sform()
+    sform[:3] *= unit_mm
     with np.errstate(all="ignore"):  # infinite numbers end below
         axes = sform[:3, :3] / np.maximum(np.linalg.norm(sform[:3, :3], axis=0), 1e-12)
     if not np.abs(axes.T @ axes - np.eye(3)).max() <= MAX_SHEAR_COSINE:  # so written, NaN counts as well
         raise InputError(
-            f"The axes of {path} are sheared, as by a tilted gantry, or flat; perpendicular axes were expected; "
-            "resample the scan to perpendicular axes first."
+            f"The axes of {path} are sheared, as by a tilted gantry, or flat. Resample the scan to perpendicular axes "
+            "first."
         )
     return sform

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid, Points
+from rprloc.intensity import PICTURE_WINDOW_HU
 from rprloc.io.colours import organ_colour
 from rprloc.volume import Volume, resample
 
@@ -20,16 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WINDOW_HU = (-160.0, 240.0)
-"""Soft tissue: what is black and what is white in pictures."""
-
 MAX_PICTURED_ORGANS = 12
 
 _VIEW_MM = 420.0  # the most that a picture shows along an axis
 
 _DISPLAY_SPACING_MM, _MAX_DISPLAY_VOXELS = 1.5, 40e6
 
-_WIDTH_IN, _MAX_HEIGHT_IN, _DPI = 11.0, 44.0, 110
+_WIDTH_IN, _MAX_HEIGHT_IN, _TITLE_IN, _DPI = 11.0, 44.0, 0.35, 110
 
 
 class _Plane(NamedTuple):
@@ -63,30 +61,48 @@ def save_picture(
     points: Mapping[str, Points] | None = None,
     remarks: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a PNG: for each organ a row with the axial, coronal and sagittal slice through its box's centre.
+    """Write a PNG with a row for each organ: the axial, coronal and sagittal slice through the centre of its box.
 
-    Solid: the boxes by organ name, the row's own drawn thick; dashed white: ``truth``; crosses: the extreme points
-    (6, 3), RAS mm, of the walls that the slice cuts, projected onto it. ``remarks`` on organs stand beside their names;
-    those on organs without a box, below. Works for any orientation of the scan. At most MAX_PICTURED_ORGANS rows are
-    drawn, and the picture says how many organs are left out. Raises InputError without any box or if the folder cannot
-    be written to.
+    Boxes are solid, the row's own drawn thick. Slices are seen from the feet and from the front, so the patient's right
+    is on the picture's left, whatever the orientation of the scan. The picture has at most 12 rows and says how many
+    organs are left out.
+
+    Parameters
+    ----------
+    path : path
+        The file to write.
+    volume : Volume
+        The scan in which the boxes lie.
+    boxes : mapping of str to Box
+        For each organ its box, RAS mm.
+    truth : mapping of str to Box, optional
+        Reference boxes, drawn dashed and white.
+    points : mapping of str to (6, 3) array, optional
+        Extreme points in RAS mm, in the order of :data:`rprloc.WALLS`: crosses, projected onto the slice.
+    remarks : mapping of str to str, optional
+        What stands beside the organs' names; for organs without a box, below the slices.
+
+    Raises
+    ------
+    InputError
+        If there is no box, or the folder cannot be written to.
+
+    Examples
+    --------
+    >>> rprloc.save_picture("bert.png", volume, found.boxes)
     """
     from matplotlib.figure import Figure
 
     if not boxes:
-        raise InputError(
-            f"{path} cannot be drawn: no organ was located; a picture needs one box; locate an organ first."
-        )
+        raise InputError(f"{path} cannot be drawn, because no organ was located. Locate an organ first.")
     shown = dict(list(boxes.items())[:MAX_PICTURED_ORGANS])
     display = _display_volume(volume)
     view_mm = np.minimum(display.grid.bounds.size_mm, _VIEW_MM)
     widths_mm = [float(view_mm[plane.leftward]) for plane in _PLANES]
     row_mm = float(max(view_mm[plane.upward] for plane in _PLANES))
     without_box = [f"{organ}: {remark}" for organ, remark in (remarks or {}).items() if organ not in boxes]
-    title_in, legend_in = 0.35, 0.3 + 0.25 * math.ceil((len(shown) + 3 + len(without_box)) / 4)
-    inches_per_mm = min(_WIDTH_IN / sum(widths_mm), (_MAX_HEIGHT_IN - title_in * len(shown)) / (row_mm * len(shown)))
-    width_in = max(sum(widths_mm) * inches_per_mm, 4.0)
-    height_in = (row_mm * inches_per_mm + title_in) * len(shown) + legend_in
+    legend_in = 0.3 + 0.25 * math.ceil((len(shown) + 3 + len(without_box)) / 4)
+    width_in, row_in, height_in = _layout(len(shown), sum(widths_mm), row_mm, legend_in)
     figure = Figure(figsize=(width_in, height_in), facecolor="black")
     rows = figure.add_gridspec(
         len(shown),
@@ -95,33 +111,15 @@ def save_picture(
         left=0.0,
         right=1.0,
         bottom=legend_in / height_in,
-        top=1.0 - title_in / height_in,
+        top=1.0 - _TITLE_IN / height_in,
         wspace=0.02,
-        hspace=title_in / (row_mm * inches_per_mm),
+        hspace=_TITLE_IN / row_in,
     )
     for row, (organ, box) in enumerate(shown.items()):
         for column, plane in enumerate(_PLANES):
             axes = figure.add_subplot(rows[row, column])
             _draw_slice(axes, display, plane, box.centre_ras, view_mm)
-            for index, (other, other_box) in enumerate(shown.items()):
-                own = other == organ
-                _draw_box(
-                    axes, plane, other_box, box.centre_ras, organ_colour(index), width=1.8 if own else 0.6, style="-"
-                )
-            if truth and organ in truth:
-                _draw_box(axes, plane, truth[organ], box.centre_ras, "white", width=1.2, style=(0, (4, 3)))
-            if points and organ in points:
-                in_plane = [2 * plane.leftward, 2 * plane.leftward + 1, 2 * plane.upward, 2 * plane.upward + 1]
-                crosses = np.asarray(points[organ], float)[in_plane]
-                axes.plot(
-                    crosses[:, plane.leftward],
-                    crosses[:, plane.upward],
-                    "+",
-                    color=organ_colour(row),
-                    ms=8,
-                    scalex=False,
-                    scaley=False,
-                )
+            _draw_organ(axes, plane, organ, shown, (truth or {}).get(organ), (points or {}).get(organ))
         size = " x ".join(f"{length:.0f}" for length in box.size_mm)
         top = rows[row, 0].get_position(figure).y1 + 0.08 / height_in
         remark = (remarks or {}).get(organ)
@@ -130,6 +128,30 @@ def save_picture(
     _draw_legend(figure, list(shown), bool(truth), bool(points), len(boxes) - len(shown), without_box)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, facecolor="black", metadata={"Software": None})
+
+
+def _layout(rows: int, width_mm: float, row_mm: float, legend_in: float) -> tuple[float, float, float]:
+    """The picture's width, the height of a row's slices, and the picture's height, in inches."""
+    inches_per_mm = min(_WIDTH_IN / width_mm, (_MAX_HEIGHT_IN - _TITLE_IN * rows) / (row_mm * rows))
+    row_in = row_mm * inches_per_mm
+    return max(width_mm * inches_per_mm, 4.0), row_in, (row_in + _TITLE_IN) * rows + legend_in
+
+
+def _draw_organ(
+    axes: Axes, plane: _Plane, organ: str, boxes: Mapping[str, Box], truth: Box | None, points: Points | None
+) -> None:
+    """All boxes on the slice through the organ's centre, its own thick, and its reference box and points."""
+    centre_ras = boxes[organ].centre_ras
+    for index, (other, box) in enumerate(boxes.items()):
+        width = 1.8 if other == organ else 0.6
+        _draw_box(axes, plane, box, centre_ras, organ_colour(index), width=width, style="-")
+    if truth is not None:
+        _draw_box(axes, plane, truth, centre_ras, "white", width=1.2, style=(0, (4, 3)))
+    if points is not None:
+        in_plane = [2 * plane.leftward, 2 * plane.leftward + 1, 2 * plane.upward, 2 * plane.upward + 1]
+        across, up = np.asarray(points, float)[in_plane][:, [plane.leftward, plane.upward]].T
+        colour = organ_colour(list(boxes).index(organ))
+        axes.plot(across, up, "+", color=colour, ms=8, scalex=False, scaley=False)
 
 
 def _display_volume(volume: Volume) -> Volume:
@@ -157,8 +179,8 @@ def _draw_slice(
         origin="lower",
         extent=(low[plane.leftward], high[plane.leftward], low[plane.upward], high[plane.upward]),
         cmap="gray",
-        vmin=WINDOW_HU[0],
-        vmax=WINDOW_HU[1],
+        vmin=PICTURE_WINDOW_HU[0],
+        vmax=PICTURE_WINDOW_HU[1],
         interpolation="bilinear",
         aspect="equal",
     )

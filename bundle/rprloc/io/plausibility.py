@@ -1,4 +1,4 @@
-"""TODO io.plausibility."""
+"""Whether what was read can be a CT scan: reasons to refuse it, and reasons to doubt it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ MAX_SHEAR_COSINE = 0.005
 def image_warnings(volume: Volume) -> list[str]:
     """One sentence for each reason to doubt that the volume is ordinary CT in Hounsfield units; [] for ordinary CT.
 
-    Padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most. What was done to the
-    volume when it was read comes first.
+    Padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most.
     """
-    found = list(volume.notes)
+    found = []
     spacing_mm = volume.grid.spacing_mm
     spacing = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
     if spacing_mm.min() < 0.1 or spacing_mm.max() > 20.0:
         found.append(
-            f"The voxels measure {spacing} mm, which is unusual for CT; check that the spacing is in millimetres."
+            f"The voxels measure {spacing} mm, which is unusual for CT. Check that the spacing is in millimetres."
         )
     elif spacing_mm.max() > 10.0:
         found.append(
-            f"The voxels measure {spacing} mm; slices thicker than 10 mm hide small organs; use thinner slices."
+            f"The voxels measure {spacing} mm. Slices thicker than 10 mm hide small organs. Use thinner slices."
         )
     doubt = _intensity_doubt(volume)
     return [*found, doubt[0]] if doubt else found
@@ -50,7 +49,7 @@ def _intensity_doubt(volume: Volume) -> tuple[str, bool] | None:
     hu = np.asarray(volume.hu[::step, ::step, ::step], np.float32).ravel()
     hu = hu[hu >= -1100.0]  # without padding
     if len(hu) == 0:
-        return "No voxel is above -1100 HU; CT was expected.", False
+        return "No voxel is above -1100 HU, so the image cannot be CT. Use the original CT.", False
     low, high = float(hu.min()), float(hu.max())
     span = f"values run from {low:g} to {high:g}"
     if low > -50.0:
@@ -58,30 +57,30 @@ def _intensity_doubt(volume: Volume) -> tuple[str, bool] | None:
         if len(dense) > 0.01 * len(hu) and np.mean((dense > 850.0) & (dense < 1250.0)) > 0.6:
             return (
                 f"The image looks like CT stored with an offset of about 1000 or 1024 (its {span}, soft tissue near "
-                f"{np.median(dense):.0f}); Hounsfield units were expected; apply the rescale intercept to it.",
+                f"{np.median(dense):.0f}). Apply the rescale intercept to it, which gives Hounsfield units.",
                 False,
             )
         return (
             f"The image does not look like CT: its {span}, as in MR or an 8-bit picture, with nothing near "
-            "air's -1000 HU; Hounsfield units were expected; use the original CT.",
+            "air's -1000 HU. Use the original CT, in Hounsfield units.",
             False,
         )
     if low > -800.0:
         if np.mean(hu <= low + 2.0) > 0.01:
             return (
-                f"The image seems to have been saved through a display window (its {span}), so that lung or bone are "
-                "cut off; it can be used, but the original Hounsfield units may locate better.",
+                f"The image seems to have been saved through a display window (its {span}), which cuts off lung or "
+                "bone. It can be used, but the original Hounsfield units may give better boxes.",
                 True,
             )
         return (
-            f"The image holds no air: its {span}, while CT shows about -1000 HU around the body; "
-            "if it is not CT in Hounsfield units, use the original CT.",
+            f"The image holds no air: its {span}, while CT shows about -1000 HU around the body. "
+            "If it is not CT in Hounsfield units, use the original CT.",
             True,
         )
     if np.mean((hu > -200.0) & (hu < 300.0)) < 0.05:
         return (
-            f"Few voxels have values of soft tissue (-200 to 300 HU; the {span}): the image may not be in "
-            "Hounsfield units, or its rescale intercept may have been applied twice; use the original CT.",
+            f"Few voxels have values of soft tissue (-200 to 300 HU; the {span}). The image may not be in "
+            "Hounsfield units, or its rescale intercept may have been applied twice. Use the original CT.",
             False,
         )
     return None
@@ -91,31 +90,30 @@ def refuse_unusable(array: NDArray[np.generic], grid: Grid, path: Path) -> None:
     extent_mm = grid.spacing_mm * grid.shape
     if min(grid.shape) < MIN_VOXELS or extent_mm.min() < MIN_EXTENT_MM:
         raise InputError(
-            f"The scan in {path} is too small to locate anything in: it has {describe_grid(grid)}; at least {MIN_VOXELS} "
-            f"voxels (slices) and {MIN_EXTENT_MM:g} mm along every axis were expected; give a longer scan."
+            f"The scan in {path} is too small to locate anything in: it has {describe_grid(grid)}. Give a longer scan, "
+            f"with at least {MIN_VOXELS} voxels (slices) and {MIN_EXTENT_MM:g} mm along every axis."
         )
     axes = grid.ras_from_ijk[:3, :3] / grid.spacing_mm
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if cosine > MAX_SHEAR_COSINE:
         tilt = np.degrees(np.arcsin(min(cosine, 1.0)))
         raise InputError(
-            f"The slices of {path} are sheared by {tilt:.1f} degrees, as by a tilted gantry; "
-            "perpendicular axes were expected; resample the scan to perpendicular axes first."
+            f"The slices of {path} are sheared by {tilt:.1f} degrees, as by a tilted gantry. "
+            "Resample the scan to perpendicular axes first."
         )
     if np.issubdtype(array.dtype, np.floating):
         require_finite(path, array.size - int(np.count_nonzero(np.isfinite(array))))
     if array.min() == array.max():
         raise InputError(
-            f"All voxels of {path} have the value {array.flat[0]}; a CT scan was expected, nothing can be located in a "
-            "constant image; check how it was exported."
+            f"{path} is a constant image: all its voxels have the value {array.flat[0]}. Check how it was exported."
         )
 
 
 def require_finite(path: Path, not_finite: int) -> None:
     if not_finite:
         raise InputError(
-            f"{path} holds {not_finite} voxels that are NaN or infinite; finite values were expected; "
-            "replace them, in CT for instance by -1024 outside the scan."
+            f"{path} holds {not_finite} voxels that are NaN or infinite. "
+            "Replace them, in CT for instance by -1024 outside the scan."
         )
 
 

@@ -1,4 +1,4 @@
-"""Reading CT scans, label maps and label names from files, and refusing what cannot be used.
+"""Reading CT scans, and refusing what cannot be used.
 
 Nothing is guessed: a file that is cut off, lacks slices or does not say how the patient lies is an InputError, never a
 wrong answer. SimpleITK reads; what it would pass over in silence, or tell only the terminal, is checked beforehand.
@@ -7,10 +7,13 @@ wrong answer. SimpleITK reads; what it would pass over in silence, or tell only 
 from __future__ import annotations
 
 import gzip
+import logging
 import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,41 +23,128 @@ from numpy.typing import NDArray
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
-from rprloc.io.dicom import choose_series, find_series
+from rprloc.io.dicom import DicomSeries, choose_series, find_series
 from rprloc.io.dicom_stack import read_series
 from rprloc.io.formats import IMAGE_IOS, READABLE_FORMATS, holds_series, image_extension, require_content, scan_name
 from rprloc.io.headers import check_metaimage, check_nrrd
 from rprloc.io.itk import ITK_FILES
 from rprloc.io.nifti import check_nifti, convert_to_nifti1, is_nifti2, is_zipped, unzip
-from rprloc.io.plausibility import refuse_unusable
+from rprloc.io.plausibility import image_warnings, refuse_unusable
 from rprloc.volume import Volume, from_sitk
 
+_log = logging.getLogger(__name__)
 
-def read_volume(path: str | Path, *, series_uid: str | None = None) -> Volume:
-    """The CT scan in a file (NIfTI, NRRD, MetaImage) or in DICOM: a folder, a zip file or a multi-frame file.
 
-    Voxels come as (I, J, K) in the file's own order and type, with the file's rescale slope and intercept applied; the
-    grid says where they lie, whatever the orientation. ``series_uid`` selects one of several DICOM series. The
-    volume's name is the file's name without its extension, or the folder's name.
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan as it was read: the volume, and what its file says besides.
 
-    Raises InputError for what is missing, damaged, not a 3D scalar image, sheared, constant, not finite, too small to
-    locate anything in, or, with DICOM, incomplete or ambiguous. Doubts about readable data: :func:`image_warnings`.
+    Parameters
+    ----------
+    volume : Volume
+        Hounsfield units and where they lie.
+    notes : tuple of str
+        What was done to the scan when it was read, each in a sentence or two.
+    series : DicomSeries, optional
+        The DICOM series that it comes from; DICOM results refer to it.
+
+    Examples
+    --------
+    >>> scan = rprloc.read_scan(query_image)
+    >>> scan.volume.hu.shape == scan.volume.grid.shape, scan.series is None
+    (True, True)
+    """
+
+    volume: Volume
+    notes: tuple[str, ...] = ()
+    series: DicomSeries | None = None
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """The notes, and every reason to doubt that the scan is ordinary CT, each in a sentence or two."""
+        return (*self.notes, *image_warnings(self.volume))
+
+    def renamed(self, name: str) -> Scan:
+        """The same scan under another name."""
+        return replace(self, volume=replace(self.volume, name=name))
+
+
+def read_scan(path: str | Path, *, series_uid: str | None = None) -> Scan:
+    """The CT scan in a file (NIfTI, NRRD, MetaImage) or in DICOM, with what its file says besides.
+
+    Parameters
+    ----------
+    path : path
+        A file, or for DICOM a folder, a zip file or a multi-frame file.
+    series_uid : str, optional
+        Which of several DICOM series is meant.
+
+    Returns
+    -------
+    Scan
+        Its volume has the voxels (I, J, K) in the file's own order and type, with rescale slope and intercept applied;
+        its grid says where they lie, whatever the orientation. Its name is the file's name without the extension, or
+        the folder's name.
+
+    Raises
+    ------
+    InputError
+        For what is missing, damaged, not a 3D scalar image, sheared, constant, not finite, too small to locate
+        anything in, or, with DICOM, incomplete or ambiguous.
+
+    Examples
+    --------
+    >>> rprloc.read_scan(query_image).warnings
+    ()
     """
     path = Path(path)
     with explain_reading_errors(path):
         if holds_series(path):
-            series = choose_series(find_series(path), path, series_uid)
-            array, grid, series, notes = read_series(series, path)
-            volume = Volume(array, grid, scan_name(path), notes, series)
+            chosen = choose_series(find_series(path), path, series_uid)
+            array, grid, series, notes = read_series(chosen, path)
+            scan = Scan(Volume(array, grid, scan_name(path)), notes, series)
         else:
             if series_uid is not None:
                 raise InputError(
-                    f"A series was selected, but {path} is an image file; DICOM was expected, only it has series; "
-                    "give the DICOM folder, or leave the series out."
+                    f"{path} is an image file, and only DICOM has series to select. Give the DICOM folder, or leave "
+                    "the series out."
                 )
-            volume = Volume(*read_image_file(path), scan_name(path))
-    refuse_unusable(volume.hu, volume.grid, path)
-    return volume
+            scan = Scan(Volume(*read_image_file(path), scan_name(path)))
+    refuse_unusable(scan.volume.hu, scan.volume.grid, path)
+    return scan
+
+
+def read_volume(path: str | Path, *, series_uid: str | None = None) -> Volume:
+    """The volume of a scan in a file or in DICOM; see :func:`read_scan`.
+
+    What was done to the scan when it was read is logged as a warning of the logger ``rprloc``.
+
+    Parameters
+    ----------
+    path : path
+        A file, or for DICOM a folder, a zip file or a multi-frame file.
+    series_uid : str, optional
+        Which of several DICOM series is meant.
+
+    Returns
+    -------
+    Volume
+        The voxels (I, J, K) in the file's own order, in Hounsfield units, and where they lie, RAS mm.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_scan`.
+
+    Examples
+    --------
+    >>> rprloc.read_volume(query_image).grid.shape
+    (233, 167, 191)
+    """
+    scan = read_scan(path, series_uid=series_uid)
+    for note in scan.notes:
+        _log.warning("%s: %s", scan.volume.name, note)
+    return scan.volume
 
 
 @contextmanager
@@ -66,12 +156,10 @@ def explain_reading_errors(path: Path) -> Iterator[None]:
         yield
     except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error, IsalError) as error:  # type: ignore[misc]
         reason = re.sub(r"\w+\(0x\w+\): |ITK ERROR: ", "", str(error).strip().splitlines()[-1]).strip(" .")
-        raise InputError(
-            f"{path} is damaged or cut off ({reason}); a complete file was expected; copy or export it again."
-        ) from error
+        raise InputError(f"{path} is damaged or cut off ({reason}). Copy or export it again.") from error
     except OSError as error:
         raise InputError(
-            f"{path} cannot be opened ({error.strerror}); a readable file was expected; check it."
+            f"{path} cannot be opened ({error.strerror}). Check the file, and that you may read it."
         ) from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
@@ -79,10 +167,10 @@ def explain_reading_errors(path: Path) -> Iterator[None]:
 
 def read_image_file(path: Path) -> tuple[NDArray[np.generic], Grid]:
     """Array (I, J, K) and grid of a 3D scalar image file."""
-    require_content(path, READABLE_FORMATS)
+    require_content(path)
     extension = image_extension(path)
     if not extension:
-        raise InputError(f"{path} has an extension that is not known; {READABLE_FORMATS}; convert it to one of these.")
+        raise InputError(f"{path} has an extension that is not known. {READABLE_FORMATS} Convert it to one of these.")
     if extension in (".nii", ".nii.gz"):
         if is_nifti2(path):
             with convert_to_nifti1(path) as converted:
@@ -101,8 +189,8 @@ def read_image_file(path: Path) -> tuple[NDArray[np.generic], Grid]:
         array, grid = from_sitk(_read_image(path, IMAGE_IOS[extension]))
     if sform_ras is not None and not grid.same_as(Grid(grid.shape, sform_ras)):
         raise InputError(
-            f"The NIfTI header of {path} gives two different positions (its sform, qform or voxel sizes disagree); one "
-            "was expected, as programs differ in which they take; write it again with all the same."
+            f"The NIfTI header of {path} gives two different positions (its sform, qform or voxel sizes disagree). "
+            "Programs differ in which they take. Write it again with all the same."
         )
     return array, grid
 
@@ -118,8 +206,8 @@ def _read_image(path: Path, image_io: str) -> sitk.Image:
         size.pop()
     if len(size) != 3:
         raise InputError(
-            f"{path} is a {len(size)}D image of {' x '.join(map(str, size))}; a 3D scan was expected; "
-            + ("give the whole volume, not one slice." if len(size) < 3 else "extract one of its volumes first.")
+            f"{path} is a {len(size)}D image of {' x '.join(map(str, size))}, not a 3D scan. "
+            + ("Give the whole volume, not one slice." if len(size) < 3 else "Extract one of its volumes first.")
         )
     _require_scalar(reader.GetNumberOfComponents(), path)
     if reader.GetDimension() > 3:
@@ -130,6 +218,6 @@ def _read_image(path: Path, image_io: str) -> sitk.Image:
 def _require_scalar(components: int, path: Path) -> None:
     if components != 1:
         raise InputError(
-            f"{path} has {components} values at each voxel (colour or a vector field); one Hounsfield value was "
-            "expected; give the scan itself, not a picture of it."
+            f"{path} has {components} values at each voxel (colour or a vector field), but CT has one. Give the "
+            "scan itself, not a picture of it."
         )

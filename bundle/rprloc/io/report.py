@@ -1,37 +1,17 @@
-"""The results in a folder as a table (CSV) and as one HTML page with the pictures, for people who look through many."""
+"""The results in a folder as one HTML page with the pictures, for people who look through many."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import html
-import io
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from rprloc import __version__
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection
+from rprloc.detection import Detections, OrganDetection
 from rprloc.files import write_text_atomically
-from rprloc.geometry import WALLS
-from rprloc.io.results import Failure
-
-_COLUMNS = (
-    "query",
-    "organ",
-    *(f"{wall}_ras_mm" for wall in WALLS),
-    *(f"centre_{axis}_ras_mm" for axis in "xyz"),
-    *(f"size_{axis}_mm" for axis in "xyz"),
-    "spread_mm",
-    "expected_wall_error_mm",
-    *(f"probability_{presence}" for presence in ("whole", "part", "absent")),
-    "supports",
-    "model_id",
-    "support_id",
-    "warnings",
-    "error",
-)
+from rprloc.io.results import Failure, ResultFiles
+from rprloc.version import __version__
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1a1a1a; }
@@ -46,44 +26,10 @@ img { max-width: 100%; margin-top: 1rem; background: black; }
 """
 
 
-def save_csv(path: Path, results: list[Detections | Failure]) -> None:
-    """Write a row for each query and organ, in RAS mm; one that is absent has no box in its row. A query that failed,
-    or in which no organ was looked for, gets one row.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for result in results:
-        if isinstance(result, Failure):
-            writer.writerow({"query": result.query, "error": result.error})
-            continue
-        common = {
-            "query": result.query,
-            "model_id": result.model_id,
-            "support_id": result.support_id,
-            "warnings": " ".join(result.warnings),
-        }
-        rows = [_row(organ) for organ in result.organs] or [{}]
-        writer.writerows([common | row for row in rows])
-    write_text_atomically(path, text.getvalue())
-
-
-def _row(organ: OrganDetection | AbsentOrgan) -> dict[str, str]:
-    row = {"organ": organ.organ, "supports": " ".join(organ.supports)}
-    if organ.presence is not None:
-        row |= {f"probability_{name}": f"{chance:.3f}" for name, chance in asdict(organ.presence).items()}
-    if isinstance(organ, AbsentOrgan):
-        return row
-    if organ.expected_error_mm is not None:
-        row["expected_wall_error_mm"] = f"{organ.expected_error_mm:.2f}"
-    numbers = [*organ.box.walls_mm, *organ.box.centre_ras, *organ.box.size_mm, organ.spread_mm.mean()]
-    return row | dict(zip(_COLUMNS[2:15], (f"{mm:.2f}" for mm in numbers), strict=True))
-
-
 def save_html(path: Path, results: list[Detections | Failure], folder: Path) -> None:
     """Write one page without links to other files: what was located in each query, with its picture if there is one."""
-    located = [one for one in results if isinstance(one, Detections)]
-    failed, doubted = len(results) - len(located), sum(bool(one.warnings) for one in located)
+    located = [result for result in results if isinstance(result, Detections)]
+    failed, doubted = len(results) - len(located), sum(bool(result.warnings) for result in located)
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     body = "\n".join(part for result in results for part in _section(result, folder))
     page = (
@@ -114,7 +60,7 @@ def _section(result: Detections | Failure, folder: Path) -> Iterator[str]:
         yield f"<tr><td>{html.escape(organ.organ)}</td><td>{size}</td><td>{centre}</td>"
         yield f"<td>{html.escape(organ.remark)}</td></tr>"
     yield "</table>"
-    picture = folder / f"{result.query}.png"
+    picture = ResultFiles(folder, result.query).picture
     if picture.is_file():
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
         yield f'<img alt="boxes in {html.escape(result.query)}" src="data:image/png;base64,{data}">'

@@ -1,4 +1,4 @@
-"""TODO io.results."""
+"""The files of a result: how they are called, what writes them, what reads them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,63 @@ from rprloc.files import parse_json, write_text_atomically
 
 if TYPE_CHECKING:
     from rprloc.geometry import Box
-    from rprloc.volume import Volume
+    from rprloc.io.reading import Scan
 
-RESULT, FAILURE = ".detections.json", ".failed.json"
-"""How the names of the files end that hold a query's result, or say why it has none."""
+DICOM_KINDS = ("seg", "sr", "rtstruct")
+"""Kinds of DICOM results. The segmentation comes first: it alone can be impossible, and then nothing is written."""
+
+TABLE = "organs.csv"
+"""The table of all results in a folder; see :mod:`rprloc.io.table`."""
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """The names of a query's result files in a folder; ``name`` may lead into a subfolder."""
+
+    folder: Path
+    name: str
+
+    @property
+    def detections(self) -> Path:
+        """What was found, and how far to trust it."""
+        return self._path(".detections.json")
+
+    @property
+    def failure(self) -> Path:
+        """Why there is no result."""
+        return self._path(".failed.json")
+
+    @property
+    def rois(self) -> Path:
+        """The boxes as ROIs of 3D Slicer."""
+        return self._path(".mrk.json")
+
+    @property
+    def picture(self) -> Path:
+        """Each box on three slices."""
+        return self._path(".png")
+
+    @property
+    def label_map(self) -> Path:
+        """The boxes on the scan's voxels."""
+        return self._path(".boxes.nii.gz")
+
+    def dicom(self, kind: str) -> Path:
+        """One of DICOM_KINDS."""
+        return self._path(f".{kind}.dcm")
+
+    def _path(self, suffix: str) -> Path:
+        return self.folder / f"{self.name}{suffix}"
+
+    @classmethod
+    def all_in(cls, folder: Path) -> tuple[list[ResultFiles], list[ResultFiles]]:
+        """The results and the failures in a folder and below it, sorted by name."""
+        ends = (cls(folder, "").detections.name, cls(folder, "").failure.name)
+        results, failures = (
+            sorted(path.relative_to(folder).as_posix().removesuffix(end) for path in folder.rglob(f"*{end}"))
+            for end in ends
+        )
+        return [cls(folder, name) for name in results], [cls(folder, name) for name in failures]
 
 
 @dataclass(frozen=True)
@@ -45,33 +98,28 @@ def read_failure(path: Path, run: str) -> str | None:
 
 def read_results(folder: Path) -> list[Detections | Failure]:
     """The results and failures in a folder, by their names. Raises InputError if there are none, or one is damaged."""
-    found: dict[str, Detections | Failure] = {}
-    for path in folder.rglob(f"*{FAILURE}") if folder.is_dir() else []:
+    results, failures = ResultFiles.all_in(folder) if folder.is_dir() else ([], [])
+    content: dict[str, Detections | Failure] = {}
+    for files in failures:
         try:
-            record = parse_json(path.read_text(encoding="utf-8"))
-            found[_name(path, folder, FAILURE)] = Failure(str(record["query"]), str(record["error"]))
+            record = parse_json(files.failure.read_text(encoding="utf-8"))
+            content[files.name] = Failure(str(record["query"]), str(record["error"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}); it was expected to tell a failure; delete it.") from error
-    found |= {_name(path, folder, RESULT): load_detections(path) for path in folder.rglob(f"*{RESULT}")}
-    if not found:
-        raise InputError(
-            f"{folder} holds no results (*{RESULT}); the folder that 'rprloc locate --out' wrote was expected; give it."
-        )
-    return [found[name] for name in sorted(found)]
-
-
-def _name(path: Path, folder: Path, suffix: str) -> str:
-    return path.relative_to(folder).as_posix().removesuffix(suffix)
+            raise InputError(f"{files.failure} is damaged ({error}). Delete it.") from error
+    content |= {files.name: Detections.load(files.detections) for files in results}
+    if not content:
+        raise InputError(f"{folder} holds no results. Give the folder that 'rprloc locate --out' wrote.")
+    return [content[name] for name in sorted(content)]
 
 
 def write_results(
-    out: Path,
-    name: str,
-    volume: Volume,
-    found: Detections,
+    folder: str | Path,
+    scan: Scan,
+    detections: Detections,
     *,
-    picture: bool,
-    labels: bool = False,
+    name: str | None = None,
+    picture: bool = False,
+    label_map: bool = False,
     dicom: Sequence[str] = (),
     truth: Mapping[str, Box] | None = None,
 ) -> None:
@@ -80,47 +128,54 @@ def write_results(
     If no organ lies in the scan there is nothing to draw: only the label map and the detections are written, and what
     an earlier run left of the others is deleted.
 
-    ``dicom`` names kinds of :data:`rprloc.io.dicom_export.DICOM_WRITERS`, for a volume that was read from DICOM.
+    Parameters
+    ----------
+    folder : path
+        Where the files go; it must exist.
+    scan : Scan
+        The query.
+    detections : Detections
+        What was found in it.
+    name : str, optional
+        What the files are called; by default like the query.
+    picture, label_map : bool
+        Whether to write a PNG with the boxes, and the boxes on the scan's voxels.
+    dicom : sequence of {"seg", "sr", "rtstruct"}
+        Which DICOM objects to write, for a scan that was read from DICOM.
+    truth : mapping of str to Box, optional
+        Reference boxes for the picture.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to, or if DICOM is asked for and the scan is not from DICOM.
+
+    Examples
+    --------
+    >>> rprloc.write_results(".", scan, found, picture=True)
     """
     from rprloc.io.dicom_export import DICOM_WRITERS
     from rprloc.io.label_map import save_label_map
     from rprloc.io.markups import write_rois
     from rprloc.io.pictures import save_picture
-    from rprloc.io.results import save_detections
 
+    files = ResultFiles(Path(folder), detections.query if name is None else name)
     for kind in dicom:
-        if volume.series is None:
+        if scan.series is None:
             raise InputError(
-                f"{name} was not read from DICOM, so that no {kind.upper()} can refer to it; a DICOM series was "
-                f"expected; leave --{kind} out."
+                f"{files.name} was not read from DICOM, so no {kind.upper()} can refer to it. Leave --{kind} out."
             )
-        if found.located:
-            DICOM_WRITERS[kind](out / f"{name}.{kind}.dcm", found, volume.series)
-    if labels:
-        save_label_map(out / f"{name}.boxes.nii.gz", found, volume.grid)
-    if picture and found.located:
-        points = {organ.organ: organ.points_ras for organ in found.located}
-        remarks = {organ.organ: organ.remark for organ in found.organs}
-        save_picture(out / f"{name}.png", volume, found.boxes, truth=truth, points=points, remarks=remarks)
-    if found.located:
-        write_rois(out / f"{name}.mrk.json", found)
+        if detections.located:
+            DICOM_WRITERS[kind](files.dicom(kind), detections, scan.series)
+    if label_map:
+        save_label_map(files.label_map, detections, scan.volume.grid)
+    if picture and detections.located:
+        points = {organ.organ: organ.points_ras for organ in detections.located}
+        remarks = {organ.organ: organ.remark for organ in detections.organs}
+        save_picture(files.picture, scan.volume, detections.boxes, truth=truth, points=points, remarks=remarks)
+    if detections.located:
+        write_rois(files.rois, detections)
     else:
-        for suffix in (".mrk.json", ".png", *(f".{kind}.dcm" for kind in DICOM_WRITERS)):
-            (out / f"{name}{suffix}").unlink(missing_ok=True)
-    save_detections(out / f"{name}.detections.json", found)
-
-
-def save_detections(path: str | Path, detections: Detections) -> None:
-    """Write the detections as JSON, all or nothing. Raises InputError if the folder cannot be written to."""
-    write_text_atomically(path, detections.to_json())
-
-
-def load_detections(path: str | Path) -> Detections:
-    """Read a file of :func:`save_detections`. Raises InputError if it is missing or not such a file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); a detections file in JSON was expected; check the path."
-        ) from error
-    return Detections.from_json(text, str(path))
+        for path in (files.rois, files.picture, *(files.dicom(kind) for kind in DICOM_KINDS)):
+            path.unlink(missing_ok=True)
+    detections.save(files.detections)

@@ -1,10 +1,10 @@
-"""How far a box may be off, whether its organ is in the scan at all, and whether the scan is what it should be.
+"""Expected error of a box, presence of its organ, and plausibility of the scan as a whole.
 
-What tells that without the truth is the *evidence*: how well the votes agree, how much the places found look like those
-of the example, whether they lead back to them, whether the scan looks like the body atlas where it was registered to
-it, and where the ends of the scan lie. A few coefficients make an expected wall error in mm and three probabilities of
-it: whole, partly in the scan, absent. ``scripts/calibrate_trust.py`` fits them on annotated scans, some of them cut,
-and writes ``trust.json``. They hold for the weights for which they were fitted; others get none, and a warning.
+What tells these without the truth is the *evidence*: how well the votes agree, how much the places found look like
+those of the example, whether they lead back to them, whether the scan looks like the body atlas where it was registered
+to it, and where the ends of the scan lie. A few coefficients turn it into an expected wall error in mm and three
+probabilities: whole, partly in the scan, absent. ``rprloc calibrate`` fits them on annotated scans, some of them cut,
+and writes them beside the weights for which they hold. Weights without a calibration give boxes and a warning.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rprloc.detection import AbsentOrgan, OrganDetection, Presence
+from rprloc.errors import InputError
+from rprloc.files import parse_json
 from rprloc.geometry import Box, Grid, Points, wall_coordinates
+from rprloc.intensity import DENSE_BODY_INPUT
+from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.support import SupportOrgan
 from rprloc.model.body import sample
 from rprloc.model.field import PositionField
-from rprloc.model.looks import STEP, Picture
+from rprloc.model.input import NetworkInput
+from rprloc.model.looks import RegistrationImage
 
 _MOST_PLACES = 20_000  # of a scan that are compared with the atlas
 
 _NEAR_MM = 24.0  # around a box
-
-_TEMPERATURE = 0.08  # as in the fine match
 
 _MOST_SUPPORTS = 5  # more than were seen together in calibration count as so many
 
@@ -41,9 +43,12 @@ _LEAST_DIFFERENCE = 0.03  # of grey values between left and right, root mean squ
 
 _MIN_BODY_VOXELS = 20  # of 4 mm: a slice with less shows nothing
 
+CALIBRATION_FILE = "trust.json"
+"""The name of the file beside the weights."""
+
 NOT_CALIBRATED = (
-    "How far boxes may be off, and whether an organ is in the scan at all, was not calibrated for these weights: a box "
-    "comes out always; check each."
+    "These weights are not calibrated: every organ gets a box, even one that is not in the scan, and no expected "
+    "error. Check each box, or run 'rprloc calibrate'."
 )
 
 ERROR_EVIDENCE = ("log_size", "log_spread", "log_back", "atlas", "log_supports", "log_disagreement")
@@ -87,7 +92,7 @@ class ScanEvidence:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class FieldEvidence:
     """A scan beside the body atlas: its grey values (N,) at world places (N, 3), and the atlas's there.
 
     ``known`` (N,): whether the atlas knows the place. ``mirrored``, ``mirrored_known``: the same where the place would
@@ -104,8 +109,9 @@ class Seen:
     bounds: Box
 
     @classmethod
-    def of(cls, field: PositionField) -> Seen:
-        picture = Picture.of(field.image.cpu(), field.image.cpu() > 0.1, field.grid)
+    def of(cls, field: PositionField) -> FieldEvidence:
+        image = field.image.cpu()
+        picture = RegistrationImage.of(NetworkInput(image, image > DENSE_BODY_INPUT, field.grid))
         chosen = picture.near.nonzero()
         chosen = chosen[:: -(-max(1, len(chosen)) // _MOST_PLACES)]
         places_ras, grey = picture.grid.ras(chosen.numpy()), picture.image[tuple(chosen.T)].numpy()
@@ -113,7 +119,7 @@ class Seen:
         places_ras, grey = places_ras[inside], grey[inside]
         body_mm = field.body.body(places_ras)
         values = field.atlas.values.cpu()
-        lattice = Grid.isotropic(values.shape[1:], STEP * float(field.grid.spacing_mm[0]), field.atlas.origin_mm.cpu())
+        lattice = field.atlas.grid
         middle_mm = float(lattice.bounds.centre_ras[0]) if len(body_mm) == 0 else float(_middle_mm(values, lattice))
         mirrored_mm = body_mm * [-1.0, 1.0, 1.0] + [2.0 * middle_mm, 0.0, 0.0]
         atlas, known = sample(values, lattice, body_mm).T
@@ -147,14 +153,21 @@ class Seen:
         return _correlation(self.grey[near], self.atlas[near], self.known[near])
 
     def evidence(
-        self, organs: Sequence[SupportOrgan], located: Sequence[tuple[Points, NDArray[np.float64]]], points_ras: Points
+        self,
+        organs: Sequence[SupportOrgan],
+        located: Sequence[tuple[Points, NDArray[np.float64]]],
+        points_ras: Points,
+        config: LocalizationConfig = DEFAULT,
     ) -> Evidence:
         """The evidence on an organ at points (6, 3), from what every support located alone: points (6, 3) and spread
         (6,).
         """
         walls_mm = wall_coordinates(points_ras)
         box = Box.from_extreme_points(points_ras)
-        back_mm = np.mean([self._back_mm(organ, points) for organ, (points, _) in zip(organs, located, strict=True)])
+        temperature = config.match_temperature
+        back_mm = np.mean(
+            [self._back_mm(organ, points, temperature) for organ, (points, _) in zip(organs, located, strict=True)]
+        )
         apart_mm = np.mean([np.abs(wall_coordinates(points) - walls_mm).mean() for points, _ in located])
         low, high = box.walls_mm.reshape(3, 2).T
         first, last = self.bounds.walls_mm.reshape(3, 2).T
@@ -169,7 +182,7 @@ class Seen:
             inside_mm=float(min((low - first).min(), (last - high).min())),
         )
 
-    def _back_mm(self, organ: SupportOrgan, points_ras: Points) -> float:
+    def _back_mm(self, organ: SupportOrgan, points_ras: Points, temperature: float) -> float:
         """How far off, on average, the places where one support's anchors went lead back to in the support.
 
         Anchors are taken to where the box's walls went; those that come to lie outside of the scan do not count.
@@ -179,7 +192,7 @@ class Seen:
         places_ras = found.centre_ras + (organ.anchors_ras - own.centre_ras) * stretch
         places_ras[:6] = points_ras
         shown = ((places_ras >= self.bounds.min_ras) & (places_ras <= self.bounds.max_ras)).all(1)
-        likeness = self.field.fine.at(places_ras)[:, 3:] @ organ.latents[:, 6:].T / _TEMPERATURE  # (place, anchor)
+        likeness = self.field.fine.at(places_ras)[:, 3:] @ organ.latents[:, 6:].T / temperature  # (place, anchor)
         weight = np.exp(likeness - likeness.max(1, keepdims=True))
         back_ras = weight @ organ.anchors_ras / weight.sum(1, keepdims=True)
         return float(np.average(np.linalg.norm(back_ras - organ.anchors_ras, axis=1), weights=shown + 1e-3))
@@ -194,7 +207,7 @@ def _middle_mm(values: Any, lattice: Grid) -> float:
 
 def _shown(field: PositionField) -> Box:
     """What a scan shows: its bounds, along the body without slices that show nothing of it (padding)."""
-    filled = ((field.image > 0.1).float().sum((0, 1)) > _MIN_BODY_VOXELS).nonzero()[:, 0].cpu().numpy()
+    filled = ((field.image > DENSE_BODY_INPUT).float().sum((0, 1)) > _MIN_BODY_VOXELS).nonzero()[:, 0].cpu().numpy()
     low, high = field.bounds.min_ras.copy(), field.bounds.max_ras.copy()
     if len(filled):
         faces_mm = field.grid.bounds.min_ras[2] + field.grid.spacing_mm[2] * np.array([filled[0], filled[-1] + 1])
@@ -240,10 +253,10 @@ class Calibration:
     least_likeness: float
     least_sidedness: float
 
-    def judged(self, found: OrganDetection, evidence: Evidence) -> OrganDetection:
+    def judge(self, found: OrganDetection, evidence: Evidence) -> OrganDetection:
         """The detection with its expected error and presence."""
         expected_mm = self.expected_mm(evidence)
-        return replace(found, expected_error_mm=expected_mm, presence=self.presence(evidence, expected_mm))
+        return replace(found, expected_wall_error_mm=expected_mm, presence=self.presence(evidence, expected_mm))
 
     def expected_mm(self, evidence: Evidence) -> float:
         return float(np.exp(self.error.of(dataclasses.asdict(evidence))))
@@ -258,24 +271,22 @@ class Calibration:
         """A sentence for everything that is wrong with a scan as a whole, or with it and the examples together."""
         doubts = []
         if scan.upside_down:
-            doubts.append(
-                "The scan seems to be upside down: a body with its head towards +S was expected; check its orientation."
-            )
+            doubts.append("The scan seems to be upside down, with the head not towards +S. Check its orientation.")
         elif scan.likeness < self.least_likeness:
             doubts.append(
-                f"The scan hardly looks like a body that the weights know (correlation {scan.likeness:.2f}, at least "
-                f"{self.least_likeness:.2f} was expected), so that boxes may lie anywhere; check that it is CT in "
-                "Hounsfield units of a person on the back, not turned, and more than a small part of the body."
+                f"The scan hardly looks like a body that the weights know (correlation {scan.likeness:.2f}, usually at "
+                f"least {self.least_likeness:.2f}). Boxes may lie anywhere. Check that it is CT in Hounsfield units of "
+                "a person on the back, not turned, and that it shows more than a small part of the body."
             )
         elif scan.sidedness is not None and scan.sidedness < self.least_sidedness:
             doubts.append(
-                "The scan seems to be mirrored: a body with its liver on the right was expected; check its "
-                "orientation, because boxes of left and right organs may be exchanged."
+                "The scan seems to be mirrored, with the liver not on the right. Check its orientation: boxes of left "
+                "and right organs may be exchanged."
             )
         if found and all(isinstance(one, AbsentOrgan) for one in found):
             doubts.append(
-                "None of the organs that were looked for is in the scan: it seems to show another part of the body "
-                "than the examples; use examples of this part."
+                "The scan shows none of the wanted organs. It seems to show another part of the body than the "
+                "examples. Use examples of this part."
             )
         return tuple(doubts)
 
@@ -283,12 +294,21 @@ class Calibration:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        record = json.loads(text)
-        parts: dict[str, Any] = {
-            name: Linear(**value) if isinstance(value, dict) else value for name, value in record.items()
-        }
-        return cls(**parts)
+    def from_json(cls, text: str, source: str = "The text") -> Calibration:
+        """The calibration of a JSON text; ``source`` names it in errors. Raises InputError for anything else."""
+        try:
+            record: dict[str, Any] = dict(parse_json(text))
+            lines: dict[str, Any] = {name: Linear(**record.pop(name)) for name in ("error", "absent", "whole")}
+            numbers = [record["least_likeness"], record["least_sidedness"]]
+            numbers += [number for line in lines.values() for number in (line.intercept, *line.weights.values())]
+            if not np.isfinite(np.array(numbers, float)).all():
+                raise ValueError("a number is not finite")
+            return cls(**lines, **record)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{source} is not a calibration ({error}). Make it again with 'rprloc calibrate', or delete it: boxes "
+                "then come without expected errors."
+            ) from error
 
 
 def presence_evidence(evidence: Evidence, expected_mm: float) -> dict[str, float]:
@@ -297,12 +317,15 @@ def presence_evidence(evidence: Evidence, expected_mm: float) -> dict[str, float
     return {name: float(np.clip(mm / expected_mm, -_FURTHEST, _FURTHEST)) for name, mm in inside.items()}
 
 
-@cache
-def shipped() -> Calibration:
-    """The calibration that comes with the package."""
-    return Calibration.from_json((files("rprloc") / "trust.json").read_text(encoding="utf-8"))
+def load_calibration(weights: Path) -> Calibration | None:
+    """The calibration that lies beside a file of weights, in ``trust.json``; None if there is none.
 
-
-def calibration_for(model_id: str) -> Calibration | None:
-    """The calibration of these weights; None if there is none."""
-    return shipped() if shipped().model_id == model_id else None
+    Raises InputError for a file that is no calibration.
+    """
+    path = weights.with_name(CALIBRATION_FILE)
+    if not path.is_file():
+        return None
+    try:
+        return Calibration.from_json(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file, so it is no calibration. Make it again.") from error

@@ -1,42 +1,109 @@
-"""TODO localization.localizer."""
+"""A model on a device, ready to learn organs from examples and to locate them: the front door of the library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from rprloc.annotation import Mask
+from rprloc.annotation import Annotation, Example
 from rprloc.detection import Detections
-from rprloc.geometry import Grid, Points
+from rprloc.geometry import Grid
 from rprloc.io.plausibility import image_warnings
-from rprloc.localization.locate import check_support_set, detect, detect_in
-from rprloc.localization.marking import build_support, calibrated
+from rprloc.io.reading import Scan
+from rprloc.localization.confidence import CALIBRATION_FILE, Calibration, load_calibration
+from rprloc.localization.config import DEFAULT, LocalizationConfig
+from rprloc.localization.locate import check_support_set, detect
+from rprloc.localization.marking import build_support, with_self_error
 from rprloc.localization.support import SupportSet
-from rprloc.model.device import _log, choose_device, run_on_device
-from rprloc.model.field import PositionField, position_field
-from rprloc.model.network import RPRNet, load_model
+from rprloc.model.device import choose_device, run_on_device
+from rprloc.model.field import PositionField, compute_position_field
+from rprloc.model.network import RPRNet, load_model, shipped_weights
 from rprloc.volume import Volume
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Engine:
-    """A model that builds supports and locates organs. ``fall_back``: see :func:`run_on_device`."""
+class Localizer:
+    """Learns organs from annotated examples, and locates them in other scans.
+
+    Make one with :meth:`load` and keep it: loading takes longer than locating. While it works, it sets the number of
+    PyTorch's threads of this process for a moment, so use one Localizer from one thread at a time.
+
+    Parameters
+    ----------
+    model : RPRNet
+        The networks, on the device that does the work. Its weights must not change afterwards.
+    calibration : Calibration, optional
+        Expected errors and probabilities for these weights. Without one every organ gets a box, and a warning says so.
+    config : LocalizationConfig
+        How organs are learned and located; the calibration holds for the default.
+    fall_back : bool
+        Whether to go on with the CPU if the GPU's memory does not suffice.
+
+    Examples
+    --------
+    >>> localizer = rprloc.Localizer.load(device="cpu")
+    >>> example = rprloc.read_example(support_image, labels=support_labels, names={51: "heart"})
+    >>> organs = localizer.learn(example)
+    >>> found = localizer.locate(rprloc.read_volume(query_image), organs)
+    >>> list(found.boxes)
+    ['heart']
+    """
 
     model: RPRNet
+    calibration: Calibration | None = None
+    config: LocalizationConfig = DEFAULT
     fall_back: bool = False
 
     @classmethod
-    def load(cls, weights: Path | None = None, device: str = "auto") -> Engine:
-        """The model in a file (by default the shipped one) on ``auto``, ``cpu`` or ``cuda``; ``auto`` may fall back.
+    def load(cls, model: str | Path | None = None, device: str = "auto") -> Localizer:
+        """The weights in a file and the calibration beside them, on a device.
 
-        Raises InputError like :func:`choose_device` and :func:`rprloc.model.network.load_model`.
+        Parameters
+        ----------
+        model : path, optional
+            The weights, ``model.pt`` of a bundle or a training run; by default the ones that are shipped.
+        device : {"auto", "cpu", "cuda"}
+            ``auto`` takes a GPU if there is one that works, and goes on with the CPU if its memory does not suffice.
+
+        Raises
+        ------
+        InputError
+            If there are no such weights, the calibration beside them is damaged, or there is no such device.
+
+        Examples
+        --------
+        >>> rprloc.Localizer.load(device="cpu").device_name
+        'cpu'
         """
-        engine = cls(load_model(weights, choose_device(device)), fall_back=device == "auto")
-        _log.info("Model %s on %s.", engine.model.identity(), engine.device_name)
-        return engine
+        weights = shipped_weights() if model is None else Path(model)
+        localizer = cls.of(load_model(weights, choose_device(device)), weights, fall_back=device == "auto")
+        _log.info("Model %s on %s.", localizer.model_id, localizer.device_name)
+        return localizer
+
+    @classmethod
+    def of(cls, model: RPRNet, weights: Path | None = None, *, fall_back: bool = True) -> Localizer:
+        """A model that is loaded already, with the calibration that lies beside its file of ``weights``.
+
+        A calibration of other weights is left aside, and a warning is logged. Raises InputError for a damaged one.
+        """
+        localizer = cls(model, None if weights is None else load_calibration(weights), fall_back=fall_back)
+        if localizer.calibration is not None and localizer.calibration.model_id != localizer.model_id:
+            _log.warning("%s beside %s belongs to other weights and is not used.", CALIBRATION_FILE, weights)
+            return replace(localizer, calibration=None)
+        return localizer
+
+    @cached_property
+    def model_id(self) -> str:
+        """The fingerprint of the weights; support sets carry it."""
+        return self.model.identity()
 
     @property
     def device_name(self) -> str:
@@ -44,61 +111,96 @@ class Engine:
         device = next(self.model.parameters()).device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
-    def position_field(self, volume: Volume) -> PositionField:
-        """The position field of a scan. Raises InputError if the scan shows no body."""
-        return run_on_device(self.model, lambda: position_field(self.model, volume), fall_back=self.fall_back)
+    def learn(self, example: Example) -> SupportSet:
+        """The support set of one annotated example.
 
-    def support_set(
-        self,
-        volume: Volume,
-        points: Mapping[str, Points],
-        *,
-        scan: str,
-        source: str,
-        masks: Mapping[str, Mask] | None = None,
-    ) -> SupportSet:
-        """A set of one support; see :func:`rprloc.localization.marking.build_support`, :func:`rprloc.localization.marking.calibrated`."""
-        field = self.position_field(volume)
-        return self.support_set_of(field, volume.grid, points, scan=scan, source=source, masks=masks)
+        Parameters
+        ----------
+        example : Example
+            A scan with its annotation, as :func:`rprloc.read_example` reads it.
 
-    def support_set_of(
-        self,
-        field: PositionField,
-        grid: Grid,
-        points: Mapping[str, Points],
-        *,
-        scan: str,
-        source: str,
-        masks: Mapping[str, Mask] | None = None,
-    ) -> SupportSet:
-        """:meth:`support_set` of a scan on ``grid`` whose position field is known."""
-        support = build_support(field, grid, points, scan=scan, source=source, masks=masks)
-        return SupportSet(self.model.identity(), (calibrated(support, field),))
+        Returns
+        -------
+        SupportSet
+            With one support; :meth:`SupportSet.merge` puts several together.
 
-    def check(self, support_set: SupportSet, organs: Sequence[str] | None) -> None:
-        """Raise InputError if the set belongs to another model or lacks an organ."""
-        check_support_set(support_set, self.model.identity(), organs)
+        Raises
+        ------
+        InputError
+            If the scan shows no body, or if points lie outside of it or span no volume.
 
-    def detect(self, volume: Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
-        """Locate organs (by default all of the set) in a scan; doubts about the scan are among the warnings.
-
-        Raises InputError if the set cannot be used with this model or the scan shows no body.
+        Examples
+        --------
+        >>> localizer.learn(example).organs
+        ['heart']
         """
-        found = run_on_device(
-            self.model, lambda: detect(self.model, volume, support_set, organs), fall_back=self.fall_back
-        )
-        return replace(found, warnings=(*image_warnings(volume), *found.warnings))
+        field = self.compute_position_field(example.volume)
+        return self.learn_in(field, example.volume.grid, example.annotation, example.name)
 
-    def detect_in(
+    def learn_in(self, field: PositionField, grid: Grid, annotation: Annotation, name: str) -> SupportSet:
+        """:meth:`learn` from a scan on ``grid``, called ``name``, whose position field is known."""
+        support = build_support(field, grid, annotation, name, self.config)
+        return SupportSet(self.model_id, (with_self_error(support, field, self.config),))
+
+    def locate(self, scan: Scan | Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
+        """Locate organs in a scan.
+
+        Parameters
+        ----------
+        scan : Scan or Volume
+            The query, as :func:`rprloc.read_scan` or :func:`rprloc.read_volume` reads it.
+        support_set : SupportSet
+            What was learned from examples with these weights.
+        organs : sequence of str, optional
+            The organs to locate; by default all of the set.
+
+        Returns
+        -------
+        Detections
+            A box for every organ that is likely in the scan, in RAS mm, with its expected error, and warnings: reasons
+            to doubt the scan.
+
+        Raises
+        ------
+        InputError
+            If the set belongs to other weights, lacks an organ, or the scan shows no body.
+
+        Examples
+        --------
+        >>> found = localizer.locate(volume, organs)
+        >>> found["heart"].box.size_mm.shape
+        (3,)
+        """
+        self.check(support_set, organs)
+        volume, warnings = (scan.volume, scan.warnings) if isinstance(scan, Scan) else (scan, image_warnings(scan))
+        started = time.perf_counter()
+        detections = run_on_device(
+            self.model,
+            lambda: self.locate_in(
+                compute_position_field(self.model, volume), volume.name, support_set, organs, warnings=warnings
+            ),
+            fall_back=self.fall_back,
+        )
+        return replace(detections, seconds=time.perf_counter() - started)
+
+    def locate_in(
         self,
         field: PositionField,
         query: str,
         support_set: SupportSet,
         organs: Sequence[str] | None = None,
         *,
-        warnings: tuple[str, ...] = (),
+        warnings: Sequence[str] = (),
     ) -> Detections:
-        """:meth:`detect` in the scan named ``query`` whose position field and ``warnings`` are known."""
+        """:meth:`locate` in the scan named ``query`` whose position field and ``warnings`` are known."""
         self.check(support_set, organs)
-        found = detect_in(field, query, support_set, organs)
-        return replace(found, warnings=(*warnings, *found.warnings))
+        detections = detect(field, query, support_set, organs, calibration=self.calibration, config=self.config)
+        return replace(detections, warnings=(*warnings, *detections.warnings))
+
+    def check(self, support_set: SupportSet, organs: Sequence[str] | None = None) -> None:
+        """Raise InputError if the set belongs to other weights or lacks an organ."""
+        check_support_set(support_set, self.model_id, organs)
+
+    def compute_position_field(self, volume: Volume) -> PositionField:
+        """What localization needs of a scan, computed once. Raises InputError if the scan shows no body."""
+        return run_on_device(self.model, lambda: compute_position_field(self.model, volume), fall_back=self.fall_back)

@@ -1,72 +1,64 @@
-"""TODO localization.marking."""
+"""From an annotated scan to a support: anchors, latents and appearance of its organs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from rprloc.annotation import Mask
+from rprloc.annotation import OUTSIDE_TOLERANCE_MM, Annotation
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid, Points, assign_extreme_points
-from rprloc.localization.appearance import learned_appearance
+from rprloc.localization.appearance import learn_appearance
+from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.matching import SearchField, step_coarse_and_fine
 from rprloc.localization.support import Support, SupportOrgan
 from rprloc.model.field import PositionField
 
-CONTEXT_MARGIN_MM = 15.0
-
-_CONTEXT_SIDE = 5
-
 
 def build_support(
-    field: PositionField,
-    grid: Grid,
-    points: Mapping[str, Points],
-    *,
-    scan: str,
-    source: str,
-    masks: Mapping[str, Mask] | None = None,
+    field: PositionField, grid: Grid, annotation: Annotation, scan: str, config: LocalizationConfig = DEFAULT
 ) -> Support:
-    """A support from the extreme points (6, 3) of organs in a scan with this position field, and their masks if known.
+    """A support from the organs marked on a scan with this position field; ``scan`` is what the scan is called.
 
     Raises InputError for points that lie outside the scan's ``grid`` or span no volume.
     """
     organs = {}
-    for name, given in points.items():
+    for name, given in annotation.points_ras.items():
         points_ras = assign_extreme_points(given)
-        outside = ~grid.contains(points_ras, tolerance_mm=1.0)
+        outside = ~grid.contains(points_ras, OUTSIDE_TOLERANCE_MM)
         if outside.any():
             worst = np.round(points_ras[outside][0], 1).tolist()
             raise InputError(
-                f"{int(outside.sum())} of the six points of {name} lie outside the scan (RAS {worst} mm); all six must "
-                "lie in it; give the points of this scan."
+                f"{int(outside.sum())} of the six points of {name} lie outside the scan (the first at RAS {worst} mm). "
+                "Give the points of this scan."
             )
-        anchors_ras = np.concatenate([points_ras, _context(Box.from_extreme_points(points_ras), grid)])
-        appearance = learned_appearance(field, points_ras, (masks or {}).get(name))
+        context_ras = _context(Box.from_extreme_points(points_ras), grid, config)
+        anchors_ras = np.concatenate([points_ras, context_ras])
+        appearance = learn_appearance(field, points_ras, annotation.masks.get(name), config)
         organs[name] = SupportOrgan(name, anchors_ras, field.at(anchors_ras), appearance)
-    return Support(scan, source, organs)
+    return Support(scan, annotation.marking, organs)
 
 
-def _context(box: Box, grid: Grid) -> Points:
+def _context(box: Box, grid: Grid, config: LocalizationConfig) -> Points:
     """A lattice (M, 3) of places over the organ's box and a margin, those inside the scan."""
+    margin_mm = config.context_margin_mm
     axes = [
-        np.linspace(low - CONTEXT_MARGIN_MM, high + CONTEXT_MARGIN_MM, _CONTEXT_SIDE)
+        np.linspace(low - margin_mm, high + margin_mm, config.context_side)
         for low, high in zip(box.min_ras, box.max_ras, strict=True)
     ]
     places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     return places[grid.contains(places)]
 
 
-def calibrated(support: Support, field: PositionField) -> Support:
+def with_self_error(support: Support, field: PositionField, config: LocalizationConfig = DEFAULT) -> Support:
     """The support with the ``self_error_mm`` of its organs, measured in its own position field.
 
     Smoothing and search windows pull points to one side in much the same way in the support and in a query.
     """
-    query = SearchField.of(field)
+    search = SearchField.of(field, config)
     organs = {
-        name: replace(organ, self_error_mm=step_coarse_and_fine(organ, query)[1] - organ.points_ras)
+        name: replace(organ, self_error_mm=step_coarse_and_fine(organ, search)[1] - organ.points_ras)
         for name, organ in support.organs.items()
     }
     return replace(support, organs=organs)

@@ -1,4 +1,4 @@
-"""TODO localization.matching."""
+"""Multi-step localization by many agents: coarse, then fine, by look-ups in a position field."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rprloc.geometry import Points
+from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.support import SupportOrgan
 from rprloc.model.field import PositionField
 from rprloc.model.robust import robust_affine
-
-_WINDOW_PLACES = 2  # the fine search window: places of the fine lattice to either side, 16 mm
-
-_FINE_PRIOR_MM, _FINE_POSITION_MM, _TEMPERATURE = 12.0, 30.0, 0.08
-
-_FINE_STEPS = ((80.0, 15.0), (50.0, 12.0))
-"""For each fine step: how far anchors support each other, and the residual in mm beyond which a match counts little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +25,14 @@ class SearchField:
 
     field: PositionField
     windows: NDArray[np.float32]
+    config: LocalizationConfig
 
     @classmethod
-    def of(cls, field: PositionField) -> SearchField:
+    def of(cls, field: PositionField, config: LocalizationConfig = DEFAULT) -> SearchField:
         latents = np.ascontiguousarray(field.fine.latents.permute(1, 2, 3, 0).cpu().numpy())
-        edges = [min(2 * _WINDOW_PLACES + 1, n) for n in latents.shape[:3]]
+        edges = [min(2 * config.window_places + 1, n) for n in latents.shape[:3]]
         windows = np.lib.stride_tricks.sliding_window_view(latents, edges, (0, 1, 2))
-        return cls(field, np.moveaxis(windows, 3, 6))
+        return cls(field, np.moveaxis(windows, 3, 6), config)
 
 
 def step_coarse_and_fine(organ: SupportOrgan, query: SearchField) -> tuple[Points, Points, NDArray[np.float64]]:
@@ -50,35 +45,35 @@ def step_coarse_and_fine(organ: SupportOrgan, query: SearchField) -> tuple[Point
     coarse_ras = query.field.body.ras(organ.latents[:, :3].astype(float))
     anchors_ras, support_ras = torch.from_numpy(coarse_ras).float(), torch.from_numpy(organ.anchors_ras).float()
     fine = torch.from_numpy(organ.latents[:, 3:])
-    for reach_mm, outlier_mm in _FINE_STEPS:
-        matched_ras, confidence = fine_match(fine, anchors_ras, query)
-        anchors_ras, spread_mm = regularized(support_ras, matched_ras, confidence, reach_mm, outlier_mm)
+    for reach_mm, outlier_mm in query.config.fine_steps:
+        matched_ras, confidence = match_finely(fine, anchors_ras, query)
+        anchors_ras, spread_mm = regularize(support_ras, matched_ras, confidence, reach_mm, outlier_mm, query.config)
     return coarse_ras[:6], anchors_ras[:6].double().numpy(), spread_mm[:6].double().numpy()
 
 
-def fine_match(targets: Tensor, near_ras: Tensor, query: SearchField) -> tuple[Tensor, Tensor]:
+def match_finely(targets: Tensor, near_ras: Tensor, query: SearchField) -> tuple[Tensor, Tensor]:
     """The places (M, 3) within windows around ``near_ras`` (M, 3) that look most like the target latents (M, 3 + D).
 
     Likeness is the descriptors' cosine over a temperature, less the squared differences of the fine positions and from
     the window's centre over their variances; the place is the softmax mean. The confidence (M,) is the cosine there.
     """
-    grid, windows = query.field.fine.grid, query.windows
+    grid, windows, config = query.field.fine.grid, query.windows, query.config
     ijk = grid.ijk(near_ras.double().numpy())
     middle, sizes = np.rint(ijk), windows.shape[3:6]
     # At the border the window begins at the lattice's first place or ends at its last, and some of it is out of reach.
-    first = (middle - _WINDOW_PLACES).clip(0, np.array(grid.shape) - sizes).astype(int)
+    first = (middle - config.window_places).clip(0, np.array(grid.shape) - sizes).astype(int)
     found = windows[tuple(first.T)].reshape(len(first), -1, windows.shape[6])  # (M, W, C)
     positions, descriptors = np.split(targets.numpy(), [3], axis=1)
     similarity = (found[..., 3:] @ descriptors[..., None])[..., 0]
     off_mm = found[..., :3] - positions[:, None]
-    score = np.einsum("mwc,mwc->mw", off_mm, off_mm) * np.float32(-0.5 / _FINE_POSITION_MM**2)
-    score += similarity / np.float32(_TEMPERATURE)
+    score = np.einsum("mwc,mwc->mw", off_mm, off_mm) * np.float32(-0.5 / config.fine_position_mm**2)
+    score += similarity / np.float32(config.match_temperature)
     offsets_mm, anything = [], np.ones(len(found), bool)
     for axis, size in enumerate(sizes):
         index = first[:, axis, None] + np.arange(size)
-        known = np.abs(index - middle[:, axis, None]) <= _WINDOW_PLACES
+        known = np.abs(index - middle[:, axis, None]) <= config.window_places
         offsets_mm.append(((index - ijk[:, axis, None]) * grid.spacing_mm[0]).astype(np.float32))
-        prior = np.where(known, -0.5 * np.square(offsets_mm[axis] / _FINE_PRIOR_MM), -1e9).astype(np.float32)
+        prior = np.where(known, -0.5 * np.square(offsets_mm[axis] / config.window_prior_mm), -1e9).astype(np.float32)
         score.reshape(-1, *sizes)[:] += prior.reshape(-1, *(size if other == axis else 1 for other in range(3)))
         anything &= known.any(1)
     weight = np.exp(score - score.max(1, keepdims=True))
@@ -90,8 +85,13 @@ def fine_match(targets: Tensor, near_ras: Tensor, query: SearchField) -> tuple[T
     return near_ras + torch.from_numpy(np.stack(moved_mm, 1)), torch.from_numpy(confidence)
 
 
-def regularized(
-    support_ras: Tensor, matched_ras: Tensor, confidence: Tensor, reach_mm: float, outlier_mm: float
+def regularize(
+    support_ras: Tensor,
+    matched_ras: Tensor,
+    confidence: Tensor,
+    reach_mm: float,
+    outlier_mm: float,
+    config: LocalizationConfig = DEFAULT,
 ) -> tuple[Tensor, Tensor]:
     """The anchors (M, 3) in the query, and the spread (M,) in mm of the votes for each.
 
@@ -100,8 +100,8 @@ def regularized(
     which they lose more is ``outlier_mm``.
     """
     distance_mm = torch.cdist(support_ras, support_ras)
-    near = torch.exp(-0.5 * (distance_mm / reach_mm).square()) * (confidence + 0.05)  # (M, M)
+    near = torch.exp(-0.5 * (distance_mm / reach_mm).square()) * (confidence + config.least_confidence)  # (M, M)
     matrix, shift_mm, spread_mm = robust_affine(
-        support_ras, matched_ras, near, ridge_mm2=100.0, outlier_mm=outlier_mm, rounds=4
+        support_ras, matched_ras, near, ridge_mm2=config.ridge_mm2, outlier_mm=outlier_mm, rounds=config.robust_rounds
     )
     return (matrix @ support_ras[..., None])[..., 0] + shift_mm, spread_mm

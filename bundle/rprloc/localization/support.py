@@ -1,27 +1,37 @@
-"""TODO localization.support."""
+"""Support sets: what is kept of annotated examples so that their organs can be found in other scans, and the file.
+
+A support set holds points, latents and a coarse shape of each organ, never the image: it can be shared without the
+patient's scan. Reading one needs numpy alone.
+"""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 from numpy.typing import NDArray
 
-from rprloc import __version__
+from rprloc.annotation import Marking
 from rprloc.errors import InputError
 from rprloc.files import parse_json, write_text_atomically
-from rprloc.geometry import Box, Points, wall_coordinates
+from rprloc.geometry import Box, Grid, Points, wall_coordinates
+from rprloc.version import __version__
 
+FORMAT, VERSION = "rprloc-support", 2
 GREY_BINS = 42
+SHAPE_SPACING_MM = 8.0
+"""Of the lattice in the body frame on which an organ's shape is kept."""
+
+_POSITIONS = 6  # numbers of a latent before the descriptor: body coordinates and fine position
+_BUILD_AGAIN = "Build the set again with 'rprloc support build'."
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,26 +39,21 @@ class Appearance:
     """What an organ looks like in one support scan.
 
     ``outline_body_mm`` (N, 3): where its mask reaches furthest in many directions, in the body frame; none without a
-    mask. ``occupancy`` (A, B, C) uint8, 255 for 1.0: the smoothed share of the organ, on a lattice in the body frame
-    whose first place is ``origin_body_mm`` (3,). ``grey`` (2, GREY_BINS): the distributions of grey values inside and
-    around. ``descriptors`` (2, D): the mean fine descriptors inside and around; ``precision`` (D, D): the inverse of
-    their covariance. ``bias_mm`` and ``trust`` (6,), in the order of WALLS: by how much a wall that is judged from
-    these misses the one marked in the support, and its weight (0 to 1) against the registered one.
+    mask. ``occupancy`` (A, B, C) uint8, 255 for 1.0: the smoothed share of the organ on ``lattice``, a grid in the body
+    frame. ``grey`` (2, GREY_BINS): the distributions of grey values inside and around. ``descriptors`` (2, D): the mean
+    fine descriptors inside and around; ``precision`` (D, D): the inverse of their covariance. ``bias_mm`` and
+    ``wall_weight`` (6,), in the order of WALLS: by how much a wall that is judged from these misses the one marked in
+    the support, and its weight (0 to 1) against the registered one.
     """
 
     outline_body_mm: NDArray[np.float32]
     occupancy: NDArray[np.uint8]
-    origin_body_mm: NDArray[np.float64]
+    lattice: Grid
     grey: NDArray[np.float32]
     descriptors: NDArray[np.float32]
     precision: NDArray[np.float32]
     bias_mm: NDArray[np.float64]
-    trust: NDArray[np.float64]
-
-
-FORMAT, VERSION = "rprloc-support", 2
-
-_POSITIONS = 6  # numbers of a latent before the descriptor: body coordinates and fine position
+    wall_weight: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,31 +69,49 @@ class SupportOrgan:
     anchors_ras: Points
     latents: NDArray[np.float32]
     appearance: Appearance
-    self_error_mm: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((6, 3)))
+    self_error_mm: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 3)))
     """(6, 3): by how much localization misses the extreme points in the support scan itself; what is found in other
     scans is corrected by it."""
 
     @property
     def points_ras(self) -> Points:
+        """The six extreme points (6, 3)."""
         return self.anchors_ras[:6]
 
     @property
     def box(self) -> Box:
+        """The box that was marked."""
         return Box.from_extreme_points(self.points_ras)
 
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """The organs marked on one scan. ``source`` says how: "label map" or "extreme points"."""
+    """The organs that are marked on one scan, and how they were marked."""
 
     scan: str
-    source: str
+    marking: Marking
     organs: dict[str, SupportOrgan]
 
 
 @dataclass(frozen=True, eq=False)
 class SupportSet:
-    """Supports whose latents come from one model."""
+    """Organs that can be located: what :meth:`rprloc.Localizer.learn` learned from one or several examples.
+
+    A set belongs to the weights with which it was learned; other weights refuse it. It holds no image.
+
+    Parameters
+    ----------
+    model_id : str
+        The fingerprint of the weights.
+    supports : tuple of Support
+        One for each example.
+
+    Examples
+    --------
+    >>> organs = rprloc.SupportSet.load(support_set_file)
+    >>> organs.organs
+    ['heart']
+    """
 
     model_id: str
     supports: tuple[Support, ...]
@@ -98,10 +121,65 @@ class SupportSet:
         """All organs' names in the order in which they first appear."""
         return list(dict.fromkeys(name for support in self.supports for name in support.organs))
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A fingerprint of the set's content."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(cls, path: str | Path) -> SupportSet:
+        """The support set in a file.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, or is not a support set of this version.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"There is no support set {path}. Check the path, or make it with 'rprloc support build'.")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not a text file, so it is no support set. {_BUILD_AGAIN}") from error
+        return cls.from_json(text, str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write the set as JSON, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            If the folder is missing or cannot be written to.
+        """
+        write_text_atomically(path, self.to_json())
+
+    @classmethod
+    def merge(cls, sets: Iterable[SupportSet]) -> SupportSet:
+        """One set with the supports of all; organs of the same scan come together.
+
+        Raises
+        ------
+        InputError
+            For sets of different models, and for an organ that two sets mark differently on one scan.
+
+        Examples
+        --------
+        >>> rprloc.SupportSet.merge([organs, organs]).organs
+        ['heart']
+        """
+        sets = list(sets)
+        models = list(dict.fromkeys(one.model_id for one in sets))
+        if len(models) != 1:
+            raise InputError(
+                f"The support sets belong to different weights ({', '.join(models) or 'no set was given'}) and cannot "
+                "be merged. Build them again with the same weights."
+            )
+        supports: dict[str, Support] = {}
+        for support in (support for one in sets for support in one.supports):
+            known = supports.get(support.scan)
+            supports[support.scan] = support if known is None else _join(known, support)
+        return cls(models[0], tuple(supports.values()))
 
     def to_json(self) -> str:
         """The set as JSON text, arrays as base64 of little-endian numbers; equal sets give equal text."""
@@ -114,17 +192,8 @@ class SupportSet:
             "supports": [
                 {
                     "scan": support.scan,
-                    "source": support.source,
-                    "organs": {
-                        name: {
-                            "extreme_points_ras_mm": np.round(organ.points_ras, 4).tolist(),
-                            "self_error_ras_mm": np.round(organ.self_error_mm, 4).tolist(),
-                            "context_ras_mm": _encode(organ.anchors_ras[6:]),
-                            "latents": _encode(organ.latents),
-                            "appearance": {name: _encode(getattr(organ.appearance, name)) for name in _APPEARANCE},
-                        }
-                        for name, organ in support.organs.items()
-                    },
+                    "source": support.marking.value,
+                    "organs": {name: _organ_record(organ) for name, organ in support.organs.items()},
                 }
                 for support in self.supports
             ],
@@ -134,51 +203,90 @@ class SupportSet:
     @classmethod
     def from_json(cls, text: str, source: str = "The text") -> SupportSet:
         """The set of a JSON text; ``source`` names it in errors. Raises InputError for anything else."""
-        wanted = "a support set written by 'rprloc support build' was expected"
-        try:
-            content = parse_json(text)
-        except ValueError as error:
-            raise InputError(f"{source} is not JSON ({error}); {wanted}; build it again.") from error
-        if isinstance(content, dict) and content.get("format") == FORMAT:
-            version = content.get("version")
-            if isinstance(version, int) and version != VERSION:
-                raise InputError(
-                    f"{source} is a support set of version {version}, but this program knows version {VERSION}; "
-                    "build the set with this program, or use the one that it was built with."
-                )
-        schema = json.loads(files("rprloc").joinpath("schemas/support-v2.schema.json").read_text(encoding="utf-8"))
-        try:
-            jsonschema.validate(content, schema)
-        except jsonschema.ValidationError as error:
-            raise InputError(
-                f"{source} is not a support set: {error.message[:200]}; {wanted}; build it again."
-            ) from error
+        content = _parse(text, source)
         supports = []
         for entry in content["supports"]:
-            organs = {}
-            for name, organ in entry["organs"].items():
-                where = f"{source}, organ {name}"
-                points = np.array(organ["extreme_points_ras_mm"], float)
-                context, latents = _decode(organ["context_ras_mm"], where), _decode(organ["latents"], where)
-                if context.shape[1] != 3 or len(latents) != 6 + len(context):
-                    raise InputError(f"{where}: there are not as many latents as points; {wanted}; build it again.")
-                if not (wall_coordinates(points).reshape(3, 2) @ [-1.0, 1.0] > 0.0).all():  # false for NaN, too
-                    raise InputError(f"{where}: the extreme points span no volume; {wanted}; build it again.")
-                anchors = np.concatenate([points, context.astype(float)])
-                missed = np.array(organ["self_error_ras_mm"], float)
-                if not np.isfinite(missed).all():
-                    raise InputError(f"{where}: an error of the points is not finite; {wanted}; build it again.")
-                arrays = {key: _decode(organ["appearance"][key], where) for key in _APPEARANCE}
-                appearance = _appearance(arrays, latents.shape[1] - _POSITIONS, f"{where}: its appearance")
-                organs[name] = SupportOrgan(name, anchors, latents.astype(np.float32), appearance, missed)
-            supports.append(Support(entry["scan"], entry["source"], organs))
+            organs = {
+                name: _organ_of_record(name, record, f"{source}, organ {name}")
+                for name, record in entry["organs"].items()
+            }
+            supports.append(Support(entry["scan"], Marking(entry["source"]), organs))
         return cls(content["model_id"], tuple(supports))
 
 
-_APPEARANCE = [field.name for field in dataclasses.fields(Appearance)]
+def _join(known: Support, other: Support) -> Support:
+    """The organs of both supports of one scan."""
+    for name in known.organs.keys() & other.organs.keys():
+        if not np.allclose(known.organs[name].points_ras, other.organs[name].points_ras, atol=1e-3):
+            raise InputError(
+                f"Organ {name} of scan {known.scan} is marked differently in two of the sets. Leave one of them out."
+            )
+    marking = known.marking if known.marking == other.marking else Marking.MIXED
+    return Support(known.scan, marking, known.organs | other.organs)
 
 
-def _appearance(arrays: dict[str, NDArray[Any]], channels: int, where: str) -> Appearance:
+def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
+    appearance = organ.appearance
+    arrays: dict[str, NDArray[Any]] = {
+        "outline_body_mm": appearance.outline_body_mm,
+        "occupancy": appearance.occupancy,
+        "origin_body_mm": appearance.lattice.ras_from_ijk[:3, 3],
+        "grey": appearance.grey,
+        "descriptors": appearance.descriptors,
+        "precision": appearance.precision,
+        "bias_mm": appearance.bias_mm,
+        "trust": appearance.wall_weight,
+    }
+    return {
+        "extreme_points_ras_mm": np.round(organ.points_ras, 4).tolist(),
+        "self_error_ras_mm": np.round(organ.self_error_mm, 4).tolist(),
+        "context_ras_mm": _encode(organ.anchors_ras[6:]),
+        "latents": _encode(organ.latents),
+        "appearance": {name: _encode(array) for name, array in arrays.items()},
+    }
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    """The JSON object of the text, checked against the schema."""
+    import jsonschema
+
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{source} is not JSON ({error}), so it is no support set. {_BUILD_AGAIN}") from error
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        version = content.get("version")
+        if isinstance(version, int) and version != VERSION:
+            raise InputError(
+                f"{source} is a support set of version {version}, but this program knows version {VERSION}. "
+                "Build the set with this program, or use the program that it was built with."
+            )
+    schema = json.loads(files("rprloc").joinpath("schemas/support-v2.schema.json").read_text(encoding="utf-8"))
+    try:
+        jsonschema.validate(content, schema)
+    except jsonschema.ValidationError as error:
+        raise InputError(f"{source} is not a support set: {error.message[:200]}. {_BUILD_AGAIN}") from error
+    record: dict[str, Any] = content
+    return record
+
+
+def _organ_of_record(name: str, record: Mapping[str, Any], where: str) -> SupportOrgan:
+    points = np.array(record["extreme_points_ras_mm"], float)
+    context, latents = _decode(record["context_ras_mm"], where), _decode(record["latents"], where)
+    if context.shape[1] != 3 or len(latents) != 6 + len(context):
+        raise InputError(f"{where}: there are not as many latents as points. {_BUILD_AGAIN}")
+    if not (wall_coordinates(points).reshape(3, 2) @ [-1.0, 1.0] > 0.0).all():  # false for NaN, too
+        raise InputError(f"{where}: the extreme points span no volume. {_BUILD_AGAIN}")
+    anchors = np.concatenate([points, context.astype(float)])
+    self_error = np.array(record["self_error_ras_mm"], float)
+    if not np.isfinite(self_error).all():
+        raise InputError(f"{where}: an error of the points is not finite. {_BUILD_AGAIN}")
+    arrays = {key: _decode(entry, where) for key, entry in record["appearance"].items()}
+    appearance = _appearance_of_arrays(arrays, latents.shape[1] - _POSITIONS, f"{where}: its appearance")
+    return SupportOrgan(name, anchors, latents.astype(np.float32), appearance, self_error)
+
+
+def _appearance_of_arrays(arrays: Mapping[str, NDArray[Any]], channels: int, where: str) -> Appearance:
     """The arrays of an appearance, checked against each other."""
     occupancy, outline = arrays["occupancy"], arrays["outline_body_mm"]
     shapes = {
@@ -193,16 +301,16 @@ def _appearance(arrays: dict[str, NDArray[Any]], channels: int, where: str) -> A
     fits = fits and outline.ndim == 2 and outline.shape[1] == 3
     fits = fits and all(arrays[name].shape == shape for name, shape in shapes.items())
     if not (fits and (arrays["grey"] > 0.0).all() and (np.abs(arrays["trust"] - 0.5) <= 0.5).all()):
-        raise InputError(f"{where} does not fit together; a set that this program wrote was expected; build it again.")
+        raise InputError(f"{where} does not fit together. {_BUILD_AGAIN}")
     return Appearance(
         outline_body_mm=outline.astype(np.float32),
         occupancy=occupancy.astype(np.uint8),
-        origin_body_mm=arrays["origin_body_mm"].astype(float),
+        lattice=Grid.isotropic(occupancy.shape, SHAPE_SPACING_MM, arrays["origin_body_mm"].astype(float)),
         grey=arrays["grey"].astype(np.float32),
         descriptors=arrays["descriptors"].astype(np.float32),
         precision=arrays["precision"].astype(np.float32),
         bias_mm=arrays["bias_mm"].astype(float),
-        trust=arrays["trust"].astype(float),
+        wall_weight=arrays["trust"].astype(float),
     )
 
 
@@ -217,52 +325,7 @@ def _decode(entry: Mapping[str, Any], where: str) -> NDArray[Any]:
         data = base64.b64decode(entry["base64"], validate=True)
         array = np.frombuffer(data, dtype=entry["dtype"]).reshape(entry["shape"])
     except ValueError as error:
-        raise InputError(f"{where}: an array is damaged ({error}); build the support set again.") from error
+        raise InputError(f"{where}: an array is damaged ({error}). {_BUILD_AGAIN}") from error
     if not np.isfinite(array).all():
-        raise InputError(f"{where}: an array holds numbers that are not finite; build the support set again.")
+        raise InputError(f"{where}: an array holds numbers that are not finite. {_BUILD_AGAIN}")
     return array
-
-
-def load_support_set(path: Path) -> SupportSet:
-    """The support set in a file. Raises InputError if it is missing or is not one."""
-    if not path.is_file():
-        raise InputError(f"There is no file {path}; a support set was expected; make one with 'rprloc support build'.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file; a support set was expected; build it again.") from error
-    return SupportSet.from_json(text, str(path))
-
-
-def save_support_set(path: Path, support_set: SupportSet) -> None:
-    """Write the set whole or not at all."""
-    write_text_atomically(path, support_set.to_json())
-
-
-def merge(sets: Iterable[SupportSet]) -> SupportSet:
-    """One set with the supports of all; organs of the same scan come together.
-
-    Raises InputError for sets of different models, and for an organ that two sets mark differently on one scan.
-    """
-    sets = list(sets)
-    models = list(dict.fromkeys(one.model_id for one in sets))
-    if len(models) != 1:
-        raise InputError(
-            f"The support sets come from different models ({', '.join(models) or 'none given'}); latents of one model "
-            "mean nothing to another; build them again with one model."
-        )
-    supports: dict[str, Support] = {}
-    for support in (support for one in sets for support in one.supports):
-        known = supports.get(support.scan)
-        if known is None:
-            supports[support.scan] = support
-            continue
-        for name in known.organs.keys() & support.organs.keys():
-            if not np.allclose(known.organs[name].points_ras, support.organs[name].points_ras, atol=1e-3):
-                raise InputError(
-                    f"Organ {name} of scan {support.scan} is marked differently in two of the sets; one mark for "
-                    "each scan was expected; leave one of them out."
-                )
-        source = known.source if known.source == support.source else "mixed"
-        supports[support.scan] = Support(support.scan, source, known.organs | support.organs)
-    return SupportSet(models[0], tuple(supports.values()))

@@ -1,4 +1,4 @@
-"""TODO model.body."""
+"""The common body frame: the map of a scan into it, and its atlas, the mean of all training scans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rprloc.geometry import Grid, Points, apply_affine
-from rprloc.model.looks import Look
+from rprloc.model.looks import REGISTRATION_SPACING_MM, Look
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +78,26 @@ class BodyMap:
 
 @dataclass(frozen=True, eq=False)
 class BodyAtlas:
-    """``values`` (2, A, B, C) in the body frame at 8 mm: the mean picture in [0, 1], and whether several scans show
-    the place (0 or 1). ``origin_mm`` (3,): body coordinates of the first voxel's centre.
+    """The mean of the aligned training scans, ``values`` (2, A, B, C) on ``grid`` in the body frame, 8 mm: the mean
+    image in [0, 1], and whether several scans show the place (0 or 1).
     """
 
     values: Tensor
-    origin_mm: Tensor
+    grid: Grid
+
+    @classmethod
+    def at(cls, values: Tensor, origin_mm: ArrayLike) -> BodyAtlas:
+        """The atlas whose first voxel's centre has the body coordinates ``origin_mm`` (3,)."""
+        a, b, c = values.shape[1:]
+        return cls(values, Grid.isotropic((a, b, c), REGISTRATION_SPACING_MM, origin_mm))
+
+    @property
+    def origin_mm(self) -> NDArray[np.float64]:
+        """Body coordinates (3,) of the first voxel's centre."""
+        return self.grid.ras_from_ijk[:3, 3]
 
     def compared(self, look: Look) -> Tensor:
-        """What is compared of the mean picture, and whether the place is known, (A, B, C, 2), on the CPU."""
+        """What is compared of the mean image, and whether the place is known, (A, B, C, 2), on the CPU."""
         if look not in self._compared:
             mean, known = self.values.cpu()
             self._compared[look] = torch.stack([look(mean, known > 0.5), known], dim=-1)

@@ -1,4 +1,4 @@
-"""TODO model.dense."""
+"""One dense pass of a Pnet over a scan: the latent of every place, exact up to the scan's faces."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rprloc.geometry import Grid, Points
 from rprloc.model.body import sample
+from rprloc.model.input import NetworkInput
 from rprloc.model.network import Pnet
 
 MAX_INPUT_VOXELS = 6_000_000
@@ -43,11 +44,9 @@ class LatentMap:
 
 
 @torch.inference_mode()
-def latent_map(
+def compute_latents(
     net: Pnet,
-    image: Tensor,
-    body: Tensor,
-    grid: Grid,
+    seen: NetworkInput,
     *,
     border: int = 0,
     threads: Callable[[], int] = torch.get_num_threads,
@@ -59,20 +58,21 @@ def latent_map(
     where they are a quarter of it. ``threads`` is asked again and again how many to work with.
     """
     stride = net.stride
-    whole = [n // stride for n in image.shape]
+    whole = [n // stride for n in seen.image.shape]
     left_out = [min(border, (n - 1) // 4) for n in whole]
     wanted = [(out, n - out) for out, n in zip(left_out, whole, strict=True)]
     (start, end), *across = wanted
-    rows = max(1, (MAX_INPUT_VOXELS // (image.shape[1] * image.shape[2]) - net.receptive_field) // stride)
+    rows = max(1, (MAX_INPUT_VOXELS // (seen.image.shape[1] * seen.image.shape[2]) - net.receptive_field) // stride)
     slabs = [
-        _latents(net, image, [(first, min(first + rows, end)), *across], threads) for first in range(start, end, rows)
+        _latents(net, seen.image, [(first, min(first + rows, end)), *across], threads)
+        for first in range(start, end, rows)
     ]
     by_place = [slab.permute(1, 2, 3, 0) for slab in slabs]  # as they lie in memory
     cell_centre = 0.5 * (stride - 1)
     to_input = np.diag([stride, stride, stride, 1.0])
     to_input[:3, 3] = cell_centre
-    lattice = Grid((whole[0], whole[1], whole[2]), grid.ras_from_ijk @ to_input)
-    inside = F.avg_pool3d(body[None, None].float(), stride)[0, 0] > 0.5
+    lattice = Grid((whole[0], whole[1], whole[2]), seen.grid.ras_from_ijk @ to_input)
+    inside = F.avg_pool3d(seen.body[None, None].float(), stride)[0, 0] > 0.5
     return LatentMap(
         (by_place[0] if len(slabs) == 1 else torch.cat(by_place)).permute(3, 0, 1, 2),
         lattice.cropped(left_out, [b - a for a, b in wanted]),

@@ -1,4 +1,4 @@
-"""TODO model.descent."""
+"""Registration as gradient descent: many steps on the squared difference of looks, its gradient written out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rprloc.geometry import Grid, Points, apply_affine
 from rprloc.model.body import BodyAtlas, BodyMap, positions_along, sample
-from rprloc.model.looks import Picture, Stages
+from rprloc.model.looks import RegistrationImage, Stages
 
 _PLACES = 6000  # about as many voxels are compared in each step of the descent
 
@@ -32,7 +32,7 @@ class Places:
     groups: Sequence[slice]
 
     @classmethod
-    def of(cls, picture: Picture) -> Places:
+    def of(cls, picture: RegistrationImage) -> Places:
         groups = _groups(picture.places_ras, picture.grid)
         order, ends = np.concatenate(groups), np.cumsum([len(group) for group in groups])
         places_ras = picture.places_ras[order]
@@ -45,7 +45,7 @@ class Places:
 
 def improve(
     places: Places,
-    picture: Picture,
+    picture: RegistrationImage,
     atlas: BodyAtlas,
     starts: Sequence[BodyMap],
     steps: int,
@@ -59,21 +59,9 @@ def improve(
     image, near = picture.image.cpu(), picture.near.cpu()
     looks_like = torch.stack([stage.look(image, near)[at_places] for stage in stages])  # (R, N)
     controls = starts[0].control_grid if control_mm is None else _control_grid(picture.grid, control_mm)
-    at_controls = [
-        sample(torch.from_numpy(one.displacement_mm), one.control_grid, controls.centres_ras()) for one in starts
-    ]
-    displacement = torch.from_numpy(np.concatenate(at_controls, axis=-1))  # (a, b, c, R * 3)
-    # From offsets and one to body coordinates: the map's matrix, and where it sends the centre.
-    affine = torch.from_numpy(
-        np.stack(
-            [
-                np.column_stack([one.body_from_ras[:3, :3], apply_affine(one.body_from_ras, places.centre_ras)])
-                for one in starts
-            ]
-        )
-    ).float()
+    affine, displacement = _parameters_of(starts, controls, places.centre_ras)
     matrices = affine[..., :3].clone()
-    origin_mm = atlas.origin_mm.cpu()[:, None]
+    origin_mm = torch.from_numpy(atlas.origin_mm.copy()).float()[:, None]
     roughness = torch.tensor([stage.roughness for stage in stages]).repeat_interleave(3)
     ways = _ways_to_places(places, picture.grid, controls, range(min(steps, len(places.groups))))
     moving = [(affine, torch.tensor([0.01, 0.01, 0.01, 1.0]))]
@@ -92,22 +80,50 @@ def improve(
         gradients = [along_affine]
         if control_mm is not None:
             along = torch.from_numpy(way.T @ np.ascontiguousarray(pull.numpy().T)).reshape(displacement.shape)
-            along += (2.0 * _SIZE * count / displacement.numel()) * displacement
-            for axis in range(3):
-                rise = displacement.diff(dim=axis)
-                rise *= roughness * (2.0 * count / (control_mm**2 * rise.numel()))
-                along.narrow(axis, 1, rise.shape[axis]).add_(rise)
-                along.narrow(axis, 0, rise.shape[axis]).sub_(rise)
-            gradients.append(along)
+            gradients.append(_add_smoothness(along, displacement, roughness, control_mm))
         optimizer.step(gradients)
-    found = []
-    for number in range(count):
+    return _maps_of(affine, displacement, controls, places.centre_ras)
+
+
+def _parameters_of(maps: Sequence[BodyMap], controls: Grid, centre_ras: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    """What the descent moves: for R maps the affine (R, 3, 4) and the displacement (a, b, c, R * 3) at the controls.
+
+    The affine leads from offsets from the centre, and one, to body coordinates: the matrix, and where the centre goes.
+    """
+    at_controls = [
+        sample(torch.from_numpy(known.displacement_mm), known.control_grid, controls.centres_ras()) for known in maps
+    ]
+    affines = [
+        np.column_stack([known.body_from_ras[:3, :3], apply_affine(known.body_from_ras, centre_ras)]) for known in maps
+    ]
+    return torch.from_numpy(np.stack(affines)).float(), torch.from_numpy(np.concatenate(at_controls, axis=-1))
+
+
+def _maps_of(affine: Tensor, displacement: Tensor, controls: Grid, centre_ras: NDArray[np.float64]) -> list[BodyMap]:
+    """The maps of :func:`_parameters_of`."""
+    maps = []
+    for number, own in enumerate(affine.numpy()):
         body_from_ras = np.eye(4)
-        body_from_ras[:3, :3] = affine[number, :, :3].numpy()
-        body_from_ras[:3, 3] = affine[number, :, 3].numpy() - body_from_ras[:3, :3] @ places.centre_ras
-        own = displacement[..., 3 * number : 3 * number + 3].movedim(-1, 0).contiguous()
-        found.append(BodyMap(body_from_ras, own.numpy(), controls))
-    return found
+        body_from_ras[:3, :3] = own[:, :3]
+        body_from_ras[:3, 3] = own[:, 3] - body_from_ras[:3, :3] @ centre_ras
+        moved_mm = displacement[..., 3 * number : 3 * number + 3].movedim(-1, 0).contiguous()
+        maps.append(BodyMap(body_from_ras, moved_mm.numpy(), controls))
+    return maps
+
+
+def _add_smoothness(along: Tensor, displacement: Tensor, roughness: Tensor, control_mm: float) -> Tensor:
+    """A gradient with that of the displacement's own terms: its mean square, its mean squared slope by ``roughness``.
+
+    Added in place, term by term: in another order sums round otherwise, and many steps make tenths of a mm of that.
+    """
+    count = displacement.shape[-1] // 3
+    along += (2.0 * _SIZE * count / displacement.numel()) * displacement
+    for axis in range(3):
+        rise = displacement.diff(dim=axis)
+        rise *= roughness * (2.0 * count / (control_mm**2 * rise.numel()))
+        along.narrow(axis, 1, rise.shape[axis]).add_(rise)
+        along.narrow(axis, 0, rise.shape[axis]).sub_(rise)
+    return along
 
 
 def _pull(tables: Sequence[Tensor], at_voxels: Tensor, looks_like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""TODO model.device."""
+"""Where the work is done: a GPU if there is one that can do it, else the CPU, and with how many threads."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def choose_device(name: str) -> torch.device:
     Raises InputError if ``cuda`` is asked for and there is no GPU, or none that works.
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"The device {name!r} is not known; auto, cpu or cuda was expected; name one of these.")
+        raise InputError(f"The device {name!r} is not known. Choose auto, cpu or cuda.")
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if name == "cuda":
             raise InputError(
-                "The device cuda was asked for, but this computer has no CUDA GPU that PyTorch can use; "
-                "one was expected; take --device cpu, or install a driver and a CUDA build of PyTorch."
+                "PyTorch finds no CUDA GPU on this computer. Use --device cpu, or install a driver and a CUDA build of "
+                "PyTorch."
             )
         return torch.device("cpu")
     try:
@@ -38,10 +38,8 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         if name == "cuda":
-            raise InputError(
-                f"The GPU does not work ({reason}); a free CUDA GPU was expected; take --device cpu."
-            ) from error
-        _log.warning("The GPU does not work (%s): the CPU is used.", reason)
+            raise InputError(f"The GPU does not work ({reason}). Free the GPU, or use --device cpu.") from error
+        _log.warning("The GPU does not work (%s). The CPU does the work.", reason)
         return torch.device("cpu")
     return torch.device("cuda")
 
@@ -56,10 +54,10 @@ def run_on_device(model: RPRNet, work: Callable[[], _Result], *, fall_back: bool
     except torch.OutOfMemoryError as error:
         if not fall_back:
             raise InputError(
-                "The GPU's memory does not suffice for this scan; more free memory was expected; "
-                "take --device auto or --device cpu."
+                "The GPU has too little free memory for this scan. Free some of it, or use --device auto or "
+                "--device cpu."
             ) from error
-    _log.warning("The GPU's memory does not suffice: the CPU is used from here on.")
+    _log.warning("The GPU has too little free memory. The CPU does the work from here on.")
     model.to("cpu")
     torch.cuda.empty_cache()
     return work()

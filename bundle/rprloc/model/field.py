@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rprloc.geometry import Box, Grid, Points
 from rprloc.model.body import BodyAtlas, BodyMap
-from rprloc.model.dense import LatentMap, latent_map
-from rprloc.model.input import body_input, no_body_error
-from rprloc.model.looks import Picture
+from rprloc.model.dense import LatentMap, compute_latents
+from rprloc.model.input import NetworkInput, no_body_error, prepare_input
+from rprloc.model.looks import RegistrationImage
 from rprloc.model.network import RPRNet, mixed_precision
-from rprloc.model.registration import registered
+from rprloc.model.registration import register_query
 from rprloc.model.robust import robust_affine
 from rprloc.volume import Volume
 
@@ -44,64 +44,64 @@ class PositionField:
         return np.concatenate([self.body.body(points_ras).astype(np.float32), self.fine.at(points_ras)], axis=1)
 
 
-def position_field(model: RPRNet, volume: Volume) -> PositionField:
+def compute_position_field(model: RPRNet, volume: Volume) -> PositionField:
     """The position field of a scan, on the device of the model.
 
     Raises InputError if nothing in the scan looks like a body.
     """
-    image, body, grid = body_input(volume, next(model.parameters()).device)
-    picture, pose = first_look(model, image, body, grid, volume.name)
-    found, fine = registered_and_fine(model, picture, pose, image, body, grid)
-    return PositionField(found, fine, image, grid, model.atlas, volume.grid.bounds)
+    seen = prepare_input(volume, next(model.parameters()).device)
+    image, pose = look_coarsely(model, seen, volume.name)
+    body, fine = register_beside_fine_pass(model, image, pose, seen)
+    return PositionField(body, fine, seen.image, seen.grid, model.atlas, volume.grid.bounds)
 
 
-def body_map_of(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str) -> BodyMap:
-    """The map of a network input (I, J, K) to the body frame: registered from the pose that the coarse Pnet sees.
+def register_input(model: RPRNet, seen: NetworkInput, name: str) -> BodyMap:
+    """The map of a network input to the body frame: registered from the pose that the coarse Pnet sees.
 
-    Raises InputError as :func:`first_look`.
+    Raises InputError as :func:`look_coarsely`.
     """
-    picture, pose = first_look(model, image, body, grid, name)
-    return registered(picture, model.atlas, pose)
+    image, pose = look_coarsely(model, seen, name)
+    return register_query(image, model.atlas, pose)
 
 
-def registered_and_fine(
-    model: RPRNet, picture: Picture, pose: BodyMap, image: Tensor, body: Tensor, grid: Grid
+def register_beside_fine_pass(
+    model: RPRNet, image: RegistrationImage, pose: BodyMap, seen: NetworkInput
 ) -> tuple[BodyMap, LatentMap]:
-    """The map to the body frame, registered from a pose, and the fine Pnet's latents of a network input (I, J, K).
+    """The map to the body frame, registered from a pose, and the fine Pnet's latents of a network input.
 
     Registration has work for one thread, so as long as it lasts the fine pass beside it has all others.
     """
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(max_workers=1) as beside:
-            registering = beside.submit(registered, picture, model.atlas, pose)
+            registering = beside.submit(register_query, image, model.atlas, pose)
 
             def left() -> int:
                 return threads if registering.done() else max(1, threads - 1)
 
-            with mixed_precision(image.device):
-                fine = latent_map(model.fine, image, body, grid, threads=left)
+            with mixed_precision(seen.image.device):
+                fine = compute_latents(model.fine, seen, threads=left)
             return registering.result(), fine
     finally:
         torch.set_num_threads(threads)
 
 
-def first_look(model: RPRNet, image: Tensor, body: Tensor, grid: Grid, name: str) -> tuple[Picture, BodyMap]:
-    """The picture of a network input (I, J, K) for registration, and the pose that the coarse Pnet sees.
+def look_coarsely(model: RPRNet, seen: NetworkInput, name: str) -> tuple[RegistrationImage, BodyMap]:
+    """The image of a network input for registration, and the pose that the coarse Pnet sees.
 
-    Raises InputError if no place of the coarse lattice lies in the ``body`` (I, J, K).
+    Raises InputError if no place of the coarse lattice lies in the body.
     """
-    with mixed_precision(image.device):
-        coarse = latent_map(model.coarse, image, body, grid, border=_BORDER_PLACES)
+    with mixed_precision(seen.image.device):
+        coarse = compute_latents(model.coarse, seen, border=_BORDER_PLACES)
         if not coarse.inside.any():  # the middle of the scan is empty
-            coarse = latent_map(model.coarse, image, body, grid)
-    picture = Picture.of(image, body, grid)
-    if not coarse.inside.any() or not picture.near.any():
+            coarse = compute_latents(model.coarse, seen)
+    image = RegistrationImage.of(seen)
+    if not coarse.inside.any() or not image.near.any():
         raise no_body_error(name)
-    return picture, coarse_pose(coarse)
+    return image, estimate_pose(coarse)
 
 
-def coarse_pose(coarse: LatentMap) -> BodyMap:
+def estimate_pose(coarse: LatentMap) -> BodyMap:
     """The affine map to the body frame on which the votes of all places in the body agree best.
 
     People's sizes differ by less than _SIZES, so a field that is flatter or steeper is one that the net got wrong.

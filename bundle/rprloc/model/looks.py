@@ -1,4 +1,4 @@
-"""TODO model.looks."""
+"""What registration compares: the image of a scan at 8 mm, and its looks (grey values, local contrast)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rprloc.geometry import Grid, Points
+from rprloc.intensity import REGISTRATION_WINDOW
+from rprloc.model.input import SPACING_MM, NetworkInput, box_mean
 
 STEP = 2
-"""Voxels of the networks' input averaged to one of a picture: 8 mm."""
+"""Voxels of the networks' input averaged to one of the image: 8 mm."""
 
-_WINDOW = (0.26, 0.776)  # network inputs of -150 and 275 HU: what scans kept through a display window show, too
+REGISTRATION_SPACING_MM = STEP * SPACING_MM
 
 _NOISE = 0.05  # the deviation of grey values that is no contrast yet
 
 Look = Callable[[Tensor, Tensor], Tensor]
-"""What is compared of a picture (I, J, K) in [0, 1] that is known at some voxels (I, J, K, bool): again (I, J, K)."""
+"""What is compared of an image (I, J, K) in [0, 1] that is known at some voxels (I, J, K, bool): again (I, J, K)."""
 
 
 class Stage(NamedTuple):
@@ -68,19 +70,8 @@ def smooth_contrast(image: Tensor, known: Tensor) -> Tensor:
     return smooth_grey(local_contrast(image, known), known)
 
 
-def box_mean(values: Tensor, edge: int) -> Tensor:
-    """The mean of the edge^3 voxels around each of (..., I, J, K), one axis after the other; 0 lies around them."""
-    for axis in (-3, -2, -1):
-        total, size = values.clone(), values.shape[axis]
-        for away in range(1, min(edge // 2 + 1, size)):
-            total.narrow(axis, away, size - away).add_(values.narrow(axis, 0, size - away))
-            total.narrow(axis, 0, size - away).add_(values.narrow(axis, away, size - away))
-        values = total.div_(edge)
-    return values
-
-
 @dataclass(frozen=True, eq=False)
-class Picture:
+class RegistrationImage:
     """What registration compares of a scan: soft tissue (I, J, K) in [0, 1] at 8 mm, and where the body is ``near``."""
 
     image: Tensor
@@ -88,15 +79,16 @@ class Picture:
     grid: Grid
 
     @classmethod
-    def of(cls, image: Tensor, body: Tensor, grid: Grid) -> Picture:
-        """The picture of a network input (I, J, K) and of its body (I, J, K), cut to one voxel around the body."""
-        soft = ((image - _WINDOW[0]) / (_WINDOW[1] - _WINDOW[0])).clamp(0.0, 1.0)
-        soft, share = (F.avg_pool3d(values[None, None].float(), STEP) for values in (soft, body))
+    def of(cls, seen: NetworkInput) -> RegistrationImage:
+        """The image of a network input, cut to one voxel around the body."""
+        darkest, brightest = REGISTRATION_WINDOW
+        soft = ((seen.image - darkest) / (brightest - darkest)).clamp(0.0, 1.0)
+        soft, share = (F.avg_pool3d(values[None, None].float(), STEP) for values in (soft, seen.body))
         near = F.max_pool3d((share > 0.3).float(), 3, 1, 1)[0, 0] > 0.0
         to_input = np.diag([STEP, STEP, STEP, 1.0])
         to_input[:3, 3] = 0.5 * (STEP - 1)
         shape = near.shape
-        coarser = Grid((shape[0], shape[1], shape[2]), grid.ras_from_ijk @ to_input)
+        coarser = Grid((shape[0], shape[1], shape[2]), seen.grid.ras_from_ijk @ to_input)
         occupied = near.nonzero()
         if len(occupied) == 0:
             return cls(soft[0, 0], near, coarser)

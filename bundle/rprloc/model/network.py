@@ -124,13 +124,16 @@ class RPRNet(nn.Module):
     def atlas(self) -> BodyAtlas:
         """The body atlas on the device of the weights."""
         if self._atlas is None or self._atlas[0] is not self.atlas_values:  # it has been loaded, moved or set
-            self._atlas = self.atlas_values, BodyAtlas(self.atlas_values.float() / 255.0, self.atlas_origin_mm)
+            self._atlas = (
+                self.atlas_values,
+                BodyAtlas.at(self.atlas_values.float() / 255.0, self.atlas_origin_mm.cpu().double().numpy()),
+            )
         return self._atlas[1]
 
     @atlas.setter
     def atlas(self, atlas: BodyAtlas) -> None:
         self.atlas_values = (atlas.values * 255.0).round().to(self.atlas_values)
-        self.atlas_origin_mm = atlas.origin_mm.to(self.atlas_origin_mm)
+        self.atlas_origin_mm = torch.from_numpy(atlas.origin_mm.copy()).to(self.atlas_origin_mm)
 
     def forward(self, image: Tensor) -> Tensor:
         """Coarse latent positions (N, 3, i, j, k) in mm of an image (N, 1, I, J, K) in [0, 1]."""
@@ -152,7 +155,7 @@ def _take_the_shape_of_the_atlas(model: RPRNet, state: Mapping[str, Tensor], *_:
         model.atlas_values = torch.zeros_like(values, device=model.atlas_values.device)
 
 
-def placed(model: RPRNet, device: torch.device | str) -> RPRNet:
+def place_on(model: RPRNet, device: torch.device | str) -> RPRNet:
     """The model on a device, in the memory layout in which its convolutions and channel norms are fastest."""
     for net in (model.coarse, model.fine):  # not the atlas, which has four axes
         net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -186,9 +189,7 @@ def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> 
     """
     path = shipped_weights() if path is None else path
     if not path.is_file():
-        raise InputError(
-            f"There are no weights at {path}; the model.pt of the RPR-Loc bundle was expected; give its path."
-        )
+        raise InputError(f"There are no weights at {path}. Give the path of model.pt of the RPR-Loc bundle.")
     model = RPRNet()
     try:
         with warnings.catch_warnings():
@@ -197,10 +198,10 @@ def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> 
         model.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, KeyError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"{path} does not hold the weights of an RPR-Loc model; model.pt of the bundle or of a training run was "
-            "expected; download or train it again."
+            f"{path} does not hold the weights of an RPR-Loc model. Give the model.pt of the bundle or of a training "
+            "run. If it is one of these, download or train it again."
         ) from error
-    return placed(model.eval().requires_grad_(False), device)
+    return place_on(model.eval().requires_grad_(False), device)
 
 
 def save_model(model: RPRNet, path: Path) -> None:

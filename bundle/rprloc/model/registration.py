@@ -15,7 +15,7 @@ import numpy as np
 from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.descent import Places, improve
 from rprloc.model.device import small_steps
-from rprloc.model.looks import Picture, Stage, Stages, grey, local_contrast, smooth_contrast, smooth_grey
+from rprloc.model.looks import RegistrationImage, Stage, Stages, grey, local_contrast, smooth_contrast, smooth_grey
 
 BY_GREY: Stages = (
     Stage(30, None, grey),
@@ -35,11 +35,11 @@ _FURTHER = 1.2
 """A displacement that is to be smooth falls short of the true one: by this it goes further."""
 
 
-def registered(picture: Picture, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
+def register_query(picture: RegistrationImage, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
     """The map of a query scan to the body frame: the mean of two registrations, whose errors are not the same ones;
     its displacement goes _FURTHER.
     """
-    maps = registrations(picture, atlas, pose, (BY_GREY, BY_CONTRAST))
+    maps = register_side_by_side(picture, atlas, pose, (BY_GREY, BY_CONTRAST))
     return BodyMap(
         np.mean([found.body_from_ras for found in maps], axis=0),
         np.float32(_FURTHER) * np.mean([found.displacement_mm for found in maps], axis=0),
@@ -47,13 +47,15 @@ def registered(picture: Picture, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
     )
 
 
-def register(picture: Picture, atlas: BodyAtlas, start: BodyMap, stages: Stages) -> BodyMap:
+def register(picture: RegistrationImage, atlas: BodyAtlas, start: BodyMap, stages: Stages) -> BodyMap:
     """The map of a scan to the body frame, improved from ``start``."""
-    return registrations(picture, atlas, start, (stages,))[0]
+    return register_side_by_side(picture, atlas, start, (stages,))[0]
 
 
 @small_steps()
-def registrations(picture: Picture, atlas: BodyAtlas, start: BodyMap, courses: Sequence[Stages]) -> tuple[BodyMap, ...]:
+def register_side_by_side(
+    picture: RegistrationImage, atlas: BodyAtlas, start: BodyMap, courses: Sequence[Stages]
+) -> tuple[BodyMap, ...]:
     """Maps of a scan to the body frame, improved from ``start`` side by side: one for each of the courses, whose stages
     may differ in what they compare and in roughness alone. On the CPU always, and deterministic on one machine.
 

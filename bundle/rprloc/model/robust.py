@@ -1,4 +1,4 @@
-"""TODO model.robust."""
+"""Affine maps that a few wrong pairs do not spoil."""
 
 from __future__ import annotations
 

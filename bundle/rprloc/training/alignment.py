@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rprloc.intensity import SOFT_TISSUE_SHARE
 from rprloc.model.body import BodyAtlas, BodyMap
-from rprloc.model.input import SPACING_MM, foreground
-from rprloc.model.looks import STEP, Picture, Stage, Stages, grey
+from rprloc.model.input import NetworkInput
+from rprloc.model.looks import REGISTRATION_SPACING_MM, RegistrationImage, Stage, Stages, grey
 from rprloc.model.registration import register
 from rprloc.training.sampling import TrainingScan
 
@@ -50,17 +51,17 @@ def align(scans: Sequence[TrainingScan], makers: Sequence[int] | None = None) ->
     Only the scans with the indices ``makers`` (by default all) make the frame; the others are brought into it. The time
     grows with the square of the number of makers.
     """
-    pictures = [_picture(scan) for scan in scans]
+    images = [_registration_image(scan) for scan in scans]
     makers = range(len(scans)) if makers is None else makers
-    making = [pictures[n] for n in makers]
-    maps = _stack_along_body(pictures, makers)
+    making = [images[n] for n in makers]
+    maps = _stack_along_body(images, makers)
     for number, stages in enumerate(_ROUNDS, 1):
-        atlas = _mean_picture(making, [maps[n] for n in makers])
-        progress = tqdm(zip(pictures, maps, strict=True), f"registering scans, round {number}", len(scans), unit="scan")
-        maps = [register(picture, atlas, start, stages) for picture, start in progress]
-    middle_mm = np.mean([maps[n].body(pictures[n].places_ras).mean(0) for n in makers], 0)
+        atlas = _mean_image(making, [maps[n] for n in makers])
+        progress = tqdm(zip(images, maps, strict=True), f"registering scans, round {number}", len(scans), unit="scan")
+        maps = [register(image, atlas, start, stages) for image, start in progress]
+    middle_mm = np.mean([maps[n].body(images[n].places_ras).mean(0) for n in makers], 0)
     maps = [_shifted(found, -middle_mm) for found in maps]
-    return maps, _mean_picture(making, [maps[n] for n in makers])
+    return maps, _mean_image(making, [maps[n] for n in makers])
 
 
 def _shifted(found: BodyMap, by_mm: NDArray[np.float64]) -> BodyMap:
@@ -69,14 +70,14 @@ def _shifted(found: BodyMap, by_mm: NDArray[np.float64]) -> BodyMap:
     return BodyMap(affine, found.displacement_mm, found.control_grid)
 
 
-def _picture(scan: TrainingScan) -> Picture:
+def _registration_image(scan: TrainingScan) -> RegistrationImage:
     source = torch.from_numpy(scan.image).float() / 255.0
-    return Picture.of(source, foreground(source[None, None])[0, 0], scan.grid)
+    return RegistrationImage.of(NetworkInput.of(source, scan.grid))
 
 
-def _slice_pictures(scan: Picture) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
+def _slice_images(scan: RegistrationImage) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
     """Coarse pictures (K, cells) of axial slices, which of them (K,) show a body, and its middle (I, J) in voxels."""
-    body = (scan.near * scan.image).numpy() > 0.15
+    body = (scan.near * scan.image).numpy() > SOFT_TISSUE_SHARE
     voxels_ijk = np.argwhere(body)
     if len(voxels_ijk) == 0:
         raise ValueError("a scan without any soft tissue cannot be aligned")
@@ -87,26 +88,26 @@ def _slice_pictures(scan: Picture) -> tuple[NDArray[np.float32], NDArray[np.bool
     ]
     lattice = torch.from_numpy(np.stack(np.meshgrid(axes[1], axes[0]), axis=-1)).float()
     slices = F.avg_pool2d(scan.image.permute(2, 0, 1)[:, None], 3, 1, 1)
-    pictures = F.grid_sample(slices, lattice.expand(len(slices), -1, -1, -1), align_corners=False)
-    return pictures.flatten(1).numpy(), body.sum(axis=(0, 1)) > 30, middle
+    images = F.grid_sample(slices, lattice.expand(len(slices), -1, -1, -1), align_corners=False)
+    return images.flatten(1).numpy(), body.sum(axis=(0, 1)) > 30, middle
 
 
-def _stack_along_body(scans: Sequence[Picture], makers: Sequence[int]) -> list[BodyMap]:
+def _stack_along_body(scans: Sequence[RegistrationImage], makers: Sequence[int]) -> list[BodyMap]:
     """A shift for every scan: the same anatomy comes to the same height, the body's middle to 0 across it."""
-    prepared = [_slice_pictures(scan) for scan in scans]
-    pictures, shown = [p[0] for p in prepared], [p[1] for p in prepared]
-    total, weight = np.zeros((_STACK, pictures[0].shape[1])), np.zeros(_STACK)
+    prepared = [_slice_images(scan) for scan in scans]
+    images, shown = [p[0] for p in prepared], [p[1] for p in prepared]
+    total, weight = np.zeros((_STACK, images[0].shape[1])), np.zeros(_STACK)
     heights: dict[int, int] = {}
 
     def place(index: int, height: int, sign: int) -> None:
         rows = height + np.flatnonzero(shown[index])
-        total[rows] += sign * pictures[index][shown[index]]
+        total[rows] += sign * images[index][shown[index]]
         weight[rows] += sign
 
     def best(index: int) -> tuple[float, int]:
         """The smallest mean squared difference to the stack, relative to the energy of both, and its height."""
         mean, filled = total / np.maximum(weight, 1)[:, None], weight > 0
-        mine, visible = pictures[index], shown[index]
+        mine, visible = images[index], shown[index]
         energy = (mine**2).mean(1)[:, None] + (mean**2).mean(1)[None]
         squared = energy - 2.0 * mine @ mean.T / mean.shape[1]
         found = (np.inf, (_STACK - len(mine)) // 2)
@@ -139,16 +140,16 @@ def _stack_along_body(scans: Sequence[Picture], makers: Sequence[int]) -> list[B
     maps = []
     for index, scan in enumerate(scans):
         middle_ras = scan.grid.ras([*prepared[index][2], 0.0])
-        height_mm = STEP * SPACING_MM * (heights[index] - _STACK // 2)
+        height_mm = REGISTRATION_SPACING_MM * (heights[index] - _STACK // 2)
         maps.append(BodyMap.affine(np.eye(3), np.array([0.0, 0.0, height_mm]) - middle_ras))
     return maps
 
 
-def _mean_picture(pictures: Sequence[Picture], maps: Sequence[BodyMap]) -> BodyAtlas:
+def _mean_image(images: Sequence[RegistrationImage], maps: Sequence[BodyMap]) -> BodyAtlas:
     """The atlas of scans under their current maps."""
-    voxel_mm = float(pictures[0].grid.spacing_mm[0])
+    voxel_mm = float(images[0].grid.spacing_mm[0])
     where = [
-        torch.from_numpy(found.body(picture.places_ras)).float() for picture, found in zip(pictures, maps, strict=True)
+        torch.from_numpy(found.body(image.places_ras)).float() for image, found in zip(images, maps, strict=True)
     ]  # (N, 3) each
     low = torch.stack([body_mm.amin(0) for body_mm in where]).amin(0)
     high = torch.stack([body_mm.amax(0) for body_mm in where]).amax(0)
@@ -156,9 +157,9 @@ def _mean_picture(pictures: Sequence[Picture], maps: Sequence[BodyMap]) -> BodyA
     shape = [int(n) for n in ((high - origin_mm) / voxel_mm).ceil() + 2]
     total, weight = torch.zeros(int(np.prod(shape))), torch.zeros(int(np.prod(shape)))
     limits = torch.tensor(shape)
-    for body_mm, picture in zip(where, pictures, strict=True):
+    for body_mm, image in zip(where, images, strict=True):
         ijk = (body_mm - origin_mm) / voxel_mm
-        values, base = picture.values, ijk.floor().long()
+        values, base = image.values, ijk.floor().long()
         for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
             index = base + corner
             share = (1.0 - (ijk - index).abs()).prod(dim=1)
@@ -167,4 +168,4 @@ def _mean_picture(pictures: Sequence[Picture], maps: Sequence[BodyMap]) -> BodyA
             total.index_add_(0, flat, share[ok] * values[ok])
             weight.index_add_(0, flat, share[ok])
     mean = (total / weight.clamp(min=1e-3)).reshape(shape)
-    return BodyAtlas(torch.stack([mean, (weight > 1.0).float().reshape(shape)]), origin_mm)
+    return BodyAtlas.at(torch.stack([mean, (weight > 1.0).float().reshape(shape)]), origin_mm.double().numpy())

@@ -1,4 +1,4 @@
-"""TODO training.body_frame."""
+"""The body frame of a training run: the maps of its scans and the atlas, made once and kept."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tqdm import tqdm
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid
 from rprloc.model.body import BodyAtlas, BodyMap
-from rprloc.model.field import body_map_of
-from rprloc.model.input import foreground
+from rprloc.model.field import register_input
+from rprloc.model.input import NetworkInput
 from rprloc.model.network import RPRNet
 from rprloc.training.alignment import align
 from rprloc.training.sampling import TrainingScan
@@ -45,7 +45,7 @@ def make_body_frame(
                     )
                     for name in names
                 ]
-                return maps, BodyAtlas(*(torch.from_numpy(arrays[key]) for key in ("atlas/values", "atlas/origin")))
+                return maps, BodyAtlas.at(torch.from_numpy(arrays["atlas/values"]), arrays["atlas/origin"])
     if init is None:
         makers = np.arange(len(scans))
         if len(scans) > _MAX_MAKERS:
@@ -56,7 +56,7 @@ def make_body_frame(
     content: dict[str, NDArray[np.generic]] = {
         "names": np.array(names),
         "atlas/values": atlas.values.cpu().numpy(),
-        "atlas/origin": atlas.origin_mm.cpu().numpy(),
+        "atlas/origin": atlas.origin_mm,
     }
     for name, body_map in zip(names, maps, strict=True):
         content[f"{name}/affine"] = body_map.body_from_ras
@@ -70,4 +70,4 @@ def make_body_frame(
 def _registered(model: RPRNet, scan: TrainingScan) -> BodyMap:
     """The map of a scan to the frame of a trained model, found as in a query scan."""
     image = torch.from_numpy(scan.image).float() / 255.0
-    return body_map_of(model, image, foreground(image[None, None])[0, 0], scan.grid, scan.name)
+    return register_input(model, NetworkInput.of(image, scan.grid), scan.name)

@@ -1,4 +1,4 @@
-"""TODO training.config."""
+"""What a training run is made of."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class TrainingConfig:
         Raises InputError for anything else.
         """
         wanted = (
-            f"an object 'training' with any of {', '.join(field.name for field in fields(cls))} was expected, as in "
-            "the config.json of a run; correct it."
+            f"Write an object 'training' with any of {', '.join(field.name for field in fields(cls))}, as in the "
+            "config.json of a run."
         )
         try:
             content = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as JSON ({error}); {wanted}") from error
+            raise InputError(f"{path} cannot be read as JSON ({error}). {wanted}") from error
         kinds = {"int": {"type": "integer", "minimum": 0}, "float": {"type": "number", "minimum": 0.0}}
         known = {field.name: dict(kinds[str(field.type)]) for field in fields(cls)}
         for name, least in _AT_LEAST.items():
@@ -54,5 +54,5 @@ class TrainingConfig:
         try:
             jsonschema.validate(content, schema)
         except jsonschema.ValidationError as error:
-            raise InputError(f"{path} is no training configuration: {error.message}; {wanted}") from error
+            raise InputError(f"{path} is no training configuration: {error.message}. {wanted}") from error
         return cls(**content["training"])

@@ -1,4 +1,4 @@
-"""TODO training.losses."""
+"""Batches and losses of the coarse and the fine Pnet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO training.optimizer."""
+"""The optimizer of both Pnets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO training.packing."""
+"""Packed copies of scans: the networks' input at network spacing, which training reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid
-from rprloc.intensity import display_window_air, network_input
+from rprloc.intensity import find_display_window_air, to_network_input
 from rprloc.io.dataset import ScanFile
 from rprloc.io.plausibility import reason_not_to_train_on
 from rprloc.io.reading import read_volume
@@ -47,10 +47,10 @@ def pack(files: Sequence[ScanFile], folder: Path, skipped: Path | None = None) -
             csv.writer(stream).writerows([("scan", "reason"), *refused])
         if not scans:
             raise InputError(
-                f"None of the {len(files)} scans can be used; CT scans were expected; {skipped} says why for each."
+                f"None of the {len(files)} scans can be used. {skipped} gives the reason for each. Give CT scans."
             )
         if refused:
-            _log.warning("%d of %d scans are left out; %s says why.", len(refused), len(files), skipped)
+            _log.warning("%d of %d scans are left out. %s gives the reasons.", len(refused), len(files), skipped)
     return scans
 
 
@@ -61,14 +61,14 @@ def _packed(file: ScanFile, folder: Path, *, strict: bool) -> TrainingScan:
         doubt = reason_not_to_train_on(volume) if strict else None
         if doubt:
             raise InputError(doubt)
-        air_hu = display_window_air(volume.hu)
+        air_hu = find_display_window_air(volume.hu)
         volume = resample(volume, network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM))
-        image = np.rint(network_input(volume.hu, air_hu) * 255).astype(np.uint8)
+        image = np.rint(to_network_input(volume.hu, air_hu) * 255).astype(np.uint8)
         with atomic_path(packed) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, image=image, ras_from_ijk=volume.grid.ras_from_ijk)
     with np.load(packed, allow_pickle=False) as arrays:
         image = arrays["image"]
         scan = TrainingScan.from_array(file.name, file.group, image, Grid(image.shape, arrays["ras_from_ijk"]))
     if len(scan.body_ijk) < MIN_BODY_VOXELS:
-        raise InputError(f"{file.path} shows hardly any body; a CT scan of a person was expected; leave it out.")
+        raise InputError(f"{file.path} shows hardly any body. Leave it out, or give a CT scan of a person.")
     return scan

@@ -1,4 +1,4 @@
-"""TODO training.processes."""
+"""Training in several processes that torchrun started."""
 
 from __future__ import annotations
 

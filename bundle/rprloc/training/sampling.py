@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rprloc.geometry import Grid, Points
-from rprloc.model.input import FOREGROUND_INPUT, foreground
+from rprloc.intensity import BODY_INPUT, DISPLAY_WINDOW
+from rprloc.model.input import find_body
 from rprloc.model.network import Pnet
 
-_CLIP_LOW, _CLIP_HIGH = 0.29, 0.776  # network inputs of a scan kept through the display window [-125, 275] HU
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingScan:
     """One unlabelled scan at network spacing: its input as uint8 (I, J, K), 255 for 1.0, on an isotropic RAS grid."""
 
@@ -30,11 +29,11 @@ class TrainingScan:
 
     @classmethod
     def from_array(cls, name: str, group: str, image: NDArray[np.uint8], grid: Grid) -> TrainingScan:
-        inside = foreground(torch.from_numpy(image)[None, None].float() / 255.0)[0, 0].numpy()
+        inside = find_body(torch.from_numpy(image)[None, None].float() / 255.0)[0, 0].numpy()
         return cls(name, group, image, grid, np.argwhere(inside).astype(np.int16))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Crop:
     """A transformed cube of one scan: what a network sees, and where its outputs came from.
 
@@ -86,7 +85,8 @@ def jitter(image: Tensor, generator: np.random.Generator) -> Tensor:
     Air stays 0, so that padding remains air.
     """
     if generator.random() < 0.3:
-        image = torch.where(image <= _CLIP_LOW, 0.0, image.clamp(max=_CLIP_HIGH))
+        darkest, brightest = DISPLAY_WINDOW
+        image = torch.where(image <= darkest, 0.0, image.clamp(max=brightest))
     if generator.random() < 0.5:
         image = image.clamp(min=0.0) ** float(np.exp(generator.normal(0.0, 0.15)))
     image = image * float(np.exp(generator.normal(0.0, 0.04)))
@@ -132,9 +132,9 @@ def random_crop(
     centres_vox = np.arange(outputs) * net.stride + 0.5 * (net.receptive_field - 1)
     offsets_mm = (centres_vox - 0.5 * (edge_vox - 1)) * scan.grid.spacing_mm[0]
     lattice_mm = np.stack(np.meshgrid(offsets_mm, offsets_mm, offsets_mm, indexing="ij"), axis=-1)
-    first = round(centres_vox[0]) - 2  # the 5x5x5 voxels around each output's centre, as in foreground()
+    first = round(centres_vox[0]) - 2  # the 5x5x5 voxels around each output's centre, as in find_body()
     window = slice(first, first + 5 + net.stride * (outputs - 1))
-    inside = (F.avg_pool3d(image[:, window, window, window], 5, net.stride) > FOREGROUND_INPUT)[0]
+    inside = (F.avg_pool3d(image[:, window, window, window], 5, net.stride) > BODY_INPUT)[0]
     return Crop(image, lattice_mm @ matrix.T + centre_ras, inside)
 
 

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from rprloc import __version__
 from rprloc.files import atomic_path, write_text_atomically
 from rprloc.model.body import BodyMap
-from rprloc.model.network import Pnet, RPRNet, placed, save_model
+from rprloc.model.network import Pnet, RPRNet, place_on, save_model
 from rprloc.training.body_frame import make_body_frame
 from rprloc.training.config import TrainingConfig
 from rprloc.training.losses import (
@@ -45,6 +44,7 @@ from rprloc.training.losses import (
 from rprloc.training.optimizer import Optimizer
 from rprloc.training.processes import one_process_first, rank_and_processes
 from rprloc.training.sampling import TrainingScan, choose_scan, random_crop, random_place
+from rprloc.version import __version__
 
 _VALIDATION_BATCHES = 8
 
@@ -210,7 +210,7 @@ def train(
     if init is not None:
         model.load_state_dict(init.state_dict())
     model.atlas = atlas
-    model = placed(model, device)
+    model = place_on(model, device)
     for name, steps, net, draw_of, loss_of, outputs in (
         ("coarse", config.coarse_steps, model.coarse, coarse_draw, coarse_loss, config.coarse_outputs),
         ("fine", config.fine_steps, model.fine, fine_draw, fine_loss, config.fine_outputs),
@@ -252,7 +252,7 @@ def _write_config(
 
 def estimate(scans: Sequence[TrainingScan], config: TrainingConfig, device: torch.device) -> tuple[float, float]:
     """About how many minutes a training will take, and GB of memory, from a step of each network on these scans."""
-    model = placed(RPRNet(), device)
+    model = place_on(RPRNet(), device)
     unmoved = [BodyMap.affine(np.eye(3), np.zeros(3))] * len(scans)
     minutes = len(scans) * _ALIGNMENT_SECONDS / 60.0
     for steps, net, draw_of, loss_of in (

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from circumstances import clock
-from fitting import described, fit, load_weights, version_of
-from registry import Example, Found, Method, Row, Setting, register
 from rprloc.geometry import Points
 from rprloc.model.network import ChannelNorm, mixed_precision
 from rprloc.volume import Volume
-from scans import Scan, packed_scans
+from scripts.benchmark.circumstances import read_clock
+from scripts.benchmark.fitting import describe_training, fit, load_weights, version_of
+from scripts.benchmark.registry import Example, Localization, Method, Row, Setting, register
+from scripts.benchmark.scans import Scan, pack_scans
 
 EDGE_VOX = 22
 """66 mm: the in-plane edge of the paper's head-and-neck patch is 64 mm."""
@@ -55,16 +55,16 @@ class Autoencoder(nn.Module):
 def dense_latents(net: Autoencoder, image: Tensor) -> Tensor:
     """The latents (64, A, B, C) of all windows of an image (I, J, K), STRIDE voxels apart."""
     windows = [(n - EDGE_VOX) // STRIDE + 1 for n in image.shape]
-    found = torch.zeros(_LATENT, *windows)
+    latents = torch.zeros(_LATENT, *windows)
     shifts = range(_NET_STRIDE // STRIDE)
     with torch.inference_mode(), mixed_precision(image.device):
         for a, b, c in np.ndindex(len(shifts), len(shifts), len(shifts)):
             shifted = image[STRIDE * a :, STRIDE * b :, STRIDE * c :]
             if min(shifted.shape) >= EDGE_VOX:
-                part = found[:, a :: len(shifts), b :: len(shifts), c :: len(shifts)]
+                part = latents[:, a :: len(shifts), b :: len(shifts), c :: len(shifts)]
                 i, j, k = part.shape[1:]
                 part[:] = net.encoder(shifted[None, None]).float()[0, :, :i, :j, :k]
-    return found
+    return latents
 
 
 @register
@@ -72,13 +72,13 @@ class FeatureMaps(Method):
     name = "fm"
     rows = tuple(
         Row(
-            f"fm-{one}",
+            f"fm-{measure}",
             3,
             f"FM {name}",
             remark="latents of a self-trained autoencoder; both share the dense passes",
             strength="As grey values, blurred a little, which forgives small differences of shape.",
         )
-        for one, name in (("mse", "MSE"), ("cosine", "Cosine"))
+        for measure, name in (("mse", "MSE"), ("cosine", "Cosine"))
     )
 
     def __init__(self, setting: Setting) -> None:
@@ -91,7 +91,7 @@ class FeatureMaps(Method):
     def train(self, region: str) -> None:
         torch.manual_seed(self.setting.seed)
         net = Autoencoder()
-        scans = packed_scans(self.setting.split(region, "train"), self.setting.folder / "packed")
+        scans = pack_scans(self.setting.split(region, "train"), self.setting.folder / "packed")
         bodies = [scan.grid.ijk(scan.body_ras()).astype(np.int16) for scan in scans]
 
         def loss_of(generator: np.random.Generator) -> Tensor:
@@ -118,7 +118,7 @@ class FeatureMaps(Method):
         return version_of(self._path(region))
 
     def budget(self, region: str) -> str:
-        return described(self._path(region), "autoencoder")
+        return describe_training(self._path(region), "autoencoder")
 
     def _latents(self, region: str, volume: Volume) -> tuple[Scan, Tensor]:
         """The latents of all windows; window (a, b, c) has its centre at index STRIDE (a, b, c) - 0.5 of the scan."""
@@ -134,15 +134,15 @@ class FeatureMaps(Method):
         """Of every organ the latents (6, 64) of the windows next to its points, and the points less their centres."""
         scan, latents = self._latents(example.case.region, example.volume)
         limits = np.array(latents.shape[1:]) - 1
-        found = {}
+        marks = {}
         for organ in organs:
             points_ras = example.points_ras[organ]
             windows = np.clip(np.rint((scan.grid.ijk(points_ras) + 0.5) / STRIDE).astype(int), 0, limits)
-            found[organ] = (
+            marks[organ] = (
                 latents[:, windows[:, 0], windows[:, 1], windows[:, 2]].T,
                 points_ras - scan.grid.ras(STRIDE * windows - 0.5),
             )
-        return example.case.region, found
+        return example.case.region, marks
 
     def locate(
         self,
@@ -150,16 +150,16 @@ class FeatureMaps(Method):
         query: Volume,
         organs: Sequence[str],
         shots: str = "one",
-    ) -> dict[str, Found]:
+    ) -> dict[str, Localization]:
         region, marked = prepared[0]
-        started = clock()
+        started = read_clock()
         scan, latents = self._latents(region, query)
         rows = latents.flatten(1)  # (64, A B C)
         squared = rows.square().sum(0)
-        shared = clock() - started
-        found = {}
+        shared = read_clock() - started
+        results = {}
         for name in ("mse", "cosine"):
-            started = clock()
+            started = read_clock()
             points_ras = {}
             for organ in organs:
                 wanted, beyond_centre_mm = marked[organ]
@@ -167,5 +167,5 @@ class FeatureMaps(Method):
                 score = 2.0 * cross - squared if name == "mse" else cross / squared.sqrt().clamp(min=1e-6)
                 places = np.stack(np.unravel_index(score.argmax(1).numpy(), latents.shape[1:]), axis=1)
                 points_ras[organ] = scan.grid.ras(STRIDE * places - 0.5) + beyond_centre_mm
-            found[f"fm-{name}"] = Found(points_ras, shared + clock() - started)
-        return found
+            results[f"fm-{name}"] = Localization(points_ras, shared + read_clock() - started)
+        return results

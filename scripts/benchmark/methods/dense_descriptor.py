@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from registry import Example, Method, Row, Setting, register
 from rprloc.geometry import Points
-from rprloc.model.dense import LatentMap, latent_map
-from rprloc.model.input import body_input
+from rprloc.model.dense import LatentMap, compute_latents
+from rprloc.model.input import prepare_input
 from rprloc.model.network import load_model, mixed_precision
 from rprloc.volume import Volume
+from scripts.benchmark.registry import Example, Method, Row, Setting, register
 
 _TEMPERATURE = 0.05
 _NEAR_MM = 12.0
@@ -43,9 +43,9 @@ class DenseDescriptor(Method):
         return self.model.identity()
 
     def _descriptors(self, volume: Volume) -> LatentMap:
-        image, body, grid = body_input(volume, torch.device("cpu"))
-        with mixed_precision(image.device):
-            return latent_map(self.model.fine, image, body, grid)
+        seen = prepare_input(volume, torch.device("cpu"))
+        with mixed_precision(seen.image.device):
+            return compute_latents(self.model.fine, seen)
 
     def prepare(self, example: Example, organs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         field = self._descriptors(example.volume)
@@ -55,11 +55,11 @@ class DenseDescriptor(Method):
         self, prepared: Sequence[dict[str, NDArray[np.float32]]], query: Volume, organs: Sequence[str]
     ) -> dict[str, Points]:
         places_ras, latents = self._descriptors(query).places()
-        found = {}
+        points_ras = {}
         for organ in organs:
-            points = [_most_alike(one[organ], places_ras, latents[:, 3:]) for one in prepared if organ in one]
-            found[organ] = np.median(points, axis=0)
-        return found
+            points = [_most_alike(marks[organ], places_ras, latents[:, 3:]) for marks in prepared if organ in marks]
+            points_ras[organ] = np.median(points, axis=0)
+        return points_ras
 
 
 def _most_alike(wanted: NDArray[np.float32], places_ras: Points, descriptors: NDArray[np.float32]) -> Points:

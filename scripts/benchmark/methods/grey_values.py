@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from circumstances import clock
-from matching import SIMILARITIES, FourierMatcher, Sums, best_place, sums_at
-from registry import Example, Found, Method, Row, register
 from rprloc.volume import Volume
-from scans import PATCH, Scan
+from scripts.benchmark.circumstances import read_clock
+from scripts.benchmark.matching import SIMILARITIES, FourierMatcher, Sums, best_place, sums_at
+from scripts.benchmark.registry import Example, Localization, Method, Row, register
+from scripts.benchmark.scans import PATCH, Scan
 
 STRIDE = 2
 _TIMED_WINDOWS = 200
@@ -35,19 +35,19 @@ class GreyValues(Method):
     name = "gs"
     rows = tuple(
         Row(
-            f"gs-{one}",
+            f"gs-{similarity}",
             3,
             f"GS {name}",
             remark="exact, through FFTs; all three similarities share the correlation",
             strength="Heads of patients in masks lie alike, and grey values keep the exact place of an edge.",
         )
-        for one, name in zip(SIMILARITIES, ("MSE", "Cosine", "NCC"), strict=True)
+        for similarity, name in zip(SIMILARITIES, ("MSE", "Cosine", "NCC"), strict=True)
     )
 
     def prepare(self, example: Example, organs: Sequence[str]) -> dict[str, list[Template]]:
         shape, spacing_mm = PATCH[example.case.region]
-        scan, padded = _padded(example.volume, shape, spacing_mm)
-        templates = {}
+        scan, padded = _pad(example.volume, shape, spacing_mm)
+        templates: dict[str, list[Template]] = {}
         for organ in organs:
             templates[organ] = []
             for point_ras, point_ijk in zip(
@@ -61,37 +61,37 @@ class GreyValues(Method):
 
     def locate(
         self, prepared: Sequence[dict[str, list[Template]]], query: Volume, organs: Sequence[str], shots: str = "one"
-    ) -> dict[str, Found]:
+    ) -> dict[str, Localization]:
         wanted = [template for organ in organs for template in prepared[0][organ]]
         shape = wanted[0].patch.shape
         spacing_mm = next(spacing_mm for patch, spacing_mm in PATCH.values() if patch == shape)
-        started = clock()
-        scan, padded = _padded(query, shape, spacing_mm)
+        started = read_clock()
+        scan, padded = _pad(query, shape, spacing_mm)
         matcher = FourierMatcher(padded, shape, STRIDE)
-        shared = clock() - started
-        points: dict[str, list[NDArray[np.float64]]] = {one: [] for one in SIMILARITIES}
+        shared = read_clock() - started
+        points: dict[str, list[NDArray[np.float64]]] = {similarity: [] for similarity in SIMILARITIES}
         seconds = dict.fromkeys(SIMILARITIES, 0.0)
         for template in wanted:
-            started = clock()
+            started = read_clock()
             sums = matcher.sums(template.patch)
-            shared += clock() - started
-            for one in SIMILARITIES:
-                started = clock()
-                place = best_place(sums.score(one))
-                points[one].append(scan.grid.ras(STRIDE * place - 0.5) + template.beyond_centre_mm)
-                seconds[one] += clock() - started
+            shared += read_clock() - started
+            for similarity in SIMILARITIES:
+                started = read_clock()
+                place = best_place(sums.score(similarity))
+                points[similarity].append(scan.grid.ras(STRIDE * place - 0.5) + template.beyond_centre_mm)
+                seconds[similarity] += read_clock() - started
         windows = int(np.prod(matcher.shape)) * len(wanted)
         return {
-            f"gs-{one}": Found(
-                dict(zip(organs, np.array(points[one]).reshape(-1, 6, 3), strict=True)),
-                shared + seconds[one],
-                {"sliding": windows * _seconds_a_window(padded, wanted[0].patch, one)},
+            f"gs-{similarity}": Localization(
+                dict(zip(organs, np.array(points[similarity]).reshape(-1, 6, 3), strict=True)),
+                shared + seconds[similarity],
+                {"sliding": windows * _seconds_a_window(padded, wanted[0].patch, similarity)},
             )
-            for one in SIMILARITIES
+            for similarity in SIMILARITIES
         }
 
 
-def _padded(volume: Volume, shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[Scan, NDArray[np.uint8]]:
+def _pad(volume: Volume, shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[Scan, NDArray[np.uint8]]:
     """The scan at the patch's spacing, and its image with half a patch of air around, so that no face is out of reach.
 
     The window that begins at index a of the padded image has its centre at index a - 0.5 of the scan (edges are even).
@@ -104,9 +104,9 @@ def _seconds_a_window(image: NDArray[np.uint8], template: NDArray[np.uint8], sim
     """The time of one stop of a sliding window, by some stops at random places."""
     generator = np.random.default_rng(0)
     corners = generator.integers(np.array(image.shape) - template.shape + 1, size=(_TIMED_WINDOWS, 3))
-    started = clock()
+    started = read_clock()
     for corner in corners:
         window = image[tuple(slice(a, a + n) for a, n in zip(corner, template.shape, strict=True))]
-        cross, one, two = (np.array(float(value)) for value in sums_at(window, template))
-        Sums(template.size, cross, one, two, 1.0, 1.0).score(similarity)
-    return (clock() - started) / _TIMED_WINDOWS
+        cross, total, squares = (np.array(float(value)) for value in sums_at(window, template))
+        Sums(template.size, cross, total, squares, 1.0, 1.0).score(similarity)
+    return (read_clock() - started) / _TIMED_WINDOWS

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from registry import Example, Method, Row, register
 from rprloc.geometry import Points
 from rprloc.volume import Volume
-from scans import SPACING_MM, Scan
+from scripts.benchmark.registry import Example, Method, Row, register
+from scripts.benchmark.scans import SPACING_MM, Scan
 
 _MIN_OVERLAP_MM = 200.0
 _BONE, _AIR = 0.7, 0.1  # network inputs above and below which a voxel of the body counts as bone and as air

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rprloc
-from registry import Example, Method, Row, Setting, register
+from rprloc.annotation import Annotation
 from rprloc.geometry import Points
-from rprloc.localization.localizer import Engine
+from rprloc.localization.localizer import Localizer
 from rprloc.localization.locate import locate
 from rprloc.localization.support import Support, SupportSet
 from rprloc.volume import Volume
+from scripts.benchmark.registry import Example, Method, Row, Setting, register
 
 
 @register
@@ -25,9 +26,9 @@ class Product(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.engine = Engine.load(device="cpu")
+        self.localizer = Localizer.load(device="cpu")
         # Weights and code change what the product finds; its predictions are then made again.
-        digest = hashlib.sha256(self.engine.model.identity().encode())
+        digest = hashlib.sha256(self.localizer.model_id.encode())
         for path in sorted(Path(rprloc.__file__).parent.rglob("*.py")):
             digest.update(path.read_bytes())
         self._version = digest.hexdigest()[:16]
@@ -36,16 +37,16 @@ class Product(Method):
         return self._version
 
     def budget(self, region: str) -> str:
-        return f"shipped weights {self.engine.model.identity()}, see scripts/train_shipped_weights.sh"
+        return f"shipped weights {self.localizer.model_id}, see scripts/release/train_shipped_weights.sh"
 
     def prepare(self, example: Example, organs: Sequence[str]) -> Support:
         points_ras = {organ: example.points_ras[organ] for organ in organs}
-        return self.engine.support_set(
-            example.volume, points_ras, scan=example.name, source="extreme points"
-        ).supports[0]  # fmt: skip
+        marks = rprloc.Example(example.volume, Annotation(points_ras), example.name)
+        (support,) = self.localizer.learn(marks).supports
+        return support
 
     def find(self, prepared: Sequence[Support], query: Volume, organs: Sequence[str]) -> dict[str, Points]:
-        examples = SupportSet(self.engine.model.identity(), tuple(prepared))
-        # The place of every organ, as other methods give it; whether one is absent is measured by calibrate_trust.py.
-        found = locate(examples, self.engine.position_field(query), organs)
-        return {one.organ: one.points_ras for one in found}
+        examples = SupportSet(self.localizer.model_id, tuple(prepared))
+        # The place of every organ, as other methods give it; how well it tells which are absent is measured elsewhere.
+        detections = locate(examples, self.localizer.compute_position_field(query), organs)
+        return {detection.organ: detection.points_ras for detection in detections}

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from circumstances import clock
-from registry import Example, Found, Method, Row, face_centres, register
 from rprloc.geometry import Box, Points, lps_from_ras, ras_from_lps
 from rprloc.volume import Volume, to_sitk
-from scans import SPACING_MM, Scan
+from scripts.benchmark.circumstances import read_clock
+from scripts.benchmark.registry import Example, Localization, Method, Row, face_centres, register
+from scripts.benchmark.scans import SPACING_MM, Scan
 
 _GRID_MM = 60.0
 _SAMPLES = 0.1
@@ -55,18 +55,18 @@ class Registration(Method):
 
     def locate(
         self, prepared: Sequence[Labelled], query: Volume, organs: Sequence[str], shots: str = "one"
-    ) -> dict[str, Found]:
+    ) -> dict[str, Localization]:
         example = prepared[0]
-        started = clock()
+        started = read_clock()
         image = _image(query)
-        affine = _registered(example, image, _first_guess(example.image, image), shrink=(6, 4, 2), rounds=60)
-        found = {"affine": Found(_transferred(example, affine, organs), clock() - started)}
+        affine = _register(example, image, _first_guess(example.image, image), shrink=(6, 4, 2), rounds=60)
+        results = {"affine": Localization(_transfer(example, affine, organs), read_clock() - started)}
         knots = [max(1, round(n * SPACING_MM / _GRID_MM)) for n in example.image.GetSize()]
         bspline = sitk.BSplineTransformInitializer(example.image, knots, 3)
-        bent = _registered(example, image, bspline, shrink=(4, 2), rounds=25, before=affine)
+        bent = _register(example, image, bspline, shrink=(4, 2), rounds=25, before=affine)
         both = sitk.CompositeTransform([affine, bent])  # the last one is applied to points first
-        found["bspline"] = Found(_transferred(example, both, organs), clock() - started)
-        return found
+        results["bspline"] = Localization(_transfer(example, both, organs), read_clock() - started)
+        return results
 
 
 def _image(volume: Volume) -> sitk.Image:
@@ -80,7 +80,7 @@ def _first_guess(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
     )
 
 
-def _registered(
+def _register(
     example: Labelled, query: sitk.Image, start: sitk.Transform, *, shrink: tuple[int, ...], rounds: int,
     before: sitk.Transform | None = None,
 ) -> sitk.Transform:  # fmt: skip
@@ -104,12 +104,12 @@ def _registered(
     return method.Execute(example.image, query)
 
 
-def _transferred(example: Labelled, transform: sitk.Transform, organs: Sequence[str]) -> dict[str, Points]:
+def _transfer(example: Labelled, transform: sitk.Transform, organs: Sequence[str]) -> dict[str, Points]:
     """The boxes of the organs' voxels, moved into the query."""
-    found = {}
+    points_ras = {}
     for organ in organs:
         moved_lps = [transform.TransformPoint(point) for point in lps_from_ras(example.organs_ras[organ]).tolist()]
         moved_ras = ras_from_lps(moved_lps)
         box = Box(moved_ras.min(0) - example.half_voxel_mm, moved_ras.max(0) + example.half_voxel_mm)
-        found[organ] = face_centres(box)
-    return found
+        points_ras[organ] = face_centres(box)
+    return points_ras

@@ -23,13 +23,13 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fitting import described, fit, load_weights, version_of
-from registry import SUPERVISED, Example, Method, Row, Setting, face_centres, register
 from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid, Points
 from rprloc.model.network import mixed_precision
 from rprloc.volume import Volume
-from scans import SPACING_MM, Scan, labels_on, packed_scans
+from scripts.benchmark.fitting import describe_training, fit, load_weights, version_of
+from scripts.benchmark.registry import SUPERVISED, Example, Method, Row, Setting, face_centres, register
+from scripts.benchmark.scans import SPACING_MM, Scan, pack_scans, resample_labels
 
 VOXEL_MM = 2 * SPACING_MM
 MINUTES = {"han": 10.0, "abdomen": 5.0}
@@ -72,8 +72,8 @@ class Network(RetinaNet):
 
     def forward(self, images: Tensor) -> dict[str, list[Tensor]]:
         with mixed_precision(images.device):
-            found = super().forward(images)
-        return {name: [one.float() for one in maps] for name, maps in found.items()}
+            maps_by_head = super().forward(images)
+        return {head: [level.float() for level in maps] for head, maps in maps_by_head.items()}
 
 
 class Detector(RetinaNetDetector):
@@ -128,23 +128,25 @@ class RetinaUNet(Method):
     def train(self, region: str) -> None:
         organs = self.setting.targets[region]
         cases = [case for case in self.setting.split(region, "train") if set(organs) <= set(case.targets)]
-        scans = packed_scans(cases, self.setting.folder / "packed")
-        marks = [self._marked(Example(case), scan, organs) for case, scan in zip(cases, scans, strict=True)]
+        scans = pack_scans(cases, self.setting.folder / "packed")
+        marks = [self._mark(Example(case), scan, organs) for case, scan in zip(cases, scans, strict=True)]
         images = [coarse_image(scan)[0] for scan in scans]
         sizes = np.median([boxes[:, 3:] - boxes[:, :3] for _, boxes in marks], axis=0)
         torch.manual_seed(self.setting.seed)
         detector = detector_of(network_of(len(organs)), sizes)
+        pyramid = detector.network.feature_extractor
+        assert isinstance(pyramid, Pyramid)
         segmentation_loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
 
         def loss_of(generator: np.random.Generator) -> Tensor:
             index = generator.integers(len(images))
-            image, labels, boxes = augmented(images[index], *marks[index], generator)
+            image, labels, boxes = augment(images[index], *marks[index], generator)
             target = {"boxes": boxes, "labels": torch.arange(len(organs))}
             torch.manual_seed(int(generator.integers(2**31)))  # the sampler of negatives has no generator of its own
             losses = detector([image], [target])
-            drawn = detector.network.feature_extractor.segmentation
+            segmentation = pyramid.segmentation
             padded = F.pad(labels, _to_eighths(labels))[None]
-            return losses["classification"] + losses["box_regression"] + segmentation_loss(drawn, padded)
+            return losses["classification"] + losses["box_regression"] + segmentation_loss(segmentation, padded)
 
         optimizer = torch.optim.AdamW(detector.network.parameters(), lr=1e-3, weight_decay=1e-4)
         path = self._path(region)
@@ -157,13 +159,13 @@ class RetinaUNet(Method):
             scans=len(scans), modes=detector,
         )  # fmt: skip
 
-    def _marked(self, example: Example, scan: Scan, organs: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray]:
+    def _mark(self, example: Example, scan: Scan, organs: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray]:
         """The labels at 6 mm (I, J, K), and the organs' boxes (organs, 6) in its voxels, from the first face."""
         path = self.setting.folder / "packed" / f"{example.name}-labels.npy"
         grid = coarse_image(scan)[1]
         if not path.exists():
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, labels_on(grid, example).astype(np.uint8))
+                np.save(stream, resample_labels(grid, example).astype(np.uint8))
         numbers = {name: number for number, name in example.case.label_names.items()}
         labels = np.zeros(grid.shape, np.uint8)
         for place, organ in enumerate(organs):
@@ -181,7 +183,7 @@ class RetinaUNet(Method):
         )
 
     def budget(self, region: str) -> str:
-        return described(self._path(region), "boxes and label maps")
+        return describe_training(self._path(region), "boxes and label maps")
 
     def _detector(self, region: str) -> Detector:
         if region not in self._detectors:
@@ -201,18 +203,19 @@ class RetinaUNet(Method):
         with torch.inference_mode():
             maps = detector.network(padded)
             detector.generate_anchors(padded, maps)
-            scores = torch.cat([_by_anchor(one, len(organs)) for one in maps["classification"]]).sigmoid()
-            coded = torch.cat([_by_anchor(one, len(organs)) for one in maps["box_regression"]])
+            assert detector.anchors is not None
+            scores = torch.cat([_by_anchor(level, len(organs)) for level in maps["classification"]]).sigmoid()
+            coded = torch.cat([_by_anchor(level, len(organs)) for level in maps["box_regression"]])
             boxes = detector.box_coder.decode_single(coded, detector.anchors[0])  # (anchors, 6)
-        found = {}
+        points_ras = {}
         for place, organ in enumerate(organs):
             best = scores[:, place].topk(_MERGED_BOXES).indices
             near = best[box_iou(boxes[best], boxes[best[:1]])[:, 0] >= _MERGED_IOU]
             weight = scores[near, place, None]
             corners = ((boxes[near] * weight).sum(0) / weight.sum()).double().numpy() - 0.5
             walls_ras = np.sort(grid.ras(corners.reshape(2, 3)), axis=0)
-            found[organ] = face_centres(Box(walls_ras[0], walls_ras[1]))
-        return found
+            points_ras[organ] = face_centres(Box(walls_ras[0], walls_ras[1]))
+        return points_ras
 
 
 def _by_anchor(result: Tensor, organs: int) -> Tensor:
@@ -235,7 +238,7 @@ def coarse_image(scan: Scan) -> tuple[Tensor, Grid]:
     return pooled, Grid((pooled.shape[1], pooled.shape[2], pooled.shape[3]), affine)
 
 
-def augmented(
+def augment(
     image: Tensor, labels: NDArray[np.uint8], boxes: NDArray[np.float64], generator: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A scan (1, I, J, K), its labels (1, I, J, K) and boxes (organs, 6), stretched, moved and brightened at random."""

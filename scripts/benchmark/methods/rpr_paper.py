@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from circumstances import clock
-from fitting import described, fit, load_weights, steps_of, version_of
-from registry import Example, Found, Method, Row, Setting, face_centres, register
 from rprloc.geometry import Box, Points, wall_coordinates
 from rprloc.model.device import choose_device
 from rprloc.model.network import mixed_precision
 from rprloc.volume import Volume
-from scans import PATCH, Scan, packed_scans, patches
+from scripts.benchmark.circumstances import read_clock
+from scripts.benchmark.fitting import describe_training, fit, load_weights, steps_of, version_of
+from scripts.benchmark.registry import Example, Localization, Method, Row, Setting, face_centres, register
+from scripts.benchmark.scans import PATCH, Scan, cut_patches, pack_scans
 
 WIDTH = {"han": 16, "abdomen": 24}
 REACH_MM = {"han": (300.0, 30.0), "abdomen": (700.0, 50.0)}
@@ -132,7 +132,7 @@ class RprPaper(Method):
         return self.setting.folder / "weights" / f"rpr-paper-{region}-{('coarse', 'fine')[stage]}.pt"
 
     def train(self, region: str) -> None:
-        scans = packed_scans(self.setting.split(region, "train"), self.setting.folder / "packed")
+        scans = pack_scans(self.setting.split(region, "train"), self.setting.folder / "packed")
         for stage in (0, 1):
             self._train(region, stage, scans)
 
@@ -150,7 +150,7 @@ class RprPaper(Method):
                 pair_ras = scans[index].grid.ras(bodies[index][generator.integers(len(bodies[index]), size=2)])
                 if stage == 1:
                     pair_ras[1] = pair_ras[0] + generator.uniform(-reach_mm, reach_mm, 3)
-                images.append(patches(scans[index], pair_ras, *PATCH[region]))
+                images.append(cut_patches(scans[index], pair_ras, *PATCH[region]))
                 places.append(pair_ras)
             # One pair after the other: no norm mixes them, and on a CPU that is a third faster than all at once.
             latents = torch.stack([net(image.to(device)) for image in images])  # (pairs, 2, 3)
@@ -183,9 +183,10 @@ class RprPaper(Method):
         )
 
     def budget(self, region: str) -> str:
-        found = [described(self._path(region, stage), ("coarse", "fine")[stage]) for stage in (0, 1)]
+        networks = [describe_training(self._path(region, stage), ("coarse", "fine")[stage]) for stage in (0, 1)]
         return (
-            "; ".join(found) + f" (a step has {BATCH_PAIRS[region]} pairs; the paper's recipe: {FULL_PAIRS} pairs each)"
+            "; ".join(networks)
+            + f" (a step has {BATCH_PAIRS[region]} pairs; the paper's recipe: {FULL_PAIRS} pairs each)"
         )
 
     def _latents(self, region: str, stage: int, scan: Scan, places_ras: Points) -> Tensor:
@@ -196,7 +197,7 @@ class RprPaper(Method):
             self._nets[region, stage] = net
         with torch.inference_mode():
             return torch.cat(
-                [self._nets[region, stage](patches(scan, place[None], *PATCH[region])) for place in places_ras]
+                [self._nets[region, stage](cut_patches(scan, place[None], *PATCH[region])) for place in places_ras]
             )
 
     def _region(self, organs: Sequence[str]) -> str:
@@ -214,22 +215,22 @@ class RprPaper(Method):
 
     def locate(
         self, prepared: Sequence[Marked], query: Volume, organs: Sequence[str], shots: str = "one"
-    ) -> dict[str, Found]:
+    ) -> dict[str, Localization]:
         """All rows from the same agents: K runs are the first K of 20, each from random places of its own."""
         marked, region = prepared[0], self._region(organs)
         generator = np.random.default_rng([self.setting.seed, crc32(query.name.encode()), crc32(marked.name.encode())])
-        started = clock()
+        started = read_clock()
         scan = Scan.of(query)
         body_ras, bounds = scan.body_ras(), scan.grid.bounds
-        reading = clock() - started
+        reading = read_clock() - started
         reach_mm = REACH_MM[region]
 
         def move(stage: int, agents_ras: Points, targets: Tensor) -> tuple[Points, float]:
             """One step of agents (P, 3) towards targets (P, 3), and its seconds; agents stay in the scan."""
-            begun = clock()
+            begun = read_clock()
             latents = self._latents(region, stage, scan, agents_ras)
             moved = agents_ras + offset_mm(latents, targets, reach_mm[stage]).double().numpy()
-            return np.clip(moved, bounds.min_ras, bounds.max_ras), clock() - begun
+            return np.clip(moved, bounds.min_ras, bounds.max_ras), read_clock() - begun
 
         def starts(count: int) -> Points:
             return body_ras[generator.integers(len(body_ras), size=count)]
@@ -237,15 +238,15 @@ class RprPaper(Method):
         diagonal = torch.cat([marked.diagonal[organ] for organ in organs])  # (2 organs, 3)
         corners, seconds = move(0, starts(len(diagonal)), diagonal)
         boxes = [Box(pair.min(0), pair.max(0)) for pair in corners.reshape(-1, 2, 3)]
-        found = {
-            "diagonal K=1": Found(
+        results = {
+            "diagonal K=1": Localization(
                 {organ: face_centres(box) for organ, box in zip(organs, boxes, strict=True)}, reading + seconds
             )
         }
 
-        def result(points_ras: Points, seconds: float) -> Found:
+        def result(points_ras: Points, seconds: float) -> Localization:
             by_organ = points_ras.reshape(-1, 6, 3)  # (6 organs, 3) to (organs, 6, 3)
-            return Found(dict(zip(organs, by_organ, strict=True)), reading + seconds)
+            return Localization(dict(zip(organs, by_organ, strict=True)), reading + seconds)
 
         targets = torch.cat([marked.coarse[organ] for organ in organs])  # (6 organs, 3)
         runs, times = [], []
@@ -254,32 +255,34 @@ class RprPaper(Method):
             runs.append(moved)
             times.append(seconds)
         for count in RUNS:
-            found[f"extreme K={count}"] = result(np.mean(runs[:count], axis=0), sum(times[:count]))
+            results[f"extreme K={count}"] = result(np.mean(runs[:count], axis=0), sum(times[:count]))
 
         count = STEP_RUNS[region]
         agents, seconds = runs[:count], sum(times[:count])
         coarse, coarse_seconds = np.mean(agents, axis=0), seconds
-        found["M_c one step"] = result(coarse, seconds)
+        results["M_c one step"] = result(coarse, seconds)
         for name in ("two steps", "three steps"):
             steps = [move(0, agent, targets) for agent in agents]
             agents, seconds = [moved for moved, _ in steps], seconds + sum(took for _, took in steps)
-            found[f"M_c {name}"] = result(np.mean(agents, axis=0), seconds)
+            results[f"M_c {name}"] = result(np.mean(agents, axis=0), seconds)
         refined, seconds = move(1, coarse, torch.cat([marked.fine[organ] for organ in organs]))
-        found["M_c + M_f"] = found["rpr-paper"] = result(refined, coarse_seconds + seconds)
+        results["M_c + M_f"] = results["rpr-paper"] = result(refined, coarse_seconds + seconds)
         slower = self._float32_factor(region, scan, starts(_TIMED_PATCHES))
-        found["rpr-paper"] = replace(found["rpr-paper"], estimates={"float32": slower * found["rpr-paper"].seconds})
-        return found
+        results["rpr-paper"] = replace(
+            results["rpr-paper"], estimates={"float32": slower * results["rpr-paper"].seconds}
+        )
+        return results
 
     def _float32_factor(self, region: str, scan: Scan, places_ras: Points) -> float:
         """How many times as long the patches at some places take in float32, the precision of the paper's day."""
         net = self._nets[region, 0]
-        images = patches(scan, places_ras, *PATCH[region])
+        images = cut_patches(scan, places_ras, *PATCH[region])
         times = []
         for passed in (net.forward, net.features):
             with torch.inference_mode():
                 passed(images[:1])
-                started = clock()
+                started = read_clock()
                 for image in images:
                     passed(image[None])
-            times.append(clock() - started)
+            times.append(read_clock() - started)
         return times[1] / times[0]

@@ -1,0 +1,69 @@
+"""The files of results: boxes as the user has left them, and the table of organs that the command line writes, too."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from rprloc import Detections, InputError, save_label_map, write_rois
+from rprloc.files import write_text_atomically
+from rprloc.io.results import TABLE, ResultFiles
+from rprloc.io.table import Row, organ_row, result_rows, save_table
+from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib.nodes import Node
+from SlicerRPRLocLib.results import Results
+
+
+def export_results(results: Results, folder: Path, *, markups: bool, label_map: bool, table: bool) -> list[Path]:
+    """Write all results of a scene into a folder; returns the files. Raises InputError if there is nothing to write."""
+    if not results.rois() and not results.absent_json():
+        raise InputError("There are no results. Press Locate first.")
+    if not (markups or label_map or table):
+        raise InputError("No kind of file is chosen. Tick Markups, label map or table.")
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}. Choose one where you may write.")
+    written: list[Path] = []
+    names: set[str] = set()
+    volumes = {volume.GetID(): volume for volume in map(nodes.volume_of, results.rois())}
+    for volume in volumes.values():
+        files = ResultFiles(folder, _free_name(volume.GetName(), names))
+        found = results.as_they_are(volume)
+        if markups:
+            write_rois(files.rois, found)
+            written.append(files.rois)
+        if label_map:
+            written += _write_label_map(files, found, volume)
+    if table:
+        save_table(folder / TABLE, _rows(results))
+        written.append(folder / TABLE)
+    return written
+
+
+def _write_label_map(files: ResultFiles, found: Detections, volume: Node) -> tuple[Path, Path]:
+    """The boxes on the scan's voxels, and beside them the organ of each label, as ``--names`` takes them."""
+    labels = save_label_map(files.label_map, found, nodes.grid_of(volume))
+    names = files.folder / f"{files.name}.boxes.json"
+    write_text_atomically(names, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
+    return files.label_map, names
+
+
+def _rows(results: Results) -> Iterator[Row]:
+    for roi in results.rois():
+        record = results.record(roi)
+        corrected = results.is_corrected(roi)
+        yield organ_row(record.detections, results.as_it_is(roi), corrected=corrected, checked=record.checked)
+    for found_json in results.absent_json().values():
+        yield from result_rows(Detections.from_json(found_json))
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """A volume's name as a file's name that is not taken yet."""
+    plain = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "scan"
+    free, number = plain, 1
+    while free.casefold() in taken:
+        number += 1
+        free = f"{plain}_{number}"
+    taken.add(free.casefold())
+    return free

@@ -1,0 +1,53 @@
+"""Options that several commands share, and what ends a command with one line and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rprloc.apps.console import Messages
+from rprloc.errors import InputError
+
+log = logging.getLogger("rprloc")
+
+
+class Commands(TyperGroup):
+    """The group of all commands; input that cannot be used ends any of them with one line and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MemoryError as error:
+            log.error("Not enough memory for this scan. Use a smaller scan, or a computer with more memory.")
+            raise typer.Exit(2) from error
+        except (InputError, OSError) as error:
+            log.error("%s", " ".join(str(error).split()))
+            log.info("It happened here:", exc_info=True)
+            raise typer.Exit(2) from error
+
+
+class Device(str, Enum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def set_verbose(verbose: bool) -> bool:
+    """Show messages on stderr: warnings, or with ``verbose`` more."""
+    log.handlers[:] = [Messages()]
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    return verbose
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=set_verbose, help="Print more on stderr.")]
+Model = Annotated[Path | None, typer.Option(help="Weights (model.pt); by default the ones shipped.")]
+Where = Annotated[Device, typer.Option(help="auto: the GPU if there is one with enough memory, else the CPU.")]
+SetFile = Annotated[Path, typer.Argument(metavar="SET.json", help="A support set of 'rprloc support build'.")]
+Series = Annotated[str | None, typer.Option(metavar="UID", help="DICOM series, if a folder has several.")]

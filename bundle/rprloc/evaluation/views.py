@@ -1,0 +1,170 @@
+"""Views of annotated scans for calibration: as they are, cut and changed, and how much of every organ they show."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects, label
+
+from rprloc.annotation import Annotation
+from rprloc.errors import InputError
+from rprloc.geometry import Box
+from rprloc.io.annotations import read_label_map
+from rprloc.io.dataset import Case
+from rprloc.io.plausibility import image_warnings
+from rprloc.io.reading import read_volume
+from rprloc.localization.localizer import Localizer
+from rprloc.model.field import PositionField
+from rprloc.volume import Volume
+
+_log = logging.getLogger(__name__)
+
+_LEAST_MM, _MOST_SHARE = 100.0, 0.85  # of the scan that a cut leaves along the body
+
+
+class Kind(str, Enum):
+    """What was done to a scan."""
+
+    WHOLE = "whole"
+    CUT_ALONG = "cut along"
+    CUT_SIDEWAYS = "cut sideways"
+    MIRRORED = "mirrored"
+    UPSIDE_DOWN = "upside down"
+    BACK_TO_FRONT = "back to front"
+    LIKE_MR = "like MR"
+    LIKE_SHIFTED_MR = "like MR, darkest at -1000"
+
+    @property
+    def is_body(self) -> bool:
+        """Whether the view still is CT of a body, so that organs can be located in it."""
+        return self in (Kind.WHOLE, Kind.CUT_ALONG, Kind.CUT_SIDEWAYS)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A scan as it is looked at: its position field, the warnings that its values alone give, and by organ the share of
+    it that the view shows. ``shares`` is empty where the view is no body.
+    """
+
+    kind: Kind
+    field: PositionField
+    warnings: tuple[str, ...]
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class CaseViews:
+    """All views of a case, and the true boxes of its targets."""
+
+    case: Case
+    truth: Mapping[str, Box]
+    views: tuple[View, ...]
+
+
+def make_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: bool) -> CaseViews:
+    """A case as it is, with ``cuts`` cuts, and, if asked for, changed in every way.
+
+    Cuts and changes that show no body are left out. Raises InputError if a file of the case cannot be used.
+    """
+    volume = replace(read_volume(case.image_path), name=case.name)
+    names = {number: name for number, name in case.label_names.items() if name in case.targets}
+    labels: NDArray[np.integer] = np.zeros(volume.hu.shape, np.uint8)
+    annotation = Annotation({})
+    if names:
+        labels = read_label_map(case.labels_path, volume.grid)
+        annotation = Annotation.from_labels(labels, volume.grid, names)
+    whole = {
+        organ: np.count_nonzero(mask.voxels)
+        for organ, mask in annotation.masks.items()
+        if not has_specks(mask.voxels)  # how much of these is shown cannot be told
+    }
+    field = localizer.compute_position_field(volume)
+    views = [View(Kind.WHOLE, field, tuple(image_warnings(volume)), dict.fromkeys(whole, 1.0))]
+    parts: list[tuple[Kind, Volume, Mapping[str, float]]] = []
+    for kind, part, seen in cut(volume, labels, cuts):
+        voxels = {name: np.count_nonzero(seen == number) for number, name in names.items()}
+        parts.append((kind, part, {organ: voxels[organ] / count for organ, count in whole.items()}))
+    parts += [(kind, changed, {}) for kind, changed in (change(volume) if with_changes else ())]
+    for kind, part, shares in parts:
+        try:
+            field = localizer.compute_position_field(part)
+        except InputError as error:  # no body
+            _log.info("%s, %s: %s", case.name, kind.value, error)
+            continue
+        views.append(View(kind, field, tuple(image_warnings(part)), shares))
+    truth = {organ: Box.from_extreme_points(points_ras) for organ, points_ras in annotation.points_ras.items()}
+    return CaseViews(case, truth, tuple(views))
+
+
+def has_specks(mask: NDArray[np.bool_]) -> bool:
+    """Whether pieces of a mask (I, J, K) lie beyond the box of its largest one, so that its box is not the organ's."""
+    pieces, _ = label(mask, np.ones((3, 3, 3)))
+    boxes = find_objects(pieces)
+    largest = boxes[int(np.argmax(np.bincount(pieces.ravel())[1:]))]
+    reach = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)]
+    return any(abs(a - one.start) > 1 or abs(b - one.stop) > 1 for (a, b), one in zip(reach, largest, strict=True))
+
+
+def cut(volume: Volume, labels: NDArray[np.integer], count: int) -> Iterator[tuple[Kind, Volume, NDArray[np.integer]]]:
+    """Parts of a scan and its labels (I, J, K), drawn by the scan's name: along the body, the last sideways, too."""
+    generator = np.random.default_rng(zlib.crc32(volume.name.encode()))
+    bounds = volume.grid.bounds
+    for number in range(count):
+        low, length = bounds.min_ras[2], bounds.size_mm[2]
+        kept = generator.uniform(min(_LEAST_MM, 0.6 * length), _MOST_SHARE * length)
+        start = generator.choice([0.0, length - kept, generator.uniform(0.0, length - kept)])
+        part, seen = keep_between(volume, labels, 2, low + start, low + start + kept)
+        kind = Kind.CUT_ALONG
+        if number == count - 1:
+            axis = int(generator.integers(2))
+            low, high = bounds.min_ras[axis], bounds.max_ras[axis]
+            kept = generator.uniform(0.35, 0.65) * (high - low)
+            ends = (low, low + kept) if generator.integers(2) else (high - kept, high)
+            part, seen = keep_between(part, seen, axis, *ends)
+            kind = Kind.CUT_SIDEWAYS
+        yield kind, part, seen
+
+
+def keep_between(
+    volume: Volume, labels: NDArray[np.integer], axis: int, low_mm: float, high_mm: float
+) -> tuple[Volume, NDArray[np.integer]]:
+    """The part of a scan and its labels (I, J, K) whose voxels' centres lie between two places along a RAS axis."""
+    grid = volume.grid
+    own = _own_axis(volume, axis)
+    ijk = np.zeros((grid.shape[own], 3))
+    ijk[:, own] = np.arange(grid.shape[own])
+    along_mm = grid.ras(ijk)[:, axis]
+    inside = np.flatnonzero((along_mm >= low_mm) & (along_mm <= high_mm))
+    first, shape = [0, 0, 0], list(grid.shape)
+    first[own], shape[own] = int(inside[0]), len(inside)
+    box = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
+    return Volume(np.ascontiguousarray(volume.hu[box]), grid.cropped(first, shape), volume.name), labels[box]
+
+
+def change(volume: Volume) -> Iterator[tuple[Kind, Volume]]:
+    """A scan in which everything is there, but wrong."""
+    for kind, axis in ((Kind.MIRRORED, 0), (Kind.UPSIDE_DOWN, 2), (Kind.BACK_TO_FRONT, 1)):
+        flipped = np.flip(volume.hu, _own_axis(volume, axis))
+        yield kind, Volume(np.ascontiguousarray(flipped), volume.grid, volume.name)
+    mr = imitate_mr(volume.hu)
+    yield Kind.LIKE_MR, replace(volume, hu=mr)
+    yield Kind.LIKE_SHIFTED_MR, replace(volume, hu=mr * 1.2 - 1000.0)
+
+
+def imitate_mr(values_hu: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Intensities from 0 to about 900 with the order of T1-weighted MR: fat bright, fluid dark, air and bone black."""
+    knots_hu = [-1024, -900, -300, -120, -60, -10, 30, 60, 100, 200, 400, 1500]
+    signal = [0, 5, 40, 700, 900, 500, 350, 420, 520, 350, 120, 30]
+    noise = np.random.default_rng(0).normal(0.0, 12.0, values_hu.shape)
+    return (np.interp(values_hu.astype(float), knots_hu, signal) + np.abs(noise)).astype(np.float32)
+
+
+def _own_axis(volume: Volume, axis: int) -> int:
+    """The axis of the array that runs along a RAS axis."""
+    return int(np.argmax(np.abs(volume.grid.ras_from_ijk[axis, :3])))

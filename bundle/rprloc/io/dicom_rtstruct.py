@@ -1,0 +1,144 @@
+"""Boxes as a DICOM RT structure set, for planning systems: closed contours on the slices."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rprloc.detection import Detections
+from rprloc.files import atomic_path
+from rprloc.geometry import Points
+from rprloc.io.colours import organ_colour
+from rprloc.io.dicom import DicomSeries, Slice
+from rprloc.io.dicom_objects import (
+    MAKER,
+    OF_THE_PATIENT,
+    OF_THE_STUDY,
+    PRODUCT,
+    complete_headers,
+    describe_box,
+    dicom_text,
+    slice_contours,
+)
+from rprloc.version import __version__
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def save_rtstruct(path: str | Path, detections: Detections, series: DicomSeries) -> None:
+    """Write an RT structure set: for each located organ an ROI with a contour on every slice that cuts its box.
+
+    A slice stands for half of the way to its neighbours, so a box that is thinner than a slice gets one contour on the
+    slice in which its centre lies. A box outside the scan becomes an ROI without contours. Organs that are absent are
+    named in the description. The object says that nobody has approved it.
+
+    Parameters
+    ----------
+    path : path
+        The ``.dcm`` file to write.
+    detections : Detections
+        What was found in the series, RAS mm; DICOM's own frame, LPS, is made here.
+    series : DicomSeries
+        The series in which it was found: ``scan.series`` of a scan that was read from DICOM.
+
+    Raises
+    ------
+    InputError
+        If the series lacks what DICOM demands, or the folder cannot be written to.
+
+    Examples
+    --------
+    >>> scan = rprloc.read_scan(dicom_folder)
+    >>> rprloc.save_rtstruct("dora.rtstruct.dcm", found, scan.series)
+    """
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+
+    headers = complete_headers(series)
+    now, first = datetime.datetime.now(), headers[0]
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = RTStructureSetStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SpecificCharacterSet = "ISO_IR 192"
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    for name in (*OF_THE_PATIENT, *OF_THE_STUDY):
+        setattr(data, name, first.get(name, ""))
+    data.StudyInstanceUID, data.SeriesInstanceUID = first.StudyInstanceUID, generate_uid()
+    data.Modality, data.SeriesNumber, data.InstanceNumber = "RTSTRUCT", 9001, 1
+    data.SeriesDescription, data.OperatorsName = PRODUCT, ""
+    data.Manufacturer, data.ManufacturerModelName, data.SoftwareVersions = MAKER, PRODUCT, __version__
+    data.InstanceCreationDate, data.InstanceCreationTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    data.StructureSetLabel, data.StructureSetName = "RPR-Loc", PRODUCT
+    absent = "".join(f"; {one.organ}: {one.remark}" for one in detections.absent)
+    data.StructureSetDescription = dicom_text(
+        f"Boxes located by a research program; to be checked by a person{absent}", 1024
+    )
+    data.StructureSetDate, data.StructureSetTime = data.InstanceCreationDate, data.InstanceCreationTime
+    data.ApprovalStatus = "UNAPPROVED"
+    data.FrameOfReferenceUID, data.PositionReferenceIndicator = first.FrameOfReferenceUID, ""
+    data.ReferencedFrameOfReferenceSequence = [_referenced_frame(first, series)]
+    _add_rois(data, detections, series, str(first.FrameOfReferenceUID))
+    with atomic_path(path) as temporary:
+        data.save_as(temporary, enforce_file_format=True)
+
+
+def _add_rois(data: Dataset, detections: Detections, series: DicomSeries, frame_uid: str) -> None:
+    """Give a structure set an ROI for each located organ, with its contours."""
+    from pydicom.dataset import Dataset
+
+    rois, contours, observations = [], [], []
+    for number, (organ, box) in enumerate(detections.boxes.items(), 1):
+        roi, drawn, seen = Dataset(), Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName = number, dicom_text(organ)
+        roi.ReferencedFrameOfReferenceUID = frame_uid
+        roi.ROIDescription, roi.ROIGenerationAlgorithm = dicom_text(describe_box(detections, organ), 1024), "AUTOMATIC"
+        drawn.ReferencedROINumber = number
+        drawn.ROIDisplayColor = [round(255 * part) for part in organ_colour(number - 1)]
+        sections = slice_contours(box, series.slices)
+        if sections:
+            drawn.ContourSequence = [_contour(index, *section) for index, section in enumerate(sections, 1)]
+        seen.ObservationNumber = seen.ReferencedROINumber = number
+        seen.RTROIInterpretedType, seen.ROIInterpreter = "ORGAN", ""
+        rois.append(roi)
+        contours.append(drawn)
+        observations.append(seen)
+    data.StructureSetROISequence, data.ROIContourSequence = rois, contours
+    data.RTROIObservationsSequence = observations
+
+
+def _referenced_frame(first: Dataset, series: DicomSeries) -> Dataset:
+    from pydicom.dataset import Dataset
+
+    of_frame, of_study, of_series = Dataset(), Dataset(), Dataset()
+    of_series.SeriesInstanceUID = first.SeriesInstanceUID
+    of_series.ContourImageSequence = [_referenced_image(one) for one in series.slices]
+    of_study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # retired, as DICOM asks for it here
+    of_study.ReferencedSOPInstanceUID = first.StudyInstanceUID
+    of_study.RTReferencedSeriesSequence = [of_series]
+    of_frame.FrameOfReferenceUID = first.FrameOfReferenceUID
+    of_frame.RTReferencedStudySequence = [of_study]
+    return of_frame
+
+
+def _referenced_image(one: Slice) -> Dataset:
+    from pydicom.dataset import Dataset
+
+    image = Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = one.sop_class, one.sop_uid
+    if one.frame is not None:
+        image.ReferencedFrameNumber = one.frame + 1
+    return image
+
+
+def _contour(number: int, one: Slice, points_lps: Points) -> Dataset:
+    from pydicom.dataset import Dataset
+
+    contour = Dataset()
+    contour.ContourNumber, contour.ContourGeometricType = number, "CLOSED_PLANAR"
+    contour.ContourImageSequence = [_referenced_image(one)]
+    contour.NumberOfContourPoints = len(points_lps)
+    contour.ContourData = [f"{mm:.3f}" for mm in points_lps.ravel()]
+    return contour

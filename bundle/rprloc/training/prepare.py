@@ -1,0 +1,66 @@
+"""From what a user gives to what training needs: scans, scans that are only measured on, and the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rprloc.errors import InputError
+from rprloc.io.dataset import scans_below, training_files
+from rprloc.training.config import TrainingConfig
+from rprloc.training.packing import pack
+from rprloc.training.sampling import TrainingScan
+
+HELD_OUT = 20
+"""Of unlabelled scans in a folder one in so many is only measured on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a training run is made of."""
+
+    scans: list[TrainingScan]
+    validation: list[TrainingScan]
+    config: TrainingConfig
+
+
+def prepare_run(
+    folder: Path,
+    *,
+    data: Path | None = None,
+    images: Path | None = None,
+    recipe: Path | None = None,
+    changes: Mapping[str, int | float | None] | None = None,
+    resume: bool = False,
+) -> Prepared:
+    """Read the scans of a ``datasets.json`` (``data``) or below a folder (``images``), and work out the recipe.
+
+    The recipe is that of the file ``recipe``; else, where a run goes on, the one that it began with; else the default.
+    ``changes`` are fields of it that are set anew, where not None. Raises InputError if the folder holds a run that is
+    not to go on, or if the scans or the recipe cannot be used.
+    """
+    if (data is None) == (images is None):
+        raise InputError("Scans to train on come from --data or from --images. Give one of them.")
+    if not resume and any((folder / name).exists() for name in ("model.pt", "coarse.pt", "body_frame.npz")):
+        raise InputError(
+            f"{folder} holds a training run already. Add --resume to go on with it, or name another folder."
+        )
+    own = folder / "config.json"
+    if recipe is None and resume and own.is_file():
+        recipe = own
+    config = TrainingConfig() if recipe is None else TrainingConfig.read(recipe)
+    chosen = {name: value for name, value in (changes or {}).items() if value is not None}
+    config = replace(config, **chosen)  # type: ignore[arg-type]
+    packed = folder / "packed"
+    if images is None:
+        assert data is not None
+        files, held_out = training_files(data), training_files(data, "val")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Prepared(pack(files, packed), pack(held_out, packed), config)
+    files = scans_below(images)
+    folder.mkdir(parents=True, exist_ok=True)
+    scans = pack(files, packed, folder / "skipped.csv")
+    validation = scans[HELD_OUT - 1 :: HELD_OUT]
+    del scans[HELD_OUT - 1 :: HELD_OUT]
+    return Prepared(scans, validation, config)

@@ -1,0 +1,1 @@
+"""What is run before a release: checks of the bundle and the dependencies, the tutorial, the shipped weights."""

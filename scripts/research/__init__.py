@@ -1,0 +1,1 @@
+"""Where errors come from, how steady boxes are, what labels could give, and what an archive takes."""

@@ -1,0 +1,250 @@
+"""Stand-ins for what only Slicer's desktop has: its widgets, its modules for Python, and the errors that it shows."""
+
+from __future__ import annotations
+
+import types
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.example import ExampleFiles
+from tests.slicer_module.scenes import MODULE, Scene
+
+
+def stand_in_classes() -> dict[str, type]:
+    """Widgets with the few methods of Slicer's own that the module uses."""
+    from PySide6 import QtCore, QtWidgets
+
+    class SceneWidget(QtWidgets.QWidget):
+        scene: Any = None
+
+        def setMRMLScene(self, scene: Any) -> None:
+            self.scene = scene
+
+    class NodeComboBox(SceneWidget):
+        currentNodeChanged = QtCore.Signal(object)
+        node: Any = None
+
+        def __init__(self, parent: Any = None) -> None:
+            super().__init__(parent)
+            self.attributes: list[tuple[str, str, str]] = []
+            self.ticked: list[Any] = []
+
+        def addAttribute(self, kind: str, name: str, value: str) -> None:
+            self.attributes.append((kind, name, value))
+
+        def currentNode(self) -> Any:
+            return self.node
+
+        def setCurrentNode(self, node: Any) -> None:
+            if node is not self.node:
+                self.node = node
+                self.currentNodeChanged.emit(node)
+
+        def checkedNodes(self) -> tuple[Any, ...]:
+            return tuple(self.ticked)
+
+        def setCheckState(self, node: Any, state: Any) -> None:
+            self.ticked = [one for one in self.ticked if one is not node]
+            if state == QtCore.Qt.Checked:
+                self.ticked.append(node)
+
+    class SegmentSelector(SceneWidget):
+        choice: tuple[Any, str] = (None, "")
+
+        def currentNode(self) -> Any:
+            return self.choice[0]
+
+        def currentSegmentID(self) -> str:
+            return self.choice[1]
+
+    class TableView(QtWidgets.QTableView):
+        scene: Any = None
+        table: Any = None
+
+        def setMRMLScene(self, scene: Any) -> None:
+            self.scene = scene
+
+        def setMRMLTableNode(self, table: Any) -> None:
+            self.table = table
+
+    class PathLineEdit(QtWidgets.QWidget):
+        currentPathChanged = QtCore.Signal(str)
+        currentPath = ""
+
+        def setCurrentPath(self, path: str) -> None:
+            self.currentPath = path
+            self.currentPathChanged.emit(path)
+
+    return {
+        "qMRMLWidget": SceneWidget,
+        "qMRMLNodeComboBox": NodeComboBox,
+        "qMRMLCheckableNodeComboBox": NodeComboBox,
+        "qMRMLSegmentSelectorWidget": SegmentSelector,
+        "qMRMLTableView": TableView,
+        "ctkPathLineEdit": PathLineEdit,
+        "ctkCollapsibleButton": QtWidgets.QWidget,
+    }
+
+
+def load_ui(path: Path) -> Any:
+    """The panel of a .ui file, with stand-ins for Slicer's widgets. Connections to them are made by hand."""
+    from PySide6 import QtUiTools
+
+    classes = stand_in_classes()
+
+    class Loader(QtUiTools.QUiLoader):
+        def createWidget(self, kind: str, parent: Any = None, name: str = "") -> Any:
+            if kind in classes:
+                widget = classes[kind](parent)
+                widget.setObjectName(name)
+                return widget
+            return super().createWidget(kind, parent, name)
+
+    loader = Loader()
+    panel = loader.load(str(path))
+    panel.loader = loader  # PySide forgets the widgets that it made when it goes
+    receivers = [connection.findtext("receiver") for connection in ElementTree.parse(path).iter("connection")]
+    children = {child.objectName(): child for child in all_widgets(panel)}
+
+    def set_scene(scene: Any) -> None:
+        for name in receivers:
+            children[name].setMRMLScene(scene)
+
+    panel.setMRMLScene = set_scene
+    return panel
+
+
+def all_widgets(panel: Any) -> list[Any]:
+    from PySide6 import QtWidgets
+
+    return [child for child in panel.findChildren(QtWidgets.QWidget) if child.objectName()]
+
+
+def parameter_node_wrapper(kind: type) -> type:
+    """Like Slicer's: typed attributes, bound to the widgets that carry the property SlicerParameterName."""
+
+    class Wrapped:
+        types = kind.__annotations__
+
+        def __init__(self, node: Any) -> None:
+            self.__dict__["node"] = node
+            self.__dict__["bound"] = {}
+            for name, wanted in self.types.items():
+                given = getattr(kind, name, None)
+                empty = given if given is not None else (wanted() if wanted in (str, Path) else None)
+                self.__dict__[name] = empty
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            assert name in self.types and (value is None or isinstance(value, self.types[name])), (name, value)
+            self.__dict__[name] = value
+            if name in self.bound:
+                self.bound[name](value)
+
+        def connectGui(self, ui: Any) -> int:
+            from PySide6 import QtWidgets
+
+            for widget in vars(ui).values():
+                name = widget.property("SlicerParameterName")
+                if name is None:
+                    continue
+                wanted = self.types[name]
+                take = lambda value, name=name: self.__dict__.__setitem__(name, value)  # noqa: E731
+                if isinstance(widget, QtWidgets.QLineEdit):
+                    assert wanted is str
+                    widget.textChanged.connect(take)
+                    self.bound[name] = widget.setText
+                elif isinstance(widget, QtWidgets.QCheckBox):
+                    assert wanted is bool
+                    widget.toggled.connect(take)
+                    self.bound[name] = widget.setChecked
+                elif isinstance(widget, QtWidgets.QDoubleSpinBox):
+                    assert wanted is float
+                    widget.valueChanged.connect(take)
+                    self.bound[name] = widget.setValue
+                elif hasattr(widget, "currentPathChanged"):
+                    assert wanted is Path
+                    widget.currentPathChanged.connect(lambda text, take=take: take(Path(text)))
+                    self.bound[name] = lambda path, widget=widget: widget.setCurrentPath(str(path))
+                else:
+                    assert wanted.__name__ in widget.property("nodeTypes")
+                    widget.currentNodeChanged.connect(take)
+                    self.bound[name] = widget.setCurrentNode
+                self.bound[name](self.__dict__[name])
+            return 1
+
+        def disconnectGui(self, tag: int) -> None:
+            self.bound.clear()
+
+    return Wrapped
+
+
+class Desktop:
+    """Slicer's desktop, as far as the module uses it; keeps the errors that a user would see."""
+
+    def __init__(self, scene: Scene, example: ExampleFiles) -> None:
+        self.scene, self.example, self.errors = scene, example, []
+        self.missing: list[str] = []
+        self.file = ""
+
+    def modules(self) -> dict[str, types.ModuleType]:
+        from PySide6 import QtCore, QtGui, QtWidgets
+
+        qt = types.ModuleType("qt")
+        for source in (QtCore, QtGui, QtWidgets):  # PySide makes its classes as they are asked for
+            vars(qt).update({name: getattr(source, name) for name in dir(source) if name.startswith("Q")})
+        desktop = self
+
+        class QFileDialog:
+            getOpenFileName = getSaveFileName = staticmethod(lambda *arguments: desktop.file)
+
+        qt.QFileDialog = QFileDialog
+
+        class Widget:
+            def __init__(self, parent: Any = None) -> None:
+                self.parent = QtWidgets.QWidget()
+                self.layout = QtWidgets.QVBoxLayout(self.parent)
+
+            def setup(self) -> None:
+                """Slicer adds its reload buttons here."""
+
+            def resourcePath(self, name: str) -> str:
+                return str(MODULE / "Resources" / name)
+
+        class Logic:
+            def getParameterNode(self) -> Any:
+                return None
+
+        class Module:
+            def __init__(self, parent: Any) -> None:
+                self.parent = parent
+
+        made = {name: types.ModuleType(name) for name in ("slicer.i18n", "slicer.packaging", "ctk")}
+        made["slicer.i18n"].tr = lambda text: text
+        made["slicer.i18n"].translate = lambda context, text: text
+        made["slicer.packaging"].load_requirements = lambda path: ["jsonschema>=4.20"]
+        made["slicer.packaging"].pip_check = lambda wanted: not self.missing
+        made["slicer.packaging"].pip_ensure = self._pip_ensure
+        wrapper = types.ModuleType("slicer.parameterNodeWrapper")
+        wrapper.parameterNodeWrapper = parameter_node_wrapper
+        scripted = types.ModuleType("slicer.ScriptedLoadableModule")
+        scripted.ScriptedLoadableModuleWidget, scripted.ScriptedLoadableModuleLogic = Widget, Logic
+        scripted.ScriptedLoadableModule = scripted.ScriptedLoadableModuleTest = Module
+        return {
+            "qt": qt,
+            **made,
+            "slicer.parameterNodeWrapper": wrapper,
+            "slicer.ScriptedLoadableModule": scripted,
+        }
+
+    def _pip_ensure(self, wanted: list[str], *, requester: str) -> None:
+        raise RuntimeError("User declined package installation")
+
+    @contextmanager
+    def try_with_error_display(self, message: str, **options: Any) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            self.errors.append(str(error))

@@ -1,0 +1,203 @@
+"""What becomes of results: a folder's files, the table, absent organs, exported files, crops, saved scenes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rprloc.detection import AbsentOrgan, Detections, Presence
+from rprloc.errors import InputError
+from rprloc.io.annotations import read_names
+from tests.command_line import rprloc
+from tests.example import ExampleFiles
+from tests.slicer_module.scenes import (
+    NO_SLICER,
+    Scene,
+    locate_all,
+    mark,
+    new_scene,
+    rigid,
+    run_to_end,
+    serve,
+)
+
+pytest.importorskip("slicer", reason=NO_SLICER)
+
+from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib.export import export_results
+from SlicerRPRLocLib.logic import RPRLocLogic
+from SlicerRPRLocLib.runner import Runner
+
+
+def test_a_folder_is_located_scan_by_scan(
+    scene: Scene, logic: RPRLocLogic, example: ExampleFiles, anna: Any, tmp_path: Path
+) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    (scans / "deep").mkdir(parents=True)
+    shutil.copy(example.image, scans / "bert.nii.gz")
+    shutil.copy(example.image, scans / "deep" / "carla.nii.gz")
+    (scans / "broken.nii.gz").write_bytes(b"no image")
+    mark(logic, anna)
+    before = scene.content()
+    logic.locate_in_folder(scans, out)
+    update = run_to_end(logic)
+    assert "2 organs in 2 scans" in update.summary and "broken: " in update.summary
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("bert.detections.json", "bert.mrk.json", "carla.detections.json", "carla.mrk.json", "organs.csv")
+    ]
+    assert scene.content() == before
+    with (out / "organs.csv").open(encoding="utf-8") as stream:
+        assert [row["query"] for row in csv.DictReader(stream)] == ["bert", "carla"]
+    assert rprloc("report", out, "--csv", tmp_path / "report.csv").exit_code == 0
+    assert (out / "organs.csv").read_bytes() == (tmp_path / "report.csv").read_bytes()
+    with pytest.raises(InputError, match="no folder"):
+        logic.locate_in_folder(tmp_path / "missing", out)
+
+
+def test_the_table_says_what_was_found_and_keeps_ticks(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    assert logic.results.update_table() is None
+    mark(logic, anna)
+    locate_all(logic, anna, bert)
+    table = logic.results.table()
+    assert nodes.column(table, "Scan") == ["anna", "bert"] and nodes.column(table, "Organ") == ["bone", "bone"]
+    box = nodes.box_of_roi(logic.results.rois()[0])
+    assert nodes.column(table, "Size mm")[0] == " x ".join(f"{length:.0f}" for length in box.size_mm)
+    table.GetTable().GetColumnByName("Checked").SetValue(1, 1)
+    logic.results.take_ticks()
+    logic.results.update_table()
+    assert nodes.column(table, "Checked") == [0, 1] and len(scene.of_class("vtkMRMLTableNode")) == 1
+    assert logic.results.record(logic.results.rois()[1]).checked
+
+
+def test_an_absent_organ_has_a_row_and_no_roi(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    mark(logic, anna)
+    mark(logic, anna, "brain")
+    locate_all(logic, bert)
+    assert len(logic.results.rois()) == 2
+    (bone_roi, _) = logic.results.rois()
+    answer = logic.results.record(bone_roi).detections
+    logic.history.record()
+    brain = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("anna",))
+    (told,) = logic.results.apply([(bert, replace(answer, organs=(brain,)))])
+    assert told == "bert: brain is not in the scan (98 %) and gets no ROI."
+    table = logic.results.table()
+    assert nodes.column(table, "Organ") == ["bone", "brain"]
+    assert nodes.column(table, "In the scan") == ["not calibrated", "not in the scan (98 %)"]
+    assert [roi.GetName() for roi in logic.results.rois()] == ["bone"]
+    with pytest.raises(InputError, match="brain is not in the scan"):
+        logic.results.in_row(1)
+    assert [one.organ for one in logic.results.as_they_are(bert).organs] == ["bone", "brain"]
+    logic.history.undo()
+    assert len(logic.results.rois()) == 2 and not logic.results.absent(bert)
+    logic.history.redo()
+    assert [one.organ for one in logic.results.absent(bert)] == ["brain"]
+    locate_all(logic, bert, organs=["brain"])  # these weights always give a box
+    assert len(logic.results.rois()) == 2 and not logic.results.absent(bert)
+
+
+def test_absent_organs_are_exported(logic: RPRLocLogic, anna: Any, bert: Any, tmp_path: Path) -> None:
+    brain = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("anna",))
+    logic.results.apply([(bert, Detections("bert", (brain,), "m", "s"))])
+    written = export_results(logic.results, tmp_path, markups=True, label_map=True, table=True)
+    assert [path.name for path in written] == ["organs.csv"]
+    with written[0].open(encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["query"], row["organ"], row["probability_absent"]) == ("bert", "brain", "0.980")
+    assert row["size_r_mm"] == row["corrected"] == row["checked"] == ""
+
+
+def test_a_click_shows_the_organ_in_all_views(scene: Scene, logic: RPRLocLogic, anna: Any) -> None:
+    views = [scene.mrml.AddNewNodeByClass("vtkMRMLSliceNode", name) for name in ("Red", "Yellow", "Green")]
+    for view, orientation in zip(views, ("Axial", "Sagittal", "Coronal"), strict=True):
+        view.SetOrientation(orientation)
+    mark(logic, anna)
+    locate_all(logic, anna)
+    (roi,) = logic.results.rois()
+    logic.results.jump_to(roi)
+    centre = nodes.box_of_roi(roi).centre_ras
+    shown = [nodes.matrix_array(view.GetSliceToRAS())[:3, 3] for view in views]
+    for place, axis in zip(shown, (2, 0, 1), strict=True):
+        assert place[axis] == pytest.approx(centre[axis])
+    assert roi.GetDisplayNode().GetHandlesInteractive()
+
+
+def test_exported_files_hold_the_boxes_as_the_user_left_them(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no results"):
+        export_results(logic.results, tmp_path, markups=True, label_map=True, table=True)
+    bert.SetName("bert: follow-up/2")
+    mark(logic, anna, "heart")
+    mark(logic, anna, "liver")
+    locate_all(logic, anna, bert)
+    inner = nodes.grid_of(bert).cropped((8, 6, 5), (10, 8, 6)).bounds
+    nodes.set_pose(logic.results.roi(bert, "heart"), nodes.pose_of_box(inner))
+    files = export_results(logic.results, tmp_path, markups=True, label_map=True, table=True)
+    endings = ("boxes.json", "boxes.nii.gz", "mrk.json")
+    wanted = {f"{name}.{end}" for name in ("anna", "bert_follow-up_2") for end in endings} | {"organs.csv"}
+    assert {path.name for path in files} == wanted == {path.name for path in tmp_path.iterdir()}
+    record = json.loads((tmp_path / "bert_follow-up_2.mrk.json").read_text(encoding="utf-8"))
+    np.testing.assert_allclose(record["markups"][0]["size"], inner.size_mm, atol=1e-3)
+    np.testing.assert_allclose(record["markups"][0]["center"], inner.centre_ras * [-1, -1, 1], atol=1e-3)
+    marked = nodes.volume_from_node(scene.load(tmp_path / "bert_follow-up_2.boxes.nii.gz"))
+    names = read_names(tmp_path / "bert_follow-up_2.boxes.json")
+    (value,) = (number for number, organ in names.items() if organ == "heart")
+    heart_ras = marked.grid.ras(np.argwhere(marked.hu == value))
+    assert len(heart_ras) and ((heart_ras >= inner.min_ras - 1e-3) & (heart_ras <= inner.max_ras + 1e-3)).all()
+    with (tmp_path / "organs.csv").open(encoding="utf-8") as stream:
+        rows = {(row["query"], row["organ"]): row for row in csv.DictReader(stream)}
+    row = rows["bert: follow-up/2", "heart"]
+    assert len(rows) == 4 and row["corrected"] == "yes" and rows["anna", "heart"]["corrected"] == "no"
+    assert [row[f"size_{axis}_mm"] for axis in "ras"] == [f"{length:.2f}" for length in inner.size_mm]
+    with pytest.raises(InputError, match="No kind of file"):
+        export_results(logic.results, tmp_path, markups=False, label_map=False, table=False)
+
+
+def test_a_query_is_cropped_to_a_roi_with_a_margin(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    scene.transform(rigid(), bert)
+    mark(logic, anna)
+    locate_all(logic, bert)
+    (roi,) = logic.results.rois()
+    box = nodes.grid_of(bert).cropped((8, 6, 5), (4, 4, 4)).bounds
+    nodes.set_pose(roi, nodes.pose_of_box(box))
+    cropped = logic.results.crop(roi, margin_mm=0.0)
+    assert cropped.GetName() == "bert bone"
+    part = nodes.grid_of(cropped).bounds
+    assert (part.min_ras <= box.min_ras + 1e-6).all() and (part.max_ras >= box.max_ras - 1e-6).all()
+    wider = logic.results.crop(roi, margin_mm=10.0)
+    assert np.prod(nodes.grid_of(wider).shape) > np.prod(nodes.grid_of(cropped).shape)
+
+
+def test_a_scene_is_saved_as_mrb_and_read_back(
+    scene: Scene, logic: RPRLocLogic, example: ExampleFiles, anna: Any, bert: Any, tmp_path: Path
+) -> None:
+    mark(logic, anna)
+    logic.load_support_set(example.support_set)
+    locate_all(logic, bert, organs=["bone"])
+    (roi,) = logic.results.rois()
+    walls, points = nodes.box_of_roi(roi).walls_mm, logic.examples.points(logic.examples.all()[0])
+    path = tmp_path / "scene.mrb"
+    assert scene.mrml.WriteToMRB(str(path), None)
+    again = new_scene()
+    assert again.mrml.ReadFromMRB(str(path), True)
+    read = RPRLocLogic(again.mrml, Runner(serve(example)))
+    try:
+        (roi,) = read.results.rois()
+        np.testing.assert_allclose(nodes.box_of_roi(roi).walls_mm, walls, atol=1e-3)
+        np.testing.assert_allclose(read.examples.points(read.examples.all()[0]), points, atol=1e-3)
+        assert read.organs() == {"bone": 2, "lung": 1}
+        assert nodes.volume_of(roi).GetName() == "bert" and not read.results.is_corrected(roi)
+        assert len(nodes.defined_points(read.results.points(roi))) == 6
+        assert {r.GetAttribute(nodes.ROLE) for r in again.of_class("vtkMRMLMarkupsROINode")} == {"result"}
+        locate_all(read, nodes.volume_of(roi), organs=["bone"])
+        assert len(read.results.rois()) == 1
+    finally:
+        read.close()
+        again.close()
