@@ -26,7 +26,6 @@ from rprloc.apps.cli import app
 from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import evaluate
-from rprloc.geometry import Grid
 from rprloc.io.dataset import read_dataset
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
@@ -36,7 +35,7 @@ from rprloc.model.field import compute_position_field
 from rprloc.model.network import RPRNet, load_model, save_model
 from rprloc.training.config import TrainingConfig
 from rprloc.volume import to_sitk
-from tests.phantoms import phantom_hu
+from tests.phantoms import PHANTOM_GRID, phantom_hu
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("monai") is None, reason="monai is not installed")
 
@@ -84,7 +83,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     save_model(model, bundle / "models" / "model.pt")
 
     scans.mkdir()
-    grid = Grid((30, 24, 20), np.array([[4.0, 0, 0, -60], [0, -5, 0, 40], [0, 0, 6, -300], [0, 0, 0, 1]]))
+    grid = PHANTOM_GRID
     hu = phantom_hu(grid)
     sitk.WriteImage(to_sitk(hu, grid), scans / "anna.nii.gz")
     sitk.WriteImage(to_sitk(np.roll(hu, 2, axis=0), grid), scans / "bert.nrrd")
@@ -236,8 +235,8 @@ def test_evaluation_config_gives_the_librarys_results(scene: Scene, tmp_path: Pa
         scene, "inference", "evaluate", dataset_dir=tmp_path / "data", region="chest", output_dir=tmp_path / "results"
     )
     assert done.returncode == 0, done.stderr
-    model = load_model(scene.bundle / "models" / "model.pt")
-    expected = evaluate(model, read_dataset(tmp_path / "data" / "datasets.json"), "chest", "test", "one")
+    localizer = Localizer.load(scene.bundle / "models" / "model.pt", "cpu")
+    expected = evaluate(localizer, read_dataset(tmp_path / "data" / "datasets.json"), "chest", "test", "one")
     assert (tmp_path / "results" / "chest-test-one.csv").read_text(encoding="utf-8") == expected.to_csv()
     results = json.loads((tmp_path / "results" / "chest-test-one.json").read_text(encoding="utf-8"))
     assert results["targets"] == json.loads(expected.to_json())["targets"]
@@ -263,7 +262,7 @@ def test_a_missing_support_set_stops_everything_before_anything_is_written(
         inferer.OneShotInferer(str(tmp_path / "support.json")),
         str(tmp_path / "results"),
     )
-    with pytest.raises(InputError, match=r"There is no file .*support\.json"):
+    with pytest.raises(InputError, match=r"There is no support set .*support\.json"):
         evaluator.run()
     assert list(tmp_path.iterdir()) == []
 

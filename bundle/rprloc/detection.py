@@ -17,7 +17,6 @@ from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import WALLS, Box, Points
 
 FORMAT, VERSION = "rprloc-detections", 1
-
 CUT = "the scan shows only a part of it"
 """Said wherever a box is shown of an organ that the scan cuts."""
 
@@ -214,13 +213,13 @@ class Detections:
     @property
     def boxes(self) -> dict[str, Box]:
         """The box of every organ that is located, by its name."""
-        return {found.organ: found.box for found in self.located}
+        return {entry.organ: entry.box for entry in self.located}
 
     def __getitem__(self, organ: str) -> OrganDetection | AbsentOrgan:
         """What was found of an organ. Raises KeyError if it was not looked for."""
-        for found in self.organs:
-            if found.organ == organ:
-                return found
+        for entry in self.organs:
+            if entry.organ == organ:
+                return entry
         raise KeyError(f"No {organ} among the results in {self.query}, only {', '.join(o.organ for o in self.organs)}")
 
     def save(self, path: str | Path) -> None:
@@ -251,7 +250,7 @@ class Detections:
             "query": self.query,
             "model_id": self.model_id,
             "support_id": self.support_id,
-            "organs": [_organ_record(found) for found in self.organs],
+            "organs": [_organ_record(entry) for entry in self.organs],
             "warnings": list(self.warnings),
         }
         return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -276,19 +275,19 @@ def _round(values: Iterable[float]) -> list[float]:
     return [round(float(value), _DECIMALS) + 0.0 for value in values]  # + 0.0: no minus zero
 
 
-def _organ_record(found: OrganDetection | AbsentOrgan) -> dict[str, Any]:
-    if isinstance(found, AbsentOrgan):
+def _organ_record(entry: OrganDetection | AbsentOrgan) -> dict[str, Any]:
+    if isinstance(entry, AbsentOrgan):
         return {
-            "organ": found.organ,
-            "supports": list(found.supports),
-            "presence": _presence_record(found.presence),
+            "organ": entry.organ,
+            "supports": list(entry.supports),
+            "presence": _presence_record(entry.presence),
         }
-    points_ras = np.array([_round(point) for point in found.points_ras])
+    points_ras = np.array([_round(point) for point in entry.points_ras])
     box = Box.from_extreme_points(
         points_ras
     )  # of the rounded points, so that reading and writing again changes nothing
     return {
-        "organ": found.organ,
+        "organ": entry.organ,
         "box": {
             "min_ras_mm": _round(box.min_ras),
             "max_ras_mm": _round(box.max_ras),
@@ -297,14 +296,14 @@ def _organ_record(found: OrganDetection | AbsentOrgan) -> dict[str, Any]:
         },
         "extreme_points": [
             {"wall": wall, "ras_mm": _round(point), "spread_mm": spread}
-            for wall, point, spread in zip(WALLS, points_ras, _round(found.spread_mm), strict=True)
+            for wall, point, spread in zip(WALLS, points_ras, _round(entry.spread_mm), strict=True)
         ],
-        "starts": int(found.starts),
-        "supports": list(found.supports),
+        "starts": int(entry.starts),
+        "supports": list(entry.supports),
         "expected_wall_error_mm": None
-        if found.expected_wall_error_mm is None
-        else _round([found.expected_wall_error_mm])[0],
-        "presence": None if found.presence is None else _presence_record(found.presence),
+        if entry.expected_wall_error_mm is None
+        else _round([entry.expected_wall_error_mm])[0],
+        "presence": None if entry.presence is None else _presence_record(entry.presence),
     }
 
 
@@ -334,7 +333,7 @@ def _organ_of_record(item: dict[str, Any], source: str) -> OrganDetection | Abse
         raise InputError(
             f"{source}: {item['organ']} has an extreme point that is not finite. Write the detections again."
         )
-    found = OrganDetection(
+    entry = OrganDetection(
         item["organ"],
         points_ras,
         spread_mm,
@@ -344,12 +343,12 @@ def _organ_of_record(item: dict[str, Any], source: str) -> OrganDetection | Abse
         presence,
     )
     stored = np.array([item["box"]["min_ras_mm"], item["box"]["max_ras_mm"]], float)
-    if not np.allclose(stored, [found.box.min_ras, found.box.max_ras], rtol=0.0, atol=1e-3):
+    if not np.allclose(stored, [entry.box.min_ras, entry.box.max_ras], rtol=0.0, atol=1e-3):
         raise InputError(
             f"{source}: the box of {item['organ']} is not the box of its extreme points. "
             "Change the points together with the box, or write the detections again."
         )
-    return found
+    return entry
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:

@@ -121,8 +121,8 @@ def resample(volume: Volume, grid: Grid) -> Volume:
     origin_lps, direction_lps, spacing = grid.to_lps()
     lattice = (origin_lps.tolist(), spacing.tolist(), direction_lps.ravel().tolist())
     shape = [int(n) for n in grid.shape]
-    found = sitk.Resample(image, shape, sitk.Transform(), sitk.sitkLinear, *lattice, AIR_HU, sitk.sitkFloat32)
-    values = sitk.GetArrayFromImage(found).transpose(2, 1, 0)
+    resampled = sitk.Resample(image, shape, sitk.Transform(), sitk.sitkLinear, *lattice, AIR_HU, sitk.sitkFloat32)
+    values = sitk.GetArrayFromImage(resampled).transpose(2, 1, 0)
     if outside is not None:
         values[outside] = AIR_HU
     return Volume(values, grid, volume.name)

@@ -8,8 +8,8 @@
 A record is made through the command line and the bundle alone, so it can be made of any version of the program. It
 holds support sets from a label map and from six points, the detections in three scans of every region by one and by
 several examples, all results of a DICOM series, and the bundle's output. Without the annotated scans, only those of
-the demonstration are used. Numbers may differ by 0.001 (mm); what names a moment, a file or a software version may
-differ freely.
+the demonstration are used. Numbers may differ by 0.001 (mm). What names a moment, a file or a software version may
+differ freely, and so may the words of a warning, but not how many there are.
 """
 
 from __future__ import annotations
@@ -188,6 +188,8 @@ def _differences(old: Any, new: Any, where: str) -> Iterator[tuple[str | None, f
         for key in sorted({*old, *new} - {*_FREE_KEYS}):
             if (key in old) != (key in new):
                 yield f"{where}/{key}: only in one of them", 0.0
+            elif key == "warnings":
+                yield from _differences(len(old[key]), len(new[key]), f"{where}/{key}: how many")
             else:
                 yield from _differences(old[key], new[key], f"{where}/{key}")
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

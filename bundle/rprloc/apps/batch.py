@@ -100,11 +100,8 @@ JOURNALS = "journal"
 """The folder, beside the results, with one CSV for each process that located something."""
 
 _JOURNAL_COLUMNS = ("name", "outcome", "bytes_read", "seconds_read", "seconds_locate", "seconds_write", "finished")
-
 _READ_AHEAD = 2
-
 _BATCHES_A_WORKER = 3  # handed out at a time: enough that none waits, and few are done again if one dies
-
 _FAILURES = (InputError, OSError, MemoryError, RuntimeError)  # of one scan; the others go on
 
 

@@ -56,9 +56,9 @@ class QueryDataset(Dataset[Scan]):
 
 
 def _scans_at(path: Path) -> list[Path]:
-    inside = sorted(one for one in path.iterdir() if not one.name.startswith(".")) if path.is_dir() else []
-    files = [one for one in inside if one.name.lower().endswith(IMAGE_EXTENSIONS)]
-    return files or [one for one in inside if one.is_dir()] or [path]
+    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".")) if path.is_dir() else []
+    files = [entry for entry in inside if entry.name.lower().endswith(IMAGE_EXTENSIONS)]
+    return files or [entry for entry in inside if entry.is_dir()] or [path]
 
 
 class OneShotInferer(Inferer):
@@ -111,8 +111,8 @@ class LocalizationEvaluator:
             for index, name in enumerate(tqdm(names, desc="locating", unit="scan")):
                 try:
                     scan = self.dataset[index]
-                    found = self.inferer(scan, self.network)
-                    write_results(self.output_dir, scan, found, name=name)
+                    detections = self.inferer(scan, self.network)
+                    write_results(self.output_dir, scan, detections, name=name)
                 except InputError as error:
                     failed += 1
                     logger.error("%s", error)

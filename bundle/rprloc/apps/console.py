@@ -51,12 +51,12 @@ def describe_box(box: Box) -> str:
     return f"{size} mm around RAS ({centre})"
 
 
-def describe_detections(found: Detections, path: Path) -> str:
+def describe_detections(detections: Detections, path: Path) -> str:
     """What was found in one scan and where it is written."""
-    width = max(len(organ.organ) for organ in found.organs)
-    lines = [f"{found.query} -> {path}"]
-    boxes = found.boxes
-    for organ in found.organs:
+    width = max(len(organ.organ) for organ in detections.organs)
+    lines = [f"{detections.query} -> {path}"]
+    boxes = detections.boxes
+    for organ in detections.organs:
         place = f"{describe_box(boxes[organ.organ])}; " if organ.organ in boxes else ""
         lines.append(f"  {organ.organ:{width}}  {place}{organ.remark}")
     return "\n".join(lines)

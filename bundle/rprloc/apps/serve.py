@@ -150,12 +150,12 @@ class Server:
         self._localizer.check(support_set, organs)
         scan = self._scan(request)
         self._progress(0.9, "Locating")
-        found = self._localizer.locate_in(scan.field, scan.name, support_set, organs, warnings=scan.warnings)
+        detections = self._localizer.locate_in(scan.field, scan.name, support_set, organs, warnings=scan.warnings)
         if rois:
-            write_rois(rois, found)
+            write_rois(rois, detections)
         if label_map:
-            save_label_map(label_map, found, scan.grid)
-        result: dict[str, Any] = json.loads(found.to_json())
+            save_label_map(label_map, detections, scan.grid)
+        result: dict[str, Any] = json.loads(detections.to_json())
         return result
 
     def _save(self, support_set: SupportSet, out: Path) -> dict[str, Any]:

@@ -20,11 +20,8 @@ from rprloc.localization.confidence import ERROR_EVIDENCE, Calibration, Linear, 
 _log = logging.getLogger(__name__)
 
 _RIDGE_OF_ERRORS, _RIDGE_OF_ODDS = 100.0, 1.0  # observations' worth, on standardized evidence (E24)
-
 _LEAST_QUERIES, _LEAST_OBSERVATIONS = 3, 20  # with fewer the fits say nothing
-
 _SHARE_DOUBTED = 0.01  # of ordinary scans
-
 _NOTHING = Linear(0.0, {})
 
 

@@ -16,7 +16,6 @@ from rprloc.files import write_text_atomically
 from rprloc.localization.confidence import Calibration
 
 _MANY_PAIRS, _FEW_PAIRS = 200, 30  # deciles of the former are compared, else fifths, and of fewer nothing
-
 _SAID = {
     "upside down": "upside down",
     "mirrored": "mirrored",

@@ -25,7 +25,6 @@ from rprloc.io.dataset import Region
 from rprloc.version import __version__
 
 SHOTS = ("one", "all")
-
 ALL_SUPPORTS = "all"
 """Stands for the support of a pair when all supports locate together."""
 
@@ -198,29 +197,29 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def score(support: str, query: str, found: OrganDetection, truth_ras: Points) -> PairScore:
+def score(support: str, query: str, detection: OrganDetection, truth_ras: Points) -> PairScore:
     """Compare a detection with the true extreme points (6, 3), RAS mm, in the order of WALLS.
 
     An organ that is said to be absent although it is there counts as a miss; see :class:`PairScore`.
     """
-    box, truth = found.box, Box.from_extreme_points(truth_ras)
+    box, truth = detection.box, Box.from_extreme_points(truth_ras)
     return PairScore(
         support,
         query,
-        found.organ,
-        0.0 if found.is_absent else box.iou(truth),
+        detection.organ,
+        0.0 if detection.is_absent else box.iou(truth),
         box.walls_mm - truth.walls_mm,
-        np.linalg.norm(found.points_ras - truth_ras, axis=1),
-        found.is_absent,
-        found.expected_wall_error_mm,
+        np.linalg.norm(detection.points_ras - truth_ras, axis=1),
+        detection.is_absent,
+        detection.expected_wall_error_mm,
     )
 
 
 def summarize(scores: Iterable[PairScore]) -> dict[str, Summary]:
     """The summary of every target, in the order in which the targets first appear; {} without scores."""
     by_target: dict[str, list[PairScore]] = {}
-    for one in scores:
-        by_target.setdefault(one.target, []).append(one)
+    for pair in scores:
+        by_target.setdefault(pair.target, []).append(pair)
     return {target: _summary(pairs) for target, pairs in by_target.items()}
 
 
@@ -230,9 +229,9 @@ def mean_of(summaries: dict[str, Summary]) -> Mean | None:
         return None
     values = summaries.values()
     return Mean(
-        fmean(one.iou for one in values),
-        fmean(one.awd_mm for one in values),
-        fmean(one.point_mm for one in values),
+        fmean(summary.iou for summary in values),
+        fmean(summary.awd_mm for summary in values),
+        fmean(summary.point_mm for summary in values),
         tuple(summaries),
     )
 
@@ -245,16 +244,16 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
 
 def _summary(pairs: Sequence[PairScore]) -> Summary:
     by_support: dict[str, list[float]] = {}
-    for one in pairs:
-        by_support.setdefault(one.support, []).append(one.iou)
+    for pair in pairs:
+        by_support.setdefault(pair.support, []).append(pair.iou)
     means = [fmean(values) for values in by_support.values()]
     return Summary(
-        fmean(one.iou for one in pairs),
-        fmean(one.awd_mm for one in pairs),
-        fmean(one.point_mm for one in pairs),
+        fmean(pair.iou for pair in pairs),
+        fmean(pair.awd_mm for pair in pairs),
+        fmean(pair.point_mm for pair in pairs),
         len(pairs),
         stdev(means) if len(means) > 1 else None,
-        sum(one.missed for one in pairs),
+        sum(pair.missed for pair in pairs),
     )
 
 

@@ -40,21 +40,22 @@ def accuracy_table(results: Sequence[tuple[Evaluation, Evaluation]]) -> str:
         "| region | target | IoU, one shot | 95 % | AWD mm | sd over supports | IoU, all shots | AWD mm |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for one, several in results:
-        together = several.targets
-        for target, single in one.targets.items():
-            spread = "-" if single.iou_sd_supports is None else f"{single.iou_sd_supports:.2f}"
-            fused = together.get(target)
+    for single_shot, all_shots in results:
+        fused_targets = all_shots.targets
+        for target, alone in single_shot.targets.items():
+            spread = "-" if alone.iou_sd_supports is None else f"{alone.iou_sd_supports:.2f}"
+            fused = fused_targets.get(target)
             both = "- | -" if fused is None else f"{fused.iou:.2f} | {fused.awd_mm:.1f}"
             lines.append(
-                f"| {one.region} | {target} | {single.iou:.2f} | {_interval(one, [target])} | {single.awd_mm:.1f} "
+                f"| {single_shot.region} | {target} | {alone.iou:.2f} | {_interval(single_shot, [target])} "
+                f"| {alone.awd_mm:.1f} "
                 f"| {spread} | {both} |"
             )
-        mean, fused_mean = one.mean, several.mean
+        mean, fused_mean = single_shot.mean, all_shots.mean
         if mean is not None and fused_mean is not None:
             lines.append(
-                f"| {one.region} | **mean** of {len(mean.targets)} | **{mean.iou:.2f}** "
-                f"| {_interval(one, mean.targets)} | **{mean.awd_mm:.1f}** | "
+                f"| {single_shot.region} | **mean** of {len(mean.targets)} | **{mean.iou:.2f}** "
+                f"| {_interval(single_shot, mean.targets)} | **{mean.awd_mm:.1f}** | "
                 f"| **{fused_mean.iou:.2f}** | **{fused_mean.awd_mm:.1f}** |"
             )
     return "\n".join(lines)

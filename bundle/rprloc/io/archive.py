@@ -12,9 +12,7 @@ from pathlib import Path
 from rprloc.errors import InputError
 
 MAX_FILES, MAX_BYTES = 50_000, 32 << 30
-
 _FREE_BYTES, _MAX_RATIO = 1 << 30, 200  # CT packs to about a third; only padding packs better than 200 to 1
-
 _CHUNK = 1 << 20
 
 
@@ -36,7 +34,7 @@ def unpack(path: Path) -> Unpacked:
     result = Unpacked()
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [one for one in archive.infolist() if not one.is_dir()]
+            members = [member for member in archive.infolist() if not member.is_dir()]
             _require_reasonable(path, members)
             for number, member in enumerate(members):
                 result.files.append(_unpack(archive, member, result.folder / f"{number:05d}_{_safe(member.filename)}"))
@@ -52,7 +50,7 @@ def unpack(path: Path) -> Unpacked:
 
 
 def _require_reasonable(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    size = sum(one.file_size for one in members)  # reading a member never gives more than this
+    size = sum(member.file_size for member in members)  # reading a member never gives more than this
     free = shutil.disk_usage(tempfile.gettempdir()).free
     ratio = size / max(path.stat().st_size, 1)
     if len(members) > MAX_FILES or size > MAX_BYTES or (size > _FREE_BYTES and ratio > _MAX_RATIO) or size > free:
@@ -61,7 +59,7 @@ def _require_reasonable(path: Path, members: list[zipfile.ZipInfo]) -> None:
             f"RPR-Loc unpacks at most {MAX_FILES} files and {MAX_BYTES / 1e9:.0f} GB, and as much as "
             f"{tempfile.gettempdir()} has room for. Unpack it by hand and give the folder."
         )
-    if any(one.flag_bits & 1 for one in members):
+    if any(member.flag_bits & 1 for member in members):
         raise InputError(f"{path} is encrypted. Unpack it with its password and give the folder.")
 
 

@@ -16,7 +16,6 @@ from rprloc.io.dicom import is_dicom
 from rprloc.io.formats import IMAGE_EXTENSIONS
 
 SPLITS = ("train", "val", "support", "test")
-
 _ORGANS = {"type": "array", "items": {"type": "string"}}
 _ABOUT: dict[str, Any] = {
     "mean": _ORGANS,
@@ -150,10 +149,10 @@ class ScanFile:
 
 def training_files(path: Path, split: str = "train") -> list[ScanFile]:
     """A split's scans of a ``datasets.json``. Raises InputError as :func:`read_dataset`, or if train has none."""
-    found = [ScanFile(case.name, case.region, case.image_path) for case in read_dataset(path) if case.split == split]
-    if split == "train" and not found:
+    files = [ScanFile(case.name, case.region, case.image_path) for case in read_dataset(path) if case.split == split]
+    if split == "train" and not files:
         raise InputError(f"{path} has no case of split train. Add scans to train on.")
-    return found
+    return files
 
 
 def scans_below(folder: Path) -> list[ScanFile]:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MIN_SLICES = 16
-
 CT_STORAGE = (
     "1.2.840.10008.5.1.4.1.1.2",
     "1.2.840.10008.5.1.4.1.1.2.1",
@@ -57,7 +56,6 @@ _TAGS = (
 )
 
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-
 BROKEN = (
     EOFError,
     ValueError,
@@ -130,7 +128,7 @@ class DicomSeries:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            paths = dict.fromkeys(one.path for one in self.slices)
+            paths = dict.fromkeys(plane.path for plane in self.slices)
             return [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
 
 
@@ -154,7 +152,7 @@ def find_series(path: Path) -> list[DicomSeries]:
         files = [path]
     else:
         files = [Path(root, name) for root, folders, names in os.walk(path) for name in _in_order(folders, names)]
-    found: dict[str, list[Slice]] = defaultdict(list)
+    slices_of: dict[str, list[Slice]] = defaultdict(list)
     about: dict[str, tuple[str, str]] = {}
     for file in files:
         if not file.is_file() or not is_dicom(file):
@@ -162,26 +160,29 @@ def find_series(path: Path) -> list[DicomSeries]:
         header = _header(file)
         if header is not None:
             uid = str(header.get("SeriesInstanceUID", ""))
-            found[uid] += _slices(file, header)
+            slices_of[uid] += _slices(file, header)
             about.setdefault(uid, (str(header.get("SeriesDescription", "")), str(header.get("Modality", ""))))
-    return [DicomSeries(uid, *about[uid], tuple(slices), kept) for uid, slices in sorted(found.items())]
+    return [DicomSeries(uid, *about[uid], tuple(slices), kept) for uid, slices in sorted(slices_of.items())]
 
 
-def choose_series(found: Sequence[DicomSeries], path: Path, uid: str | None) -> DicomSeries:
+def choose_series(all_series: Sequence[DicomSeries], path: Path, uid: str | None) -> DicomSeries:
     """The series with this UID; without one the only series, or the only one of several that can be a CT scan.
 
     Raises InputError, which lists what there is, if none or several can be meant.
     """
-    if not found:
+    if not all_series:
         inside = "no DICOM images" if path.is_file() or any(path.iterdir()) else "nothing"
         raise InputError(f"{path} holds {inside}. Give the folder or zip file with the slices of a CT series.")
-    scans = [one for one in found if one.modality in ("CT", "") and len(one.slices) >= MIN_SLICES]
-    meant = [one for one in found if one.uid == uid] if uid is not None else found if len(found) == 1 else scans
+    scans = [series for series in all_series if series.modality in ("CT", "") and len(series.slices) >= MIN_SLICES]
+    if uid is not None:
+        meant = [series for series in all_series if series.uid == uid]
+    else:
+        meant = list(all_series) if len(all_series) == 1 else scans
     if len(meant) == 1:
         return meant[0]
-    what = f"no series {uid}" if uid is not None else f"{len(found)} DICOM series"
+    what = f"no series {uid}" if uid is not None else f"{len(all_series)} DICOM series"
     raise InputError(
-        f"{path} holds {what}. It has {', '.join(one.summary for one in found)}. "
+        f"{path} holds {what}. It has {', '.join(series.summary for series in all_series)}. "
         "Select one CT scan by its UID with series_uid, on the command line with --series."
     )
 
@@ -276,7 +277,7 @@ def _numbers(
 def _rescale(header: Dataset, shared: Dataset | None, own: Dataset | None) -> tuple[float, float]:
     names = ("RescaleSlope", "RescaleIntercept")
     slope, intercept = (_value(header, shared, own, "PixelValueTransformationSequence", name) for name in names)
-    found = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
-    if not np.isfinite(found).all() or found[0] == 0.0:
-        raise ValueError(f"its rescale slope and intercept are {found}")
-    return found
+    rescale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+    if not np.isfinite(rescale).all() or rescale[0] == 0.0:
+        raise ValueError(f"its rescale slope and intercept are {rescale}")
+    return rescale

@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MAKER, PRODUCT = "RPR-Loc", "RPR-Loc organ localization"
-
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
-
 OF_THE_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
-
 OF_THE_STUDY = ("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")
 
 
@@ -62,9 +59,9 @@ def close_polygon(points: Points) -> Points:
     return np.concatenate([points, points[:1]])
 
 
-def pixels_in_boxes(one: Slice, boxes: Sequence[Box]) -> NDArray[np.bool_]:
+def pixels_in_boxes(plane: Slice, boxes: Sequence[Box]) -> NDArray[np.bool_]:
     """Whether each pixel's centre lies in each box: (rows, columns, boxes)."""
-    centres_ras = one.grid.centres_ras()[:, :, 0]  # (columns, rows, 3)
+    centres_ras = plane.grid.centres_ras()[:, :, 0]  # (columns, rows, 3)
     inside = [((centres_ras >= box.min_ras) & (centres_ras <= box.max_ras)).all(axis=-1).T for box in boxes]
     return np.stack(inside, axis=-1)
 
@@ -72,7 +69,7 @@ def pixels_in_boxes(one: Slice, boxes: Sequence[Box]) -> NDArray[np.bool_]:
 def complete_headers(series: DicomSeries) -> list[Dataset]:
     """The series' headers, as text in UTF-8, with empty values for what DICOM wants to be there; one for each file."""
     headers = []
-    away_mm = np.array([one.position_lps for one in series.slices[:2]], float)
+    away_mm = np.array([plane.position_lps for plane in series.slices[:2]], float)
     one_plane_mm = round(float(np.linalg.norm(np.diff(away_mm, axis=0))), 4) if series.slices[0].frame is None else 0
     for header in series.headers:
         missing = [name for name in _REQUIRED if not header.get(name)]
@@ -105,10 +102,10 @@ def explain_missing_headers(series: DicomSeries) -> Iterator[None]:
 
 
 def describe_box(detections: Detections, organ: str) -> str:
-    found = next(one for one in detections.located if one.organ == organ)
-    spreads = ", ".join(f"{mm:.1f}" for mm in found.spread_mm)
+    detection = next(located for located in detections.located if located.organ == organ)
+    spreads = ", ".join(f"{mm:.1f}" for mm in detection.spread_mm)
     return (
-        f"RPR-Loc {__version__}, model {detections.model_id}; {found.remark}; spread of the votes {spreads} mm; "
+        f"RPR-Loc {__version__}, model {detections.model_id}; {detection.remark}; spread of the votes {spreads} mm; "
         "not approved"
     )
 

@@ -32,7 +32,6 @@ _PIXEL_TAGS = (
 )
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-
 _CAPTURED_FRAMES = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grayscale word secondary capture
 
 
@@ -41,17 +40,17 @@ def read_pixels(ordered: Sequence[Slice]) -> NDArray[np.generic]:
 
     Slice by slice in memory, as images of ITK are, so that none of them is copied once more.
     """
-    whole = all(number.is_integer() for one in ordered for number in one.stored_as)
+    whole = all(number.is_integer() for image in ordered for number in image.stored_as)
     columns, rows = ordered[0].shape
     values: NDArray[Any] = np.empty((len(ordered), rows, columns), np.int16 if whole else np.float32)
     stored: dict[Path, NDArray[Any]] = {}
-    for k, one in enumerate(ordered):
-        if one.path not in stored:
-            if one.frame is None:
+    for k, image in enumerate(ordered):
+        if image.path not in stored:
+            if image.frame is None:
                 stored.clear()  # each such file is needed once
-            stored[one.path] = _stored_pixels(one.path)
-        _, slope, intercept = one.stored_as
-        plane = stored[one.path][one.frame or 0]
+            stored[image.path] = _stored_pixels(image.path)
+        _, slope, intercept = image.stored_as
+        plane = stored[image.path][image.frame or 0]
         if whole:
             plane = plane.astype(np.int32) * int(slope) + int(intercept)
             if values.dtype == np.int16 and (plane.min() < -(1 << 15) or plane.max() >= 1 << 15):

@@ -72,7 +72,7 @@ def save_rtstruct(path: str | Path, detections: Detections, series: DicomSeries)
     data.Manufacturer, data.ManufacturerModelName, data.SoftwareVersions = MAKER, PRODUCT, __version__
     data.InstanceCreationDate, data.InstanceCreationTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     data.StructureSetLabel, data.StructureSetName = "RPR-Loc", PRODUCT
-    absent = "".join(f"; {one.organ}: {one.remark}" for one in detections.absent)
+    absent = "".join(f"; {organ.organ}: {organ.remark}" for organ in detections.absent)
     data.StructureSetDescription = dicom_text(
         f"Boxes located by a research program; to be checked by a person{absent}", 1024
     )
@@ -114,7 +114,7 @@ def _referenced_frame(first: Dataset, series: DicomSeries) -> Dataset:
 
     of_frame, of_study, of_series = Dataset(), Dataset(), Dataset()
     of_series.SeriesInstanceUID = first.SeriesInstanceUID
-    of_series.ContourImageSequence = [_referenced_image(one) for one in series.slices]
+    of_series.ContourImageSequence = [_referenced_image(plane) for plane in series.slices]
     of_study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # retired, as DICOM asks for it here
     of_study.ReferencedSOPInstanceUID = first.StudyInstanceUID
     of_study.RTReferencedSeriesSequence = [of_series]
@@ -123,22 +123,22 @@ def _referenced_frame(first: Dataset, series: DicomSeries) -> Dataset:
     return of_frame
 
 
-def _referenced_image(one: Slice) -> Dataset:
+def _referenced_image(plane: Slice) -> Dataset:
     from pydicom.dataset import Dataset
 
     image = Dataset()
-    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = one.sop_class, one.sop_uid
-    if one.frame is not None:
-        image.ReferencedFrameNumber = one.frame + 1
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = plane.sop_class, plane.sop_uid
+    if plane.frame is not None:
+        image.ReferencedFrameNumber = plane.frame + 1
     return image
 
 
-def _contour(number: int, one: Slice, points_lps: Points) -> Dataset:
+def _contour(number: int, plane: Slice, points_lps: Points) -> Dataset:
     from pydicom.dataset import Dataset
 
     contour = Dataset()
     contour.ContourNumber, contour.ContourGeometricType = number, "CLOSED_PLANAR"
-    contour.ContourImageSequence = [_referenced_image(one)]
+    contour.ContourImageSequence = [_referenced_image(plane)]
     contour.NumberOfContourPoints = len(points_lps)
     contour.ContourData = [f"{mm:.3f}" for mm in points_lps.ravel()]
     return contour

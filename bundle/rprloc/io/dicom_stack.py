@@ -15,7 +15,6 @@ from rprloc.io.dicom import MIN_SLICES, DicomSeries, Slice
 from rprloc.io.dicom_pixels import read_pixels
 
 _MAX_SIDEWAYS_MM, _MIN_TILT_SINE, _MAX_TILT_DEGREES = 0.5, 0.005, 40.0
-
 _GAP = 1.5  # a step so many times as long as both of its neighbours is a missing slice, not another spacing
 
 
@@ -49,9 +48,9 @@ def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np
     """
     first = slices[0]
     placed = [
-        (one, one.position_lps, one.axes_lps, one.spacing_mm)
-        for one in slices
-        if one.position_lps is not None and one.axes_lps is not None and one.spacing_mm is not None
+        (plane, plane.position_lps, plane.axes_lps, plane.spacing_mm)
+        for plane in slices
+        if plane.position_lps is not None and plane.axes_lps is not None and plane.spacing_mm is not None
     ]
     if len(placed) < len(slices):
         raise InputError(
@@ -65,12 +64,12 @@ def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np
             f"The series in {path} has a single slice. Give a whole scan, with at least {MIN_SLICES} slices."
         )
     _, _, axes_lps, spacing_mm = placed[0]
-    for one, _, axes, spacing in placed:
+    for plane, _, axes, spacing in placed:
         same_axes, same_spacing = np.allclose(axes, axes_lps, atol=1e-3), np.allclose(spacing, spacing_mm, rtol=1e-3)
-        if one.shape != first.shape or not same_axes or not same_spacing:
-            what = "size" if one.shape != first.shape else "orientation" if not same_axes else "pixel spacing"
+        if plane.shape != first.shape or not same_axes or not same_spacing:
+            what = "size" if plane.shape != first.shape else "orientation" if not same_axes else "pixel spacing"
             raise InputError(
-                f"The slices in {path} differ in {what} ({first.name} and {one.name}). Take scouts and other "
+                f"The slices in {path} differ in {what} ({first.name} and {plane.name}). Take scouts and other "
                 "images out of the folder, so that equal, parallel slices are left."
             )
     if not np.allclose(axes_lps.reshape(2, 3) @ axes_lps.reshape(2, 3).T, np.eye(2), atol=1e-3):

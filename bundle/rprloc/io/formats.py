@@ -17,7 +17,6 @@ IMAGE_IOS = {
 }
 
 IMAGE_EXTENSIONS = (*IMAGE_IOS, ".zip")
-
 READABLE_FORMATS = (
     "RPR-Loc reads 3D images as .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, and DICOM series as a folder, a .zip or a "
     "multi-frame file."

@@ -12,7 +12,6 @@ from rprloc.errors import InputError
 from rprloc.io.formats import READABLE_FORMATS
 
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
-
 _HEADER_BYTES = 1 << 16
 
 

@@ -52,7 +52,7 @@ def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict
     if not nrrd and not Path(path).name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} is not the name of a label map. Let it end with .nii, .nii.gz or .nrrd.")
     labels = np.zeros(grid.shape, np.uint8 if len(detections.organs) < 256 else np.uint16)
-    numbered = {found.organ: index + 1 for index, found in enumerate(detections.organs)}
+    numbered = {detection.organ: index + 1 for index, detection in enumerate(detections.organs)}
     for organ, box in sorted(detections.boxes.items(), key=lambda entry: -entry[1].volume_mm3):
         _fill_box(labels, grid, box, numbered[organ])
     with atomic_path(path) as temporary, ITK_FILES:

@@ -21,9 +21,7 @@ from rprloc.io.colours import organ_colour
 
 # Slicer itself writes this identifier; it compares it with a pattern and does not open it.
 SCHEMA = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
-
 _PLACE = "Place one point on each of the organ's left, right, posterior, anterior, inferior and superior walls."
-
 _RAS_AXES_IN_LPS = [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]
 
 
@@ -90,12 +88,12 @@ def write_rois(path: str | Path, detections: Detections) -> None:
     >>> rprloc.write_rois("bert.mrk.json", found)
     """
     if not detections.located:
-        absent = ", ".join(f"{one.organ} is {one.remark}" for one in detections.absent)
+        absent = ", ".join(f"{organ.organ} is {organ.remark}" for organ in detections.absent)
         raise InputError(
             f"{path} cannot be written, because no organ was located{f': {absent}' if absent else ''}. Slicer "
             "opens no empty Markups file. Locate at least one organ."
         )
-    markups = [_roi(found, organ_colour(index)) for index, found in enumerate(detections.located)]
+    markups = [_roi(detection, organ_colour(index)) for index, detection in enumerate(detections.located)]
     _write(path, markups)
 
 
@@ -238,17 +236,17 @@ def _numbers(value: object, count: int, what: str) -> NDArray[np.float64]:
     return np.array(numbers, float)
 
 
-def _roi(found: OrganDetection, colour: Sequence[float]) -> dict[str, Any]:
-    centre_lps = lps_from_ras(found.box.centre_ras)
-    spreads = ", ".join(f"{wall} {spread:.1f}" for wall, spread in zip(WALLS, found.spread_mm, strict=True))
-    description = f"RPR-Loc; {found.remark}; spread of the votes in mm: {spreads}; starts: {found.starts}"
-    return _common("ROI", found.organ, "%N") | {
+def _roi(detection: OrganDetection, colour: Sequence[float]) -> dict[str, Any]:
+    centre_lps = lps_from_ras(detection.box.centre_ras)
+    spreads = ", ".join(f"{wall} {spread:.1f}" for wall, spread in zip(WALLS, detection.spread_mm, strict=True))
+    description = f"RPR-Loc; {detection.remark}; spread of the votes in mm: {spreads}; starts: {detection.starts}"
+    return _common("ROI", detection.organ, "%N") | {
         "roiType": "Box",
         "center": _rounded(centre_lps),
         "orientation": _RAS_AXES_IN_LPS,
-        "size": _rounded(found.box.size_mm),
+        "size": _rounded(detection.box.size_mm),
         "insideOut": False,
-        "controlPoints": [_control_point(1, found.organ, description, centre_lps)],
+        "controlPoints": [_control_point(1, detection.organ, description, centre_lps)],
         "measurements": [],
         "display": _display(colour, point_labels=False),
     }

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_PICTURED_ORGANS = 12
-
 _VIEW_MM = 420.0  # the most that a picture shows along an axis
-
 _DISPLAY_SPACING_MM, _MAX_DISPLAY_VOXELS = 1.5, 40e6
-
 _WIDTH_IN, _MAX_HEIGHT_IN, _TITLE_IN, _DPI = 11.0, 44.0, 0.35, 110
 
 

@@ -13,7 +13,6 @@ from rprloc.io.dicom import MIN_SLICES
 from rprloc.volume import Volume
 
 MIN_VOXELS, MIN_EXTENT_MM = MIN_SLICES, 40.0
-
 MAX_SHEAR_COSINE = 0.005
 
 
@@ -22,19 +21,19 @@ def image_warnings(volume: Volume) -> list[str]:
 
     Padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most.
     """
-    found = []
+    warnings = []
     spacing_mm = volume.grid.spacing_mm
     spacing = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
     if spacing_mm.min() < 0.1 or spacing_mm.max() > 20.0:
-        found.append(
+        warnings.append(
             f"The voxels measure {spacing} mm, which is unusual for CT. Check that the spacing is in millimetres."
         )
     elif spacing_mm.max() > 10.0:
-        found.append(
+        warnings.append(
             f"The voxels measure {spacing} mm. Slices thicker than 10 mm hide small organs. Use thinner slices."
         )
     doubt = _intensity_doubt(volume)
-    return [*found, doubt[0]] if doubt else found
+    return [*warnings, doubt[0]] if doubt else warnings
 
 
 def reason_not_to_train_on(volume: Volume) -> str | None:

@@ -32,17 +32,11 @@ from rprloc.model.input import NetworkInput
 from rprloc.model.looks import RegistrationImage
 
 _MOST_PLACES = 20_000  # of a scan that are compared with the atlas
-
 _NEAR_MM = 24.0  # around a box
-
 _MOST_SUPPORTS = 5  # more than were seen together in calibration count as so many
-
 _FURTHEST = 8.0  # expected errors from the end of the scan; beyond it nothing changes
-
 _LEAST_DIFFERENCE = 0.03  # of grey values between left and right, root mean square
-
 _MIN_BODY_VOXELS = 20  # of 4 mm: a slice with less shows nothing
-
 CALIBRATION_FILE = "trust.json"
 """The name of the file beside the weights."""
 
@@ -51,6 +45,7 @@ NOT_CALIBRATED = (
     "error. Check each box, or run 'rprloc calibrate'."
 )
 
+# What tells how far a box is off, and what was tried: docs/experiments.md, E24 to E26.
 ERROR_EVIDENCE = ("log_size", "log_spread", "log_back", "atlas", "log_supports", "log_disagreement")
 
 
@@ -187,9 +182,9 @@ class FieldEvidence:
 
         Anchors are taken to where the box's walls went; those that come to lie outside of the scan do not count.
         """
-        own, found = organ.box, Box.from_extreme_points(points_ras)
-        stretch = (found.size_mm + 1.0) / (own.size_mm + 1.0)
-        places_ras = found.centre_ras + (organ.anchors_ras - own.centre_ras) * stretch
+        own, box = organ.box, Box.from_extreme_points(points_ras)
+        stretch = (box.size_mm + 1.0) / (own.size_mm + 1.0)
+        places_ras = box.centre_ras + (organ.anchors_ras - own.centre_ras) * stretch
         places_ras[:6] = points_ras
         shown = ((places_ras >= self.bounds.min_ras) & (places_ras <= self.bounds.max_ras)).all(1)
         likeness = self.field.fine.at(places_ras)[:, 3:] @ organ.latents[:, 6:].T / temperature  # (place, anchor)
@@ -220,7 +215,7 @@ def _correlation(values: NDArray[np.float32], others: NDArray[np.float32], weigh
     """The weighted correlation of (N,) with (N,); 0 if there is nothing to compare."""
     if weights.sum() < 8.0:
         return 0.0
-    a, b = (one - np.average(one, weights=weights) for one in (values, others))
+    a, b = (side - np.average(side, weights=weights) for side in (values, others))
     both = np.average(np.stack([a * b, a * a, b * b]), axis=1, weights=weights)
     return float(both[0] / np.sqrt(both[1] * both[2] + 1e-9))
 
@@ -253,10 +248,10 @@ class Calibration:
     least_likeness: float
     least_sidedness: float
 
-    def judge(self, found: OrganDetection, evidence: Evidence) -> OrganDetection:
+    def judge(self, detection: OrganDetection, evidence: Evidence) -> OrganDetection:
         """The detection with its expected error and presence."""
         expected_mm = self.expected_mm(evidence)
-        return replace(found, expected_wall_error_mm=expected_mm, presence=self.presence(evidence, expected_mm))
+        return replace(detection, expected_wall_error_mm=expected_mm, presence=self.presence(evidence, expected_mm))
 
     def expected_mm(self, evidence: Evidence) -> float:
         return float(np.exp(self.error.of(dataclasses.asdict(evidence))))
@@ -267,7 +262,7 @@ class Calibration:
         whole *= 1.0 - absent
         return Presence(float(whole), float(max(0.0, 1.0 - whole - absent)), float(absent))
 
-    def doubts(self, scan: ScanEvidence, found: Sequence[OrganDetection | AbsentOrgan]) -> tuple[str, ...]:
+    def doubts(self, scan: ScanEvidence, organs: Sequence[OrganDetection | AbsentOrgan]) -> tuple[str, ...]:
         """A sentence for everything that is wrong with a scan as a whole, or with it and the examples together."""
         doubts = []
         if scan.upside_down:
@@ -283,7 +278,7 @@ class Calibration:
                 "The scan seems to be mirrored, with the liver not on the right. Check its orientation: boxes of left "
                 "and right organs may be exchanged."
             )
-        if found and all(isinstance(one, AbsentOrgan) for one in found):
+        if organs and all(isinstance(organ, AbsentOrgan) for organ in organs):
             doubts.append(
                 "The scan shows none of the wanted organs. It seems to show another part of the body than the "
                 "examples. Use examples of this part."

@@ -62,13 +62,13 @@ def match_finely(targets: Tensor, near_ras: Tensor, query: SearchField) -> tuple
     middle, sizes = np.rint(ijk), windows.shape[3:6]
     # At the border the window begins at the lattice's first place or ends at its last, and some of it is out of reach.
     first = (middle - config.window_places).clip(0, np.array(grid.shape) - sizes).astype(int)
-    found = windows[tuple(first.T)].reshape(len(first), -1, windows.shape[6])  # (M, W, C)
+    latents = windows[tuple(first.T)].reshape(len(first), -1, windows.shape[6])  # (M, W, C)
     positions, descriptors = np.split(targets.numpy(), [3], axis=1)
-    similarity = (found[..., 3:] @ descriptors[..., None])[..., 0]
-    off_mm = found[..., :3] - positions[:, None]
+    similarity = (latents[..., 3:] @ descriptors[..., None])[..., 0]
+    off_mm = latents[..., :3] - positions[:, None]
     score = np.einsum("mwc,mwc->mw", off_mm, off_mm) * np.float32(-0.5 / config.fine_position_mm**2)
     score += similarity / np.float32(config.match_temperature)
-    offsets_mm, anything = [], np.ones(len(found), bool)
+    offsets_mm, anything = [], np.ones(len(latents), bool)
     for axis, size in enumerate(sizes):
         index = first[:, axis, None] + np.arange(size)
         known = np.abs(index - middle[:, axis, None]) <= config.window_places

@@ -169,14 +169,14 @@ class SupportSet:
         ['heart']
         """
         sets = list(sets)
-        models = list(dict.fromkeys(one.model_id for one in sets))
+        models = list(dict.fromkeys(support_set.model_id for support_set in sets))
         if len(models) != 1:
             raise InputError(
                 f"The support sets belong to different weights ({', '.join(models) or 'no set was given'}) and cannot "
                 "be merged. Build them again with the same weights."
             )
         supports: dict[str, Support] = {}
-        for support in (support for one in sets for support in one.supports):
+        for support in (support for support_set in sets for support in support_set.supports):
             known = supports.get(support.scan)
             supports[support.scan] = support if known is None else _join(known, support)
         return cls(models[0], tuple(supports.values()))

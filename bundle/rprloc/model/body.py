@@ -46,19 +46,19 @@ class BodyMap:
         """
         to_lattice = _normalized_from_ras(body_grid)
         lattice_from_ras = to_lattice @ self.body_from_ras
-        found = torch.from_numpy(to_lattice[:3, :3]).float() @ torch.from_numpy(self.displacement_mm).flatten(1)
-        found = found.unflatten(1, self.displacement_mm.shape[1:])
+        lattice = torch.from_numpy(to_lattice[:3, :3]).float() @ torch.from_numpy(self.displacement_mm).flatten(1)
+        lattice = lattice.unflatten(1, self.displacement_mm.shape[1:])
         for axis, count in enumerate(voxels.shape):
-            where = positions_along(self.control_grid, voxels, axis)
-            share = (1.0 - np.abs(where[:, None] - np.arange(self.control_grid.shape[axis]))).clip(0.0)  # (n, controls)
+            places = positions_along(self.control_grid, voxels, axis)
+            controls = np.arange(self.control_grid.shape[axis])
+            share = (1.0 - np.abs(places[:, None] - controls)).clip(0.0)  # (n, controls)
             # The axis comes in front and goes to the end, so after three rounds they are in order.
-            found = found.movedim(1, -1) @ torch.from_numpy(share).float().T
+            lattice = lattice.movedim(1, -1) @ torch.from_numpy(share).float().T
             step = torch.from_numpy(lattice_from_ras[:3, :3] @ voxels.ras_from_ijk[:3, axis])
-            found += (step[:, None] * torch.arange(count)).float()[:, None, None]
-        found += torch.from_numpy(lattice_from_ras[:3, :3] @ voxels.ras_from_ijk[:3, 3] + lattice_from_ras[:3, 3]).to(
-            found
-        )[:, None, None, None]
-        sampled = F.grid_sample(values[None], found.movedim(0, -1)[None], padding_mode="border", align_corners=False)
+            lattice += (step[:, None] * torch.arange(count)).float()[:, None, None]
+        start = lattice_from_ras[:3, :3] @ voxels.ras_from_ijk[:3, 3] + lattice_from_ras[:3, 3]
+        lattice += torch.from_numpy(start).to(lattice)[:, None, None, None]
+        sampled = F.grid_sample(values[None], lattice.movedim(0, -1)[None], padding_mode="border", align_corners=False)
         return sampled[0].movedim(0, -1).numpy()
 
     def ras(self, points_body: Points) -> Points:
@@ -111,8 +111,8 @@ class BodyAtlas:
 def sample(values: Tensor, grid: Grid, points_ras: Points) -> NDArray[np.float32]:
     """Values (C, I, J, K) on a grid, at world points (..., 3): (..., C), linear, clamped at the outermost centres."""
     lattice = _normalized(grid, points_ras).to(values)[None, None, None]
-    found = F.grid_sample(values[None], lattice, padding_mode="border", align_corners=False)[0, :, 0, 0]  # (C, N)
-    return found.T.cpu().numpy().reshape(*np.shape(points_ras)[:-1], values.shape[0])
+    sampled = F.grid_sample(values[None], lattice, padding_mode="border", align_corners=False)[0, :, 0, 0]  # (C, N)
+    return sampled.T.cpu().numpy().reshape(*np.shape(points_ras)[:-1], values.shape[0])
 
 
 def _normalized(grid: Grid, points_ras: Points) -> Tensor:

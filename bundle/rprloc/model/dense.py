@@ -19,7 +19,7 @@ from rprloc.model.network import Pnet
 MAX_INPUT_VOXELS = 6_000_000
 """Voxels of network input in one pass; larger scans go in slabs, which is exact because no convolution is padded."""
 
-_ROWS = 16  # of a layer's outputs made at once
+_ROWS = 16  # of a layer's outputs made at once (docs/experiments.md, E27)
 
 _Range = tuple[int, int]  # first, and one past the last
 

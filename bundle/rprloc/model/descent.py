@@ -15,8 +15,8 @@ from rprloc.geometry import Grid, Points, apply_affine
 from rprloc.model.body import BodyAtlas, BodyMap, positions_along, sample
 from rprloc.model.looks import RegistrationImage, Stages
 
+# Swept in docs/experiments.md, E5 (places) and E32 (rates and epsilon of Adam, below).
 _PLACES = 6000  # about as many voxels are compared in each step of the descent
-
 _LIKENESS, _SIZE = 100.0, 1e-5  # weights of the squared difference, and of the displacement's square in mm^2
 
 

@@ -20,8 +20,7 @@ from rprloc.model.registration import register_query
 from rprloc.model.robust import robust_affine
 from rprloc.volume import Volume
 
-_BORDER_PLACES = 2  # of the coarse lattice: those that see more of what lies outside of the scan have no vote
-
+_BORDER_PLACES = 2  # of the coarse lattice: they see much of what lies outside the scan, so they have no vote (E8)
 _SIZES = (0.6, 1.6)
 
 

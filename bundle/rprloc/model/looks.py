@@ -20,8 +20,7 @@ STEP = 2
 """Voxels of the networks' input averaged to one of the image: 8 mm."""
 
 REGISTRATION_SPACING_MM = STEP * SPACING_MM
-
-_NOISE = 0.05  # the deviation of grey values that is no contrast yet
+_NOISE = 0.05  # the deviation of grey values that is no contrast yet (docs/experiments.md, E6)
 
 Look = Callable[[Tensor, Tensor], Tensor]
 """What is compared of an image (I, J, K) in [0, 1] that is known at some voxels (I, J, K, bool): again (I, J, K)."""

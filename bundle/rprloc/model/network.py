@@ -77,6 +77,7 @@ class Pnet(nn.Module):
         return latents.permute(0, 4, 1, 2, 3)
 
 
+# How small the networks may be: docs/experiments.md, E11.
 COARSE_LAYERS = (
     (32, 4, 2, 1),
     (64, 4, 2, 1),

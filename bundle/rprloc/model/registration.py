@@ -17,6 +17,7 @@ from rprloc.model.descent import Places, improve
 from rprloc.model.device import small_steps
 from rprloc.model.looks import RegistrationImage, Stage, Stages, grey, local_contrast, smooth_contrast, smooth_grey
 
+# Steps, controls, roughness and looks: docs/experiments.md, E5 to E7 and E29.
 BY_GREY: Stages = (
     Stage(30, None, grey),
     Stage(30, 64.0, grey, 5.0),
@@ -32,7 +33,7 @@ BY_CONTRAST: Stages = (
 )
 
 _FURTHER = 1.2
-"""A displacement that is to be smooth falls short of the true one: by this it goes further."""
+"""A displacement that is to be smooth falls short of the true one: by this it goes further (E7)."""
 
 
 def register_query(picture: RegistrationImage, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
@@ -41,8 +42,8 @@ def register_query(picture: RegistrationImage, atlas: BodyAtlas, pose: BodyMap) 
     """
     maps = register_side_by_side(picture, atlas, pose, (BY_GREY, BY_CONTRAST))
     return BodyMap(
-        np.mean([found.body_from_ras for found in maps], axis=0),
-        np.float32(_FURTHER) * np.mean([found.displacement_mm for found in maps], axis=0),
+        np.mean([body_map.body_from_ras for body_map in maps], axis=0),
+        np.float32(_FURTHER) * np.mean([body_map.displacement_mm for body_map in maps], axis=0),
         maps[0].control_grid,
     )
 
@@ -64,8 +65,8 @@ def register_side_by_side(
     autograd the same steps take six times as long.
     """
     places = Places.of(picture)
-    found = [start] * len(courses)
+    maps = [start] * len(courses)
     for alike in zip(*courses, strict=True):
         ((steps, control_mm),) = {(stage.steps, stage.control_mm) for stage in alike}
-        found = improve(places, picture, atlas, found, steps, control_mm, alike)
-    return tuple(found)
+        maps = improve(places, picture, atlas, maps, steps, control_mm, alike)
+    return tuple(maps)

@@ -30,9 +30,7 @@ from rprloc.model.registration import register
 from rprloc.training.sampling import TrainingScan
 
 _SLICE_SHAPE, _SLICE_STEP = (30, 22), 2  # cells of a slice's picture, and voxels of 8 mm between them
-
 _MIN_OVERLAP = 15  # slices of 8 mm
-
 _STACK = 600  # slices of 8 mm: more than any dataset spans
 
 _ROUNDS: Sequence[Stages] = (
@@ -42,7 +40,7 @@ _ROUNDS: Sequence[Stages] = (
     (Stage(20, 64.0, grey), Stage(40, 40.0, grey)),
     (Stage(40, 40.0, grey),),
 )
-"""The atlas is made anew before each round."""
+"""The atlas is made anew before each round. Grey values alone, and no more rounds: docs/experiments.md, E5 and E6."""
 
 
 def align(scans: Sequence[TrainingScan], makers: Sequence[int] | None = None) -> tuple[list[BodyMap], BodyAtlas]:
@@ -60,14 +58,14 @@ def align(scans: Sequence[TrainingScan], makers: Sequence[int] | None = None) ->
         progress = tqdm(zip(images, maps, strict=True), f"registering scans, round {number}", len(scans), unit="scan")
         maps = [register(image, atlas, start, stages) for image, start in progress]
     middle_mm = np.mean([maps[n].body(images[n].places_ras).mean(0) for n in makers], 0)
-    maps = [_shifted(found, -middle_mm) for found in maps]
+    maps = [_shifted(body_map, -middle_mm) for body_map in maps]
     return maps, _mean_image(making, [maps[n] for n in makers])
 
 
-def _shifted(found: BodyMap, by_mm: NDArray[np.float64]) -> BodyMap:
-    affine = found.body_from_ras.copy()
+def _shifted(body_map: BodyMap, by_mm: NDArray[np.float64]) -> BodyMap:
+    affine = body_map.body_from_ras.copy()
     affine[:3, 3] += by_mm
-    return BodyMap(affine, found.displacement_mm, found.control_grid)
+    return BodyMap(affine, body_map.displacement_mm, body_map.control_grid)
 
 
 def _registration_image(scan: TrainingScan) -> RegistrationImage:
@@ -110,15 +108,15 @@ def _stack_along_body(scans: Sequence[RegistrationImage], makers: Sequence[int])
         mine, visible = images[index], shown[index]
         energy = (mine**2).mean(1)[:, None] + (mean**2).mean(1)[None]
         squared = energy - 2.0 * mine @ mean.T / mean.shape[1]
-        found = (np.inf, (_STACK - len(mine)) // 2)
+        offer = (np.inf, (_STACK - len(mine)) // 2)
         occupied = np.flatnonzero(filled)
         for height in range(max(0, occupied[0] - len(mine)), min(_STACK - len(mine), occupied[-1] + 1)):
             rows = np.flatnonzero(visible & filled[height : height + len(mine)])
             if len(rows) < min(_MIN_OVERLAP, 0.9 * visible.sum()):
                 continue
             cost = squared[rows, rows + height].sum() / energy[rows, rows + height].sum() + 0.3 / len(rows)
-            found = min(found, (float(cost), height))
-        return found
+            offer = min(offer, (float(cost), height))
+        return offer
 
     seed = max(makers, key=lambda index: shown[index].sum())
     heights[seed] = (_STACK - len(shown[seed])) // 2
@@ -149,7 +147,7 @@ def _mean_image(images: Sequence[RegistrationImage], maps: Sequence[BodyMap]) ->
     """The atlas of scans under their current maps."""
     voxel_mm = float(images[0].grid.spacing_mm[0])
     where = [
-        torch.from_numpy(found.body(image.places_ras)).float() for image, found in zip(images, maps, strict=True)
+        torch.from_numpy(body_map.body(image.places_ras)).float() for image, body_map in zip(images, maps, strict=True)
     ]  # (N, 3) each
     low = torch.stack([body_mm.amin(0) for body_mm in where]).amin(0)
     high = torch.stack([body_mm.amax(0) for body_mm in where]).amax(0)

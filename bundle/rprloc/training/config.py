@@ -18,9 +18,9 @@ class TrainingConfig:
     """What a training run is made of; with the same scans and seed it gives the same weights up to rounding."""
 
     seed: int = 0
-    coarse_steps: int = 2000
-    fine_steps: int = 6000
-    learning_rate: float = 2e-3
+    coarse_steps: int = 2000  # docs/experiments.md, E9
+    fine_steps: int = 6000  # E14
+    learning_rate: float = 2e-3  # E10
     weight_decay: float = 1e-4
     coarse_outputs: int = 10  # places along each edge of a crop
     fine_outputs: int = 12

@@ -17,10 +17,10 @@ from rprloc.training.config import TrainingConfig
 from rprloc.training.sampling import Crop, TrainingScan, choose_scan, random_crop, random_place
 
 _DESCRIPTOR_TEMPERATURE = 0.07
-
 _FINE_POSITION_WEIGHT = 100.0
 """Makes an error of 10 mm weigh as much as half a nat of doubt about the descriptor's match."""
 
+# Descriptors are learned within single scans: docs/experiments.md, E14.
 _MATCH_MM = 4.0
 """Standard deviation of the target distribution over the other crop's places: half of the distance between them."""
 

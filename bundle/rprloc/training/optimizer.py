@@ -36,9 +36,9 @@ class Optimizer:
         cycle = max(steps, 20)  # the schedule is not defined for a handful of steps
         self._schedules = [
             torch.optim.lr_scheduler.OneCycleLR(
-                one, one.param_groups[0]["lr"], total_steps=cycle, pct_start=0.1, cycle_momentum=False
+                optimizer, optimizer.param_groups[0]["lr"], total_steps=cycle, pct_start=0.1, cycle_momentum=False
             )
-            for one in self._all
+            for optimizer in self._all
         ]
 
     def step(self, net: Pnet, loss: Tensor) -> None:
@@ -52,18 +52,20 @@ class Optimizer:
                     parameter.grad /= processes
         for row, weight in zip(self._rows, self._filters, strict=True):
             row.grad = None if weight.grad is None else _as_rows(weight.grad)
-        for one, schedule in zip(self._all, self._schedules, strict=True):
-            one.step()
+        for optimizer, schedule in zip(self._all, self._schedules, strict=True):
+            optimizer.step()
             schedule.step()
 
     def state(self) -> list[dict[str, Any]]:
-        return [one.state_dict() for one in self._all] + [one.state_dict() for one in self._schedules]
+        return [optimizer.state_dict() for optimizer in self._all] + [
+            optimizer.state_dict() for optimizer in self._schedules
+        ]
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
-        for one, schedule, saved, planned in zip(
+        for optimizer, schedule, saved, planned in zip(
             self._all, self._schedules, states[: len(self._all)], states[len(self._all) :], strict=True
         ):
-            one.load_state_dict(saved)
+            optimizer.load_state_dict(saved)
             schedule.load_state_dict(planned)
 
 

@@ -47,9 +47,7 @@ from rprloc.training.sampling import TrainingScan, choose_scan, random_crop, ran
 from rprloc.version import __version__
 
 _VALIDATION_BATCHES = 8
-
 _ALIGNMENT_SECONDS = 1.0  # a scan; 179 scans took 170 s on two cores
-
 _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each byte of its packed image
 
 Measure = Callable[[Pnet], dict[str, NDArray[np.float64]]]
@@ -134,10 +132,10 @@ def _held_out(
 
     @torch.no_grad()
     def measure(net: Pnet) -> dict[str, NDArray[np.float64]]:
-        found: dict[str, list[Tensor]] = {"validation": [], "offsets": [], "views": []}
+        differences_mm: dict[str, list[Tensor]] = {"validation": [], "offsets": [], "views": []}
         for n in range(_VALIDATION_BATCHES):
             batch = draw(np.random.default_rng((config.seed, 0, 0, n)))
-            found["validation"].append(loss_of(net, batch)[1][None])
+            differences_mm["validation"].append(loss_of(net, batch)[1][None])
             generator = np.random.default_rng((config.seed, 0, 1, n))
             for _ in range(config.crops_a_step // 2):
                 index = choose_scan(scans, generator, config.group_power)
@@ -149,10 +147,10 @@ def _held_out(
                 body_mm = maps[index].body(views[0].source_ras)
                 latents, errors_mm = forward_batch(net, Batch(views, (body_mm, body_mm)))
                 other = torch.from_numpy(generator.permutation(len(errors_mm[0]))).to(latents.device)
-                found["offsets"].append(errors_mm[0] - errors_mm[0][other])
+                differences_mm["offsets"].append(errors_mm[0] - errors_mm[0][other])
                 both = (views[0].inside & views[1].inside).to(latents.device)
-                found["views"].append((latents[0] - latents[1])[both][:, :3])
-        return {what: torch.cat(mm).abs().mean(0).cpu().double().numpy() for what, mm in found.items()}
+                differences_mm["views"].append((latents[0] - latents[1])[both][:, :3])
+        return {what: torch.cat(mm).abs().mean(0).cpu().double().numpy() for what, mm in differences_mm.items()}
 
     return measure
 
