@@ -27,11 +27,11 @@ from tests.example import ExampleFiles
 Event = dict[str, Any]
 
 
-def answers(example: ExampleFiles, *requests: object, engine: Localizer | None = None) -> list[Event]:
+def answers(example: ExampleFiles, *requests: object, localizer: Localizer | None = None) -> list[Event]:
     """The events of these requests, given as objects or as lines."""
     events: list[Event] = []
     lines = [request if isinstance(request, str) else json.dumps(request) for request in requests]
-    Server(engine or Localizer.load(example.weights, "cpu"), lambda event: events.append(event)).run(lines)
+    Server(localizer or Localizer.load(example.weights, "cpu"), lambda event: events.append(event)).run(lines)
     assert all(json.loads(json.dumps(event, allow_nan=False)) == event for event in events)
     return events
 
@@ -99,7 +99,7 @@ def test_the_network_sees_each_scan_once_until_its_file_changes(
 ) -> None:
     image = tmp_path / "copy.nii.gz"
     image.write_bytes(example.image.read_bytes())
-    engine, seen = Localizer.load(example.weights, "cpu"), []
+    localizer, seen = Localizer.load(example.weights, "cpu"), []
     look = Localizer.compute_position_field
 
     def counted(self: Localizer, volume: Any) -> Any:
@@ -108,7 +108,7 @@ def test_the_network_sees_each_scan_once_until_its_file_changes(
 
     monkeypatch.setattr(Localizer, "compute_position_field", counted)
     monkeypatch.setattr("rprloc.apps.serve.SCANS_IN_MEMORY", 2)
-    server = Server(engine, lambda event: None)
+    server = Server(localizer, lambda event: None)
     request = json.dumps(located(example, image=str(image)))
     server.run([request, request])
     assert seen == ["copy"]
@@ -185,9 +185,9 @@ def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example:
 
 
 def test_a_full_gpu_is_told_and_the_cpu_goes_on(example: ExampleFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rprloc.localization import localizer
+    from rprloc.localization import localizer as module
 
-    look, calls = localizer.compute_position_field, []
+    look, calls = module.compute_position_field, []
 
     def full_at_first(model: Any, volume: Any) -> Any:
         calls.append(volume.name)
@@ -195,8 +195,8 @@ def test_a_full_gpu_is_told_and_the_cpu_goes_on(example: ExampleFiles, monkeypat
             raise torch.OutOfMemoryError("CUDA out of memory")
         return look(model, volume)
 
-    monkeypatch.setattr(localizer, "compute_position_field", full_at_first)
-    events = answers(example, located(example), engine=Localizer.load(example.weights, "auto"))
+    monkeypatch.setattr(module, "compute_position_field", full_at_first)
+    events = answers(example, located(example), localizer=Localizer.load(example.weights, "auto"))
     (message,) = [event["message"] for event in events if event["event"] == "log"]
     assert "GPU has too little free memory" in message and "CPU" in message
     assert [event["event"] for event in ends(events)] == ["result"]

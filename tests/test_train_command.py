@@ -46,9 +46,9 @@ def test_train_makes_weights_that_locate_and_goes_on_where_it_stopped(
     done = rprloc(*command)
     assert done.exit_code == 0, done.stderr
     assert {"model.pt", "coarse.csv", "fine.csv"} <= set(names_in(out))
-    engine = Localizer.load(out / "model.pt", "cpu")
-    assert engine.model.identity() in done.stdout
-    assert engine.model.identity() != Localizer.load(example.weights, "cpu").model.identity()
+    trained = Localizer.load(out / "model.pt", "cpu")
+    assert trained.model.identity() in done.stdout
+    assert trained.model.identity() != Localizer.load(example.weights, "cpu").model.identity()
 
     assert "Training on 2 scans: about" in done.stdout
     for stage in ("coarse", "fine"):
@@ -62,7 +62,7 @@ def test_train_makes_weights_that_locate_and_goes_on_where_it_stopped(
     assert again.exit_code == 0, again.stderr
     for ours, theirs in zip(
         Localizer.load(tmp_path / "again" / "model.pt", "cpu").model.parameters(),
-        engine.model.parameters(),
+        trained.model.parameters(),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
@@ -72,7 +72,7 @@ def test_train_makes_weights_that_locate_and_goes_on_where_it_stopped(
     # Nothing is left to do: the weights stay what they are, and so does the recipe, which need not be given again.
     recipe = (out / "config.json").read_text()
     done = rprloc("train", "--data", dataset, "--out", out, "--device", "cpu", "--resume")
-    assert done.exit_code == 0 and engine.model.identity() in done.stdout
+    assert done.exit_code == 0 and trained.model.identity() in done.stdout
     assert (out / "config.json").read_text() == recipe
 
 

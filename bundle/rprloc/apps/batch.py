@@ -114,7 +114,7 @@ class Query:
     series: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """What is done with every query. All paths must mean the same on every machine.
 

@@ -142,7 +142,7 @@ def calibrate(
     ] = False,
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for tables and plots.")] = None,
     fields: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder that keeps the evidence of the scans for the next run.")
+        Path | None, typer.Option(metavar="DIR", help="Folder that keeps position fields for the next run.")
     ] = None,
     about: About = None,
     device: Where = Device.auto,

@@ -83,7 +83,7 @@ class Observations:
     scans: tuple[ScanObservation, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Example:
     """A support and the region of its case."""
 

@@ -82,7 +82,7 @@ class Mean:
     targets: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """All pairs of one region and split. ``seconds_per_query``: see :func:`evaluate`. ``about``: what is known of the
     region.

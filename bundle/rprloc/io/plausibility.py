@@ -17,7 +17,7 @@ MAX_SHEAR_COSINE = 0.005
 
 
 def image_warnings(volume: Volume) -> list[str]:
-    """One sentence for each reason to doubt that the volume is ordinary CT in Hounsfield units; [] for ordinary CT.
+    """A text for each reason to doubt that the volume is ordinary CT in Hounsfield units; [] for ordinary CT.
 
     Padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most.
     """
