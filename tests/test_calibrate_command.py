@@ -14,13 +14,8 @@ import SimpleITK as sitk
 
 import rprloc as library
 from rprloc.detection import Detections
-from rprloc.evaluation.calibration import (
-    fit_calibration,
-)
-from rprloc.evaluation.observations import (
-    State,
-    observe_cases,
-)
+from rprloc.evaluation.calibration import fit_calibration
+from rprloc.evaluation.observations import State, observe_cases
 from rprloc.io.dataset import Region, read_dataset, read_regions
 from rprloc.localization.confidence import Calibration
 from rprloc.volume import to_sitk
@@ -37,13 +32,15 @@ CASES: dict[str, tuple[str, int]] = {  # split, and voxels by which the body is 
     "fred": ("test", 1),
 }
 
-
 ORGANS = {1: "bone", 2: "lung", 3: "crown", 4: "spine"}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A datasets.json of small phantoms, with an organ at the upper end, which cuts take away, and a long one."""
+    """A datasets.json of small phantoms, with an organ at the upper end, which cuts take away, and a long one.
+
+    In one of them the organ's label has a speck.
+    """
     folder = tmp_path_factory.mktemp("data")
     for kind in ("images", "labels"):
         (folder / "chest" / kind).mkdir(parents=True)
@@ -51,8 +48,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.where(drawn == 700, 1, np.where(drawn == -850, 2, 0)).astype(np.uint8)
     for number, hu, box in ((3, 400, np.s_[14:18, 10:14, 17:19]), (4, 900, np.s_[10:12, 16:18, 1:19])):
         drawn[box], labels[box] = hu, number
+    with_speck = labels.copy()
+    with_speck[20, 5, 5] = 3
     for name, (_, shift) in CASES.items():
-        for kind, array in (("images", drawn), ("labels", labels)):
+        for kind, array in (("images", drawn), ("labels", with_speck if name == "emil" else labels)):
             moved = to_sitk(np.roll(array, shift, axis=0), PHANTOM_GRID)
             sitk.WriteImage(moved, folder / "chest" / kind / f"{name}.nii.gz")
     cases = {name: {"split": split, "targets": [*ORGANS.values()]} for name, (split, _) in CASES.items()}
@@ -107,6 +106,8 @@ def test_the_calibration_is_fitted_to_what_was_seen(calibrated: Calibrated) -> N
     cases, localizer = read_dataset(calibrated.data), library.Localizer.load(calibrated.weights, "cpu")
     seen = observe_cases(localizer, cases, read_regions(calibrated.data), folder=calibrated.fields)
     assert localizer.calibration == fit_calibration(localizer.model_id, seen)
+    assert {one.organ for one in seen.organs if one.query == "dora"} == {*ORGANS.values()}
+    assert {one.organ for one in seen.organs if one.query == "emil"} == {"bone", "lung", "spine"}  # crown has a speck
     whole = [one for one in seen.organs if one.query == "carl" and one.support == "anna" and one.organ == "lung"]
     assert whole[0].state is State.WHOLE and len(whole) == 6
     # The truth is the label map's, read here by other means; what was found is what the localizer finds.

@@ -21,13 +21,7 @@ from rprloc.evaluation.calibration import (
     judge,
 )
 from rprloc.evaluation.calibration_report import area_under_roc, doubts_table, error_table, presence_table
-from rprloc.evaluation.observations import (
-    Observation,
-    Observations,
-    ScanObservation,
-    State,
-    choose_queries,
-)
+from rprloc.evaluation.observations import Observation, Observations, ScanObservation, State, choose_queries
 from rprloc.evaluation.views import Kind, change, cut, has_specks
 from rprloc.io.dataset import Case
 from rprloc.io.plausibility import image_warnings
