@@ -1,4 +1,7 @@
-"""The benchmark: what it scores, what it does again, and that a method is one small file."""
+"""The benchmark: what it scores, what it does again, and that a method is one small file.
+
+Over 400 lines, because every test works on the same toy data and methods, which stand here once.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,10 @@ from tests.slicer_module.scenes import MODULE, Scene
 
 
 def stand_in_classes() -> dict[str, type]:
-    """Widgets with the few methods of Slicer's own that the module uses."""
+    """Widgets with the few methods of Slicer's own that the module uses.
+
+    Long, because the classes can only be defined where PySide6 is imported.
+    """
     from PySide6 import QtCore, QtWidgets
 
     class SceneWidget(QtWidgets.QWidget):

@@ -28,7 +28,7 @@ def read_example(
     points: Mapping[str, ArrayLike] | None = None,
     name: str | None = None,
     series_uid: str | None = None,
-) -> Example:
+) -> Example:  # long for its description alone
     """A scan and the organs that are marked on it, to learn from.
 
     The organs come from a label map with names, or from Slicer Markups files, or as points.

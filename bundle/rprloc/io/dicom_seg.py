@@ -24,7 +24,7 @@ from rprloc.io.dicom_objects import (
 from rprloc.version import __version__
 
 
-def save_seg(path: str | Path, detections: Detections, series: DicomSeries) -> None:
+def save_seg(path: str | Path, detections: Detections, series: DicomSeries) -> None:  # long for its description alone
     """Write a segmentation: for each located organ a segment with the pixels whose centre lies in its box.
 
     Parameters

@@ -57,7 +57,7 @@ def save_picture(
     truth: Mapping[str, Box] | None = None,
     points: Mapping[str, Points] | None = None,
     remarks: Mapping[str, str] | None = None,
-) -> None:
+) -> None:  # long for its description alone
     """Write a PNG with a row for each organ: the axial, coronal and sagittal slice through the centre of its box.
 
     Boxes are solid, the row's own drawn thick. Slices are seen from the feet and from the front, so the patient's right

@@ -122,7 +122,7 @@ def write_results(
     label_map: bool = False,
     dicom: Sequence[str] = (),
     truth: Mapping[str, Box] | None = None,
-) -> None:
+) -> None:  # long for its description alone
     """Write a query's result files; the detections come last, so that with them all is there.
 
     If no organ lies in the scan there is nothing to draw: only the label map and the detections are written, and what
