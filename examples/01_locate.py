@@ -1,5 +1,6 @@
 """Learn an organ from one annotated scan, find it in another, and write the result.
 
+    . .venv/bin/activate
     python examples/01_locate.py
     python examples/01_locate.py --example anna.nii.gz --labels anna_labels.nii.gz --label 1 --organ spleen bert.nii.gz
 
@@ -25,8 +26,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("example-out"), help="folder for the results")
     parser.add_argument("--scans", type=Path, default=Path("demo-out/scans"), help="where the public scans are kept")
     args = parser.parse_args()
-    if args.query is not None and (args.example is None or args.labels is None):
-        parser.error("a scan of your own needs --example and --labels, too")
+    if len({value is None for value in (args.query, args.example, args.labels)}) > 1:
+        parser.error("scans of your own are three: --example, --labels, and the query at the end")
     if args.query is None:
         scans = fetch_demo_scans(args.scans)
         args.example, args.labels, args.query = scans.support_image, scans.support_labels, scans.query_image
@@ -56,4 +57,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except rprloc.InputError as error:
+        raise SystemExit(f"Error: {error}") from None

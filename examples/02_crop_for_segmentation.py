@@ -1,5 +1,6 @@
 """Crop a scan to an organ and a margin, so that a segmentation has less to look at.
 
+    . .venv/bin/activate
     python examples/02_crop_for_segmentation.py
     python examples/02_crop_for_segmentation.py --set organs.json --organ spleen bert.nii.gz
 
@@ -27,8 +28,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("example-out"), help="folder for the cropped scan")
     parser.add_argument("--scans", type=Path, default=Path("demo-out/scans"), help="where the public scans are kept")
     args = parser.parse_args()
-    if args.query is not None and args.set is None:
-        parser.error("a scan of your own needs --set, too")
+    if (args.query is None) != (args.set is None):
+        parser.error("a scan of your own needs --set, and --set a scan at the end")
+    if args.query is None and args.organ != "heart":
+        parser.error("the demonstration knows the heart alone; give --set and a scan for another organ")
     localizer = rprloc.Localizer.load()
     if args.query is None:
         scans = fetch_demo_scans(args.scans)
@@ -54,4 +57,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except rprloc.InputError as error:
+        raise SystemExit(f"Error: {error}") from None

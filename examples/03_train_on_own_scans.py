@@ -1,5 +1,6 @@
 """Train on scans of your own, without labels.
 
+    . .venv/bin/activate
     python examples/03_train_on_own_scans.py
     python examples/03_train_on_own_scans.py --steps 4000 /archive/ct
 

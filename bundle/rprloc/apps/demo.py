@@ -145,7 +145,7 @@ def run_demo(localizer: Localizer, out: Path, say: Callable[[str], object]) -> b
     write_results(out, scan, detections, picture=True, truth={"heart": truth})
     files = ResultFiles(out, detections.query)
     say(console.describe_detections(detections, files.detections))
-    say(f"  true   {console.describe_box(truth)}")
+    say(f"  reference {console.describe_box(truth)}")
     box = detections.boxes.get("heart")
     if box is None:
         say("The heart is in the scan, but RPR-Loc took it for absent.")
