@@ -22,10 +22,11 @@ from rprloc.evaluation.calibration import (
 )
 from rprloc.evaluation.calibration_report import area_under_roc, doubts_table, error_table, presence_table
 from rprloc.evaluation.observations import Observation, Observations, ScanObservation, State, choose_queries
-from rprloc.evaluation.views import Kind, change, cut, has_specks
+from rprloc.evaluation.views import Kind, change, cut
 from rprloc.io.dataset import Case
 from rprloc.io.plausibility import image_warnings
 from rprloc.localization.confidence import Calibration, Evidence, Linear, ScanEvidence
+from rprloc.localization.specks import has_pieces_beyond_the_largest
 from rprloc.volume import Volume
 from tests.phantoms import mr
 
@@ -259,15 +260,15 @@ def test_changes_are_what_they_are_called(phantom: Volume) -> None:
     assert made[Kind.LIKE_SHIFTED_MR].hu.min() == pytest.approx(-1000.0, abs=3.0)
 
 
-def test_specks_are_pieces_beyond_the_box_of_the_largest() -> None:
+def test_pieces_beyond_the_box_of_the_largest_are_noticed() -> None:
     mask = np.zeros((20, 20, 20), bool)
     mask[5:12, 5:12, 5:12] = True
-    assert not has_specks(mask)
+    assert not has_pieces_beyond_the_largest(mask)
     mask[6, 6, 13] = True  # one voxel away, and by so much the box is larger
-    assert has_specks(mask)
+    assert has_pieces_beyond_the_largest(mask)
     mask[6, 6, 13] = False
     mask[12, 5, 5] = True  # touches
-    assert not has_specks(mask)
+    assert not has_pieces_beyond_the_largest(mask)
 
 
 def case_of(name: str, split: str, region: str = "r", targets: tuple[str, ...] = ("lung",)) -> Case:

@@ -171,7 +171,7 @@ REFUSED = {
     "PNG as .mha": (picture("scan.mha"), ["not a MetaImage file"]),
     "PNG": (picture("scan.png"), ["extension", ".nii.gz", ".nrrd", ".mha", "DICOM"]),
     "Word document": (content("report.docx", b"PK\x03\x04" + TEXT), ["extension"]),
-    "NIfTI-2, cut off": (nifti_2_cut_off, ["NIfTI-2"]),
+    "NIfTI-2, cut off": (nifti_2_cut_off, ["cut off"]),
     "NIfTI-2 without orientation": (nifti_2_no_position, ["does not say how the patient lies"]),
     "broken header": (broken_numbers, ["header", "xx"]),
     "2D": (two_dimensional, ["2D"]),

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from rprloc.apps.serve import Server
@@ -21,7 +23,9 @@ from rprloc.io.markups import write_extreme_points
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet
+from rprloc.volume import to_sitk
 from tests.command_line import rprloc
+from tests.dicoms import edited, write_series
 from tests.example import ExampleFiles
 
 Event = dict[str, Any]
@@ -223,3 +227,35 @@ def test_what_keeps_it_from_starting_is_an_event_too(example: ExampleFiles) -> N
     done = serve(lines="", before="import sys\nsys.modules['torch'] = None")
     (event,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 2 and event["event"] == "error" and "package torch is missing" in event["message"]
+
+
+@pytest.mark.parametrize("kind", [".mhd", ".nhdr", "folder"])
+def test_a_scan_is_read_again_when_a_file_that_belongs_to_it_is_another(
+    example: ExampleFiles, tmp_path: Path, kind: str
+) -> None:
+    """Its header, or the folder that was named, is as before: only what lies beside or below is new."""
+    volume = read_volume(example.image)
+    moved = replace(volume, hu=np.roll(volume.hu, 3, axis=0))
+    image = tmp_path / ("study" if kind == "folder" else f"scan{kind}")
+
+    def write(hu: np.ndarray) -> None:
+        if kind == "folder":
+            nested = image / "a" / "b"
+            nested.mkdir(parents=True, exist_ok=True)
+            write_series(tmp_path / "new", hu, edited(SeriesInstanceUID=lambda k, old: "1.2.3.4567"))
+            for path in (tmp_path / "new").iterdir():
+                (nested / path.name).write_bytes(path.read_bytes())
+        else:
+            sitk.WriteImage(to_sitk(hu, volume.grid), image)
+
+    write(volume.hu)
+    server_events: list[Event] = []
+    server = Server(Localizer.load(example.weights, "cpu"), server_events.append)
+    request = json.dumps(located(example, image=str(image)))
+    server.run([request])
+    header = image.stat()
+    write(moved.hu)
+    os.utime(image, ns=(header.st_atime_ns, header.st_mtime_ns))
+    server.run([request])
+    first, second = (end["result"]["organs"] for end in ends(server_events))
+    assert first != second

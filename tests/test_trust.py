@@ -246,7 +246,7 @@ def test_a_public_scan_that_is_mirrored_or_like_mr_is_noticed(
     localizer: Localizer, public_pair: Pair, public_organs: SupportSet
 ) -> None:
     volume = public_pair.query.volume
-    assert localizer.locate(volume, public_organs).warnings == ()
+    assert localizer.locate(volume, public_organs, list(CHEST.values())).warnings == ()
     assert_changes_are_doubted(localizer, volume, public_organs, "hardly looks like a body")
 
 

@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rprloc import WALLS, Box, InputError
-from rprloc.annotation import OUTSIDE_TOLERANCE_MM
+from rprloc.annotation import OUTSIDE_TOLERANCE_MM, Mask
 from rprloc.geometry import Points, assign_extreme_points, extreme_points_of_mask
+from rprloc.localization.specks import without_specks
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import Node, Scene
 
 EXAMPLE = "RPRLoc.Example"
 """The role in which a preview refers to its example."""
+
+_SPECKS = "RPRLoc.Specks"
+"""The attribute that tells of stray pieces of the segment."""
 
 # In Slicer's default layout: seen from the feet and from the front, so the patient's left is on the picture's right.
 _STEPS = (
@@ -84,13 +88,14 @@ class Examples:
         return node
 
     def add_from_segment(self, volume: Node | None, segmentation: Node, segment_id: str) -> Node:
-        """The example that a segment marks; it takes the segment's name.
+        """The example that a segment marks; it takes the segment's name. Its guidance tells of specks left out.
 
         Raises InputError if the segment is empty or lies outside of the volume.
         """
-        mask, grid = nodes.mask_of_segment(segmentation, segment_id)
-        points_ras = extreme_points_of_mask(mask, grid)
+        mask = Mask(*nodes.mask_of_segment(segmentation, segment_id))
         segment = segmentation.GetSegmentation().GetSegment(segment_id)
+        marked, specks = without_specks(mask, segment.GetName())
+        points_ras = extreme_points_of_mask(marked.voxels, marked.grid)
         if volume is not None and not nodes.grid_of(volume).contains(points_ras, OUTSIDE_TOLERANCE_MM).all():
             raise InputError(
                 f"The segment {segment.GetName()} reaches out of {volume.GetName()}. Choose the volume on which it was "
@@ -98,11 +103,14 @@ class Examples:
             )
         node = self.add(volume, segment.GetName())
         self.set_points(node, points_ras)
+        if specks:
+            node.SetAttribute(_SPECKS, " ".join(specks))
         return node
 
     def set_points(self, example: Node, points_ras: ArrayLike) -> None:
         """Give an example points (N, 3) of the world, in any order."""
         points = np.asarray(points_ras, float)
+        example.RemoveAttribute(_SPECKS)
         self._checking = True
         try:
             nodes.set_points(example, points, [str(number + 1) for number in range(len(points))])
@@ -138,7 +146,9 @@ class Examples:
         except InputError as error:
             return Guidance(str(error), *_STEPS[-1][:2])
         size = " x ".join(f"{length:.0f}" for length in size_mm)
-        return Guidance(f"All six walls of the {nodes.organ_of(example)} are marked: {size} mm.", None, None)
+        specks = example.GetAttribute(_SPECKS)
+        text = f"All six walls of the {nodes.organ_of(example)} are marked: {size} mm."
+        return Guidance(f"{text} {specks}" if specks else text, None, None)
 
     def points(self, example: Node) -> Points:
         """The six points (6, 3) in the order of WALLS. Raises InputError for an example that cannot be used."""

@@ -265,8 +265,12 @@ class RPRLocLogic:
                 points[organ] = self.examples.points(example).tolist()
         parts = []
         for volume, points in marked.values():
+
+            def tell(answer: Answer, scan: str = volume.GetName()) -> None:
+                run.remarks += [f"{scan}: {warning}" for warning in answer["warnings"]]
+
             parts.append(self._new_file("set"))
-            step = Step(volume.GetName(), lambda answer: None, vital=True)
+            step = Step(volume.GetName(), tell, vital=True)
             image = str(self._image_of(volume))
             self._request(run, step, "build", image=image, points_ras_mm=points, out=str(parts[-1]))
         for node in self.support_sets():

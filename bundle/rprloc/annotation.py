@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -88,7 +88,7 @@ class Annotation:
         Raises
         ------
         InputError
-            For a name whose label has no voxel, and if no name was given.
+            For names whose labels have no voxel, all of them at once, and if no name was given.
 
         Examples
         --------
@@ -102,19 +102,47 @@ class Annotation:
 
         if not names:
             raise InputError("No organ was named. Name at least one label of the label map.")
-        points_ras, masks = {}, {}
+        points_ras, masks, missing = {}, {}, {}
         for number, organ in names.items():
             mask = labels == number
             if not mask.any():
-                raise InputError(
-                    f"Label {number} ({organ}) has no voxel in the label map. Leave this name out, or give the right "
-                    "label map."
-                )
+                missing[number] = organ
+            if missing:
+                continue  # only to tell of all of them
             points_ras[organ] = extreme_points_of_mask(mask, grid)
             (around,) = find_objects(mask.view(np.uint8))
             first, shape = [part.start for part in around], [part.stop - part.start for part in around]
             masks[organ] = Mask(mask[around], grid.cropped(first, shape))
+        if missing:
+            raise InputError(_describe_missing(missing))
         return cls(points_ras, masks, Marking.LABEL_MAP)
+
+
+_MISSING_LETTERS = 160  # of the names in a message; beyond, it gives the numbers alone
+
+
+def _describe_missing(missing: Mapping[int, str]) -> str:
+    """Which names have no voxel, all of them, as a name that is wrong is seldom alone."""
+    if len(missing) == 1:
+        ((number, organ),) = missing.items()
+        return (
+            f"Label {number} ({organ}) has no voxel in the label map. Leave this name out, or give the right label map."
+        )
+    which = ", ".join(f"{number} ({organ})" for number, organ in missing.items())
+    if len(which) > _MISSING_LETTERS:
+        which = _ranges(sorted(missing))
+    return f"Labels {which} have no voxel in the label map. Leave these names out, or give the right label map."
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Integers in ascending order in short, as in 1-4, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 @dataclass(frozen=True, eq=False)

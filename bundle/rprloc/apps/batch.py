@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import logging
 import os
 import socket
 import time
@@ -20,8 +21,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from rprloc.apps.console import FAILURES, describe_failure
 from rprloc.errors import InputError
-from rprloc.files import parse_json
+from rprloc.files import is_folder, parse_json, readable, status_of
 from rprloc.io.results import ResultFiles, read_failure, save_failure
 
 if TYPE_CHECKING:
@@ -102,7 +104,8 @@ JOURNALS = "journal"
 _JOURNAL_COLUMNS = ("name", "outcome", "bytes_read", "seconds_read", "seconds_locate", "seconds_write", "finished")
 _READ_AHEAD = 2
 _BATCHES_A_WORKER = 3  # handed out at a time: enough that none waits, and few are done again if one dies
-_FAILURES = (InputError, OSError, MemoryError, RuntimeError)  # of one scan; the others go on
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,8 @@ def require_distinct_names(queries: Iterable[Query]) -> None:
     """Raise InputError if the results of two queries would be called the same."""
     first: dict[str, Path] = {}
     for query in queries:
+        if not query.name:
+            continue  # fails by itself
         # Some file systems do not tell capitals from small letters.
         other = first.setdefault(query.name.casefold(), query.path)
         if other is not query.path:
@@ -218,7 +223,7 @@ def locate_here(job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
         while True:
             for query in islice(waiting, _READ_AHEAD - len(ahead) + 1):
                 known = _known_outcome(job, query, organs, localizer.model_id) if job.keep_record else None
-                ahead.append((query, known or readers.submit(_read, query)))
+                ahead.append((query, known or readers.submit(_read, job, query)))
             if not ahead:
                 return
             query, reading = ahead.pop(0)
@@ -227,10 +232,11 @@ def locate_here(job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
             yield outcome
 
 
-def _read(query: Query) -> tuple[Scan, float]:
+def _read(job: Job, query: Query) -> tuple[Scan, float]:
     """The scan, called like the query, and how many seconds it took to read."""
     from rprloc import read_scan
 
+    job.files_of(query).require_possible(query.path)
     started = time.perf_counter()
     scan = read_scan(query.path, series_uid=query.series)
     return scan.renamed(query.name), time.perf_counter() - started
@@ -260,10 +266,9 @@ def _locate_one(job: Job, localizer: Localizer, query: Query, reading: Future[tu
         )
         files.failure.unlink(missing_ok=True)
         seconds["write"] = time.perf_counter() - started
-    except _FAILURES as reason:
-        if not isinstance(reason, InputError) and not job.keep_record:
-            raise
-        error = " ".join(str(reason).split()) or type(reason).__name__
+    except FAILURES as reason:
+        _log.info("%s failed here:", query.path, exc_info=True)
+        detections, error = None, describe_failure(reason, query.path)
     if job.keep_record:
         if error is not None:
             _record_failure(job, query, error)
@@ -327,9 +332,12 @@ def _localizer(weights: Path | None, device: str) -> Localizer:
 
 def _known_outcome(job: Job, query: Query, organs: list[str], model_id: str) -> Outcome | None:
     """The outcome of a query that is done already, or that has failed in this very run."""
+    failure = job.files_of(query).failure
     if _is_done(job, query, organs, model_id):
+        with _going_on(query, "that it is done"):
+            failure.unlink(missing_ok=True)  # of a run that looked for something else
         return Outcome(query, skipped=True)
-    error = read_failure(job.files_of(query).failure, job.run)
+    error = read_failure(failure, job.run)
     return None if error is None else Outcome(query, error)
 
 
@@ -347,14 +355,30 @@ def _is_done(job: Job, query: Query, organs: list[str], model_id: str) -> bool:
 
 def _record_failure(job: Job, query: Query, error: str) -> None:
     path = job.files_of(query).failure
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_failure(path, query.name, error, job.run)
+    with _going_on(query, "why it failed"):
+        if query.name:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_failure(path, query.name, error, job.run)
+
+
+@contextmanager
+def _going_on(query: Query, what: str) -> Iterator[None]:
+    """Only a warning if something cannot be written down: a full disk must not stop the other queries."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        _log.warning("%s: %s could not be written down (%s).", readable(str(query.path)), what, describe_failure(error))
 
 
 def _note(job: Job, query: Query, outcome: str, seconds: dict[str, float]) -> None:
     """A line in this process's journal; lines are appended whole."""
+    with _going_on(query, "the line in the journal"):
+        _append(job, query, outcome, seconds)
+
+
+def _append(job: Job, query: Query, outcome: str, seconds: dict[str, float]) -> None:
     folder = job.out / JOURNALS
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{socket.gethostname()}-{os.getpid()}.csv"
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
@@ -367,5 +391,6 @@ def _note(job: Job, query: Query, outcome: str, seconds: dict[str, float]) -> No
 
 
 def _bytes_of(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    files = (Path(root, name) for root, _, names in os.walk(path) for name in names)
+    states = [status_of(file) for file in (files if is_folder(path) else [path])]
+    return sum(state.st_size for state in states if state is not None)

@@ -19,10 +19,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from rprloc import Detections, InputError, Localizer, Scan, SupportSet, read_scan, write_results
 from rprloc.apps.batch import name_queries
+from rprloc.apps.console import FAILURES, describe_failure, make_output_lossless
 from rprloc.evaluation.evaluate import evaluate
 from rprloc.evaluation.scores import save_evaluation
 from rprloc.io.dataset import read_dataset, read_regions, training_files
 from rprloc.io.formats import IMAGE_EXTENSIONS
+from rprloc.io.results import ResultFiles
 from rprloc.model.network import RPRNet
 from rprloc.training.config import TrainingConfig
 from rprloc.training.packing import pack
@@ -56,7 +58,10 @@ class QueryDataset(Dataset[Scan]):
 
 
 def _scans_at(path: Path) -> list[Path]:
-    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".")) if path.is_dir() else []
+    try:
+        inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError:  # no folder, or one that cannot be read, which the scan at this path will tell
+        inside = []
     files = [entry for entry in inside if entry.name.lower().endswith(IMAGE_EXTENSIONS)]
     return files or [entry for entry in inside if entry.is_dir()] or [path]
 
@@ -110,12 +115,14 @@ class LocalizationEvaluator:
         with logging_redirect_tqdm():
             for index, name in enumerate(tqdm(names, desc="locating", unit="scan")):
                 try:
+                    ResultFiles(self.output_dir, name).require_possible(paths[index])
                     scan = self.dataset[index]
                     detections = self.inferer(scan, self.network)
                     write_results(self.output_dir, scan, detections, name=name)
-                except InputError as error:
+                except FAILURES as error:
                     failed += 1
-                    logger.error("%s", error)
+                    logger.error("%s", describe_failure(error, paths[index]))
+                    logger.info("%s failed here:", paths[index], exc_info=True)
         if failed:
             raise InputError(f"{failed} of {len(paths)} scans could not be used. The log above gives the reasons.")
 
@@ -153,6 +160,7 @@ class AccuracyEvaluator:
         evaluation = evaluate(localizer, cases, self.region, self.split, self.shots, about)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         save_evaluation(evaluation, self.output_dir)
+        make_output_lossless()
         print(evaluation.to_table())
 
 

@@ -83,7 +83,7 @@ def support_build(
     )
     support_set = Localizer.load(model, device.value).learn(example)
     support_set.save(out)
-    console.warn(example.warnings, image.name)
+    console.warn(support_set.warnings, image.name)
     typer.echo(console.describe_support_set(support_set, out))
 
 
@@ -99,6 +99,7 @@ def support_merge(
     require_writable(out)
     merged = SupportSet.merge(SupportSet.load(path) for path in sets)
     merged.save(out)
+    console.warn(merged.warnings, out.name)
     typer.echo(console.describe_support_set(merged, out))
 
 
@@ -107,7 +108,9 @@ def support_show(path: SetFile, verbose: Verbose = False) -> None:
     """Say what a support set holds."""
     from rprloc import SupportSet
 
-    typer.echo(console.describe_support_set(SupportSet.load(path), path))
+    support_set = SupportSet.load(path)
+    console.warn(support_set.warnings, path.name)
+    typer.echo(console.describe_support_set(support_set, path))
 
 
 @app.command()
@@ -227,20 +230,28 @@ def list_series(
     path: Annotated[Path, typer.Argument(metavar="DICOM", help="A folder, a zip file or a multi-frame file.")],
     verbose: Verbose = False,
 ) -> None:
-    """List the DICOM series in a folder or file, for --series."""
-    from rprloc.io.dicom import find_series
+    """List the DICOM series in a folder or file, for --series, and what cannot be read."""
+    from rprloc.io.dicom import describe_faults, find_series
+    from rprloc.io.dicom_stack import reason_not_to_read
     from rprloc.io.formats import holds_series
 
     found = find_series(path) if holds_series(path) else []
     if not found:
         raise InputError(f"{path} holds no DICOM images. Give a folder, a zip file or a DICOM file with a scan.")
     for series in found:
-        typer.echo(f"{series.uid}  {series.modality or '?'}  {len(series.slices)} slices  {series.description}")
+        count = max(series.count, len(series.faults))
+        typer.echo(f"{series.uid}  {series.modality or '?'}  {count} slices  {series.description}")
+        reason = reason_not_to_read(series, path)
+        if reason is not None:
+            typer.echo(f"    cannot be read: {reason}")
+    if found[0].left_out:
+        typer.echo(f"left out, of no known series: {describe_faults(found[0].left_out)}")
 
 
 @app.command()
 def serve(model: Model = None, device: Where = Device.auto, verbose: Verbose = False) -> None:
     """Answer requests of another program: JSON lines on stdin, events on stdout (see rprloc/apps/serve.py)."""
+    import io
     import json
     import sys
     from contextlib import redirect_stdout
@@ -266,6 +277,8 @@ def serve(model: Model = None, device: Where = Device.auto, verbose: Verbose = F
         except InputError as error:
             refuse(" ".join(str(error).split()))
             raise
+        if isinstance(sys.stdin, io.TextIOWrapper):  # JSON is UTF-8, and a line that is not must not end the process
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         server.run(sys.stdin)
 
 
@@ -292,4 +305,5 @@ for command in (train, evaluate, calibrate):
 
 def main() -> None:
     """Run the command line."""
+    console.make_output_lossless()
     app()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import struct
 import sys
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rprloc.errors import InputError
-from rprloc.files import require_name
+from rprloc.files import readable, require_name
 
 if TYPE_CHECKING:
     from rprloc.detection import Detections
@@ -17,6 +21,50 @@ if TYPE_CHECKING:
     from rprloc.localization.support import SupportSet
 
 _log = logging.getLogger("rprloc")
+_MOST_LETTERS = 160  # of what a library or a file's name adds to a sentence
+
+FAILURES = (
+    InputError,
+    OSError,
+    MemoryError,
+    RuntimeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+"""What goes wrong because of one scan, or because of the computer while it is at this scan: the others are done.
+
+TypeError, AttributeError, NameError and AssertionError are not among them: they tell of a fault of the program, which
+the next scan would meet as well, and end it with a traceback. So does KeyboardInterrupt."""
+
+
+def describe_failure(error: BaseException, scan: Path | None = None) -> str:
+    """Why a scan has no result, in a line; an InputError names the scan itself."""
+    text = readable(" ".join(str(error).split()))
+    if isinstance(error, InputError):
+        return text
+    return f"{readable(str(scan))}: {_reason(error, text)}" if scan is not None else _reason(error, text)
+
+
+def _reason(error: BaseException, text: str) -> str:
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in text.lower()):
+        return "Not enough memory for this scan. Use a smaller scan, or a computer with more memory."
+    if isinstance(error, OSError) and error.strerror:
+        name = readable(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else ""
+        where = f" ({name if len(name) <= _MOST_LETTERS else f'{name[:_MOST_LETTERS]}...'})" if name else ""
+        return f"A file cannot be read or written: {error.strerror}{where}. Check the file, its folder and the disk."
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"The program stumbled over this scan ({what[:_MOST_LETTERS]}). Repeat with -v and report what it tells."
+
+
+def make_output_lossless() -> None:
+    """Let stdout and stderr write letters that their encoding lacks as codes, instead of stopping in mid-work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Messages(logging.Handler):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rprloc.apps.console import Messages
+from rprloc.apps.console import Messages, describe_failure
 from rprloc.errors import InputError
 
 log = logging.getLogger("rprloc")
@@ -22,11 +22,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except MemoryError as error:
-            log.error("Not enough memory for this scan. Use a smaller scan, or a computer with more memory.")
-            raise typer.Exit(2) from error
-        except (InputError, OSError) as error:
-            log.error("%s", " ".join(str(error).split()))
+        except (InputError, OSError, MemoryError) as error:
+            log.error("%s", describe_failure(error))
             log.info("It happened here:", exc_info=True)
             raise typer.Exit(2) from error
 

@@ -12,7 +12,8 @@ stdin, an event is one line of JSON on stdout::
 ``build`` takes ``scan_name`` and ``build`` and ``locate`` take ``series`` as the commands of the same names do;
 ``find`` lists the scans below a folder; without ``organs`` all are located. ``locate`` also writes the boxes as ROIs of
 Slicer to ``"rois": FILE.mrk.json``, and as a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the
-request names these files. Events carry the id of their request:
+request names these files. ``build``, ``merge`` and ``show`` give the set's identity, organs, scans and ``warnings``:
+reasons to doubt its examples. Events carry the id of their request:
 
     {"id": null, "event": "ready", "model_id": ..., "device": ...}             once, before the first request is read
     {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
@@ -25,8 +26,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +39,10 @@ import numpy as np
 
 from rprloc import Annotation, Grid, InputError, Localizer, SupportSet, read_scan, save_label_map, write_rois
 from rprloc.annotation import scan_pseudonym
-from rprloc.files import parse_json, require_name, require_writable
+from rprloc.apps.console import FAILURES, describe_failure
+from rprloc.files import atomic_path, is_folder, parse_json, require_name, require_writable, status_of
 from rprloc.io.dataset import scans_below
+from rprloc.io.label_map import require_label_map_name
 from rprloc.model.field import PositionField
 
 SCANS_IN_MEMORY = 8
@@ -45,6 +51,8 @@ SCANS_IN_MEMORY = 8
 Emit = Callable[[dict[str, Any]], None]
 
 _Request = Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +106,14 @@ class Server:
         self._id = None
         try:
             request = _parsed(line)
-            self._id = request.get("id")
+            self._id = _id_of(request)
             name = request.get("command")
-            if name not in self._commands:
+            if not isinstance(name, str) or name not in self._commands:
                 raise InputError(f"The command {name!r} is not known. Use one of {', '.join(self._commands)}.")
             self._event("result", result=self._commands[name](request))
-        except (InputError, OSError) as error:
-            self._event("error", message=" ".join(str(error).split()))
+        except FAILURES as error:
+            _log.info("A request failed here:", exc_info=True)
+            self._event("error", message=describe_failure(error))
 
     def _build(self, request: _Request) -> dict[str, Any]:
         points = request.get("points_ras_mm")
@@ -123,12 +132,13 @@ class Server:
         require_writable(out)
         scan = self._scan(request, pseudonym=scan_name is None)
         annotation = Annotation.from_points(marked)
-        built = self._localizer.learn_in(scan.field, scan.grid, annotation, scan_name or scan.pseudonym)
+        name = scan_name or scan.pseudonym
+        built = self._localizer.learn_in(scan.field, scan.grid, annotation, name, warnings=scan.warnings)
         return self._save(built, out)
 
     def _merge(self, request: _Request) -> dict[str, Any]:
         out, sets = _path(request, "out"), request.get("sets")
-        if not isinstance(sets, list) or not sets or not all(isinstance(path, str) for path in sets):
+        if not isinstance(sets, list) or not sets or not _are_texts(sets) or not all(map(_is_path, sets)):
             raise InputError('"sets" is missing. Add a list with the paths of the support sets.')
         require_writable(out)
         return self._save(SupportSet.merge(SupportSet.load(path) for path in sets), out)
@@ -142,19 +152,22 @@ class Server:
     def _locate(self, request: _Request) -> dict[str, Any]:
         support_set = SupportSet.load(_path(request, "set"))
         organs = request.get("organs")
-        if organs is not None and not (isinstance(organs, list) and organs):
+        if organs is not None and not (isinstance(organs, list) and organs and _are_texts(organs)):
             raise InputError('"organs" is not a list of names. Leave it out for all organs, or name some.')
         rois, label_map = (_path(request, name) if name in request else None for name in ("rois", "label_map"))
         for path in filter(None, (rois, label_map)):
             require_writable(path)
+        if label_map:
+            require_label_map_name(label_map)
         self._localizer.check(support_set, organs)
         scan = self._scan(request)
         self._progress(0.9, "Locating")
         detections = self._localizer.locate_in(scan.field, scan.name, support_set, organs, warnings=scan.warnings)
-        if rois:
-            write_rois(rois, detections)
-        if label_map:
-            save_label_map(label_map, detections, scan.grid)
+        with ExitStack() as complete:  # both files or none
+            if label_map:
+                save_label_map(complete.enter_context(atomic_path(label_map)), detections, scan.grid)
+            if rois:
+                write_rois(rois, detections)
         result: dict[str, Any] = json.loads(detections.to_json())
         return result
 
@@ -165,6 +178,8 @@ class Server:
     def _scan(self, request: _Request, *, pseudonym: bool = False) -> _Scan:
         """The request's scan, from memory if its files are those of the last time; its pseudonym only if asked for."""
         path, series = _path(request, "image"), request.get("series")
+        if series is not None and not isinstance(series, str):
+            raise InputError('"series" is not a text. Give the UID of a DICOM series, or leave it out.')
         key = (path.resolve(), series, _state_of(path))
         known = self._scans.get(key)
         if known is None or (pseudonym and not known.pseudonym):
@@ -214,9 +229,29 @@ def _parsed(line: str) -> dict[str, Any]:
 
 def _path(request: _Request, name: str) -> Path:
     value = request.get(name)
-    if not isinstance(value, str) or not value:
-        raise InputError(f'"{name}" is missing. Add it to the request, as a path.')
+    if not isinstance(value, str) or not value or not _is_path(value):
+        raise InputError(f'"{name}" is missing or no path. Add it to the request, as a path.')
     return Path(value)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a file could be called so: not with half of a letter that JSON may hold, nor with a zero."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _id_of(request: _Request) -> object:
+    """The request's id, which goes back with every event."""
+    value = request.get("id")
+    if isinstance(value, (str, int, type(None))) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise InputError("The id of a request is neither a text nor a number. Give one of these.")
+
+
+def _are_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _describe(support_set: SupportSet) -> dict[str, Any]:
@@ -225,11 +260,20 @@ def _describe(support_set: SupportSet) -> dict[str, Any]:
         "model_id": support_set.model_id,
         "organs": support_set.organs,
         "scans": [support.scan for support in support_set.supports],
+        "warnings": list(support_set.warnings),
     }
 
 
 def _state_of(path: Path) -> tuple[object, ...]:
-    """What changes when the file, or a file of the folder, is written anew; () if there is nothing."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
-    states = [(file.name, file.stat()) for file in files]
-    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
+    """What changes when the file, or one of the files that belong to it, is written anew; () if there is nothing.
+
+    Those of a folder lie at any depth. Beside a header may lie the file with its voxels.
+    """
+    if is_folder(path):
+        files = sorted(Path(root, name) for root, _, names in os.walk(path) for name in names)
+    elif path.suffix.lower() in (".mhd", ".nhdr") and is_folder(path.parent):
+        files = sorted(path.parent.iterdir())
+    else:
+        files = [path]
+    states = ((file, status_of(file)) for file in files)
+    return tuple((str(file), state.st_mtime_ns, state.st_size) for file, state in states if state is not None)

@@ -10,7 +10,6 @@ from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
 from rprloc.annotation import Annotation
 from rprloc.errors import InputError
@@ -20,6 +19,7 @@ from rprloc.io.dataset import Case
 from rprloc.io.plausibility import image_warnings
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
+from rprloc.localization.specks import has_pieces_beyond_the_largest
 from rprloc.model.field import PositionField
 from rprloc.volume import Volume
 
@@ -82,7 +82,7 @@ def make_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: boo
     whole = {
         organ: np.count_nonzero(mask.voxels)
         for organ, mask in annotation.masks.items()
-        if not has_specks(mask.voxels)  # how much of these is shown cannot be told
+        if not has_pieces_beyond_the_largest(mask.voxels)  # how much of these is shown cannot be told
     }
     field = localizer.compute_position_field(volume)
     views = [View(Kind.WHOLE, field, tuple(image_warnings(volume)), dict.fromkeys(whole, 1.0))]
@@ -100,15 +100,6 @@ def make_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: boo
         views.append(View(kind, field, tuple(image_warnings(part)), shares))
     truth = {organ: Box.from_extreme_points(points_ras) for organ, points_ras in annotation.points_ras.items()}
     return CaseViews(case, truth, tuple(views))
-
-
-def has_specks(mask: NDArray[np.bool_]) -> bool:
-    """Whether pieces of a mask (I, J, K) lie beyond the box of its largest one, so that its box is not the organ's."""
-    pieces, _ = label(mask, np.ones((3, 3, 3)))
-    boxes = find_objects(pieces)
-    largest = boxes[int(np.argmax(np.bincount(pieces.ravel())[1:]))]
-    reach = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)]
-    return any(abs(a - one.start) > 1 or abs(b - one.stop) > 1 for (a, b), one in zip(reach, largest, strict=True))
 
 
 def cut(volume: Volume, labels: NDArray[np.integer], count: int) -> Iterator[tuple[Kind, Volume, NDArray[np.integer]]]:

@@ -128,7 +128,8 @@ def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
     if np.issubdtype(labels.dtype, np.integer):
         return cast(NDArray[np.integer], labels)
     whole = np.rint(labels)
-    if not np.array_equal(whole, labels):
+    limits = np.iinfo(np.int32)
+    if not np.array_equal(whole, labels) or whole.min() < limits.min or whole.max() > limits.max:
         raise InputError(
             f"The label map {path} holds fractions or NaN, but every voxel needs an integer. "
             "Export it as a label map, resampled with nearest neighbours."

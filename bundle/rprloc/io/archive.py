@@ -22,6 +22,8 @@ class Unpacked:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rprloc-"))
         self.files: list[Path] = []
+        self.names: dict[Path, Path] = {}
+        """What each file is called in the archive; nothing is opened by these names."""
         self.remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
@@ -37,7 +39,9 @@ def unpack(path: Path) -> Unpacked:
             members = [member for member in archive.infolist() if not member.is_dir()]
             _require_reasonable(path, members)
             for number, member in enumerate(members):
-                result.files.append(_unpack(archive, member, result.folder / f"{number:05d}_{_safe(member.filename)}"))
+                file = _unpack(archive, member, result.folder / f"{number:05d}_{_safe(member.filename)}")
+                result.files.append(file)
+                result.names[file] = Path(member.filename.replace("\\", "/"))
             return result
     except InputError:
         result.remove()

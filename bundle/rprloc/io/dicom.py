@@ -1,4 +1,4 @@
-"""Reading CT series from DICOM: folders, zip files and multi-frame files, and what results written as DICOM refer to.
+"""DICOM series in folders, zip files and multi-frame files: which there are, and which of them is meant.
 
 pydicom reads, and SimpleITK (GDCM) decompresses. Where each image lies, whether the stack is complete, and which series
 is meant is decided here: these libraries pass over gaps, tilts and mixed series.
@@ -6,104 +6,25 @@ is meant is decided here: these libraries pass over gaps, tilts and mixed series
 
 from __future__ import annotations
 
-import os
-import struct
 import warnings
-import zlib
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from rprloc.errors import InputError
-from rprloc.geometry import Grid
 from rprloc.io.archive import unpack
+from rprloc.io.dicom_files import Fault, begins_as_dicom, files_below, only_dicom, read_start, with_neighbours
+from rprloc.io.dicom_headers import ImageFile, read_image_header
+from rprloc.io.dicom_slice import Slice
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 MIN_SLICES = 16
-CT_STORAGE = (
-    "1.2.840.10008.5.1.4.1.1.2",
-    "1.2.840.10008.5.1.4.1.1.2.1",
-    "1.2.840.10008.5.1.4.1.1.2.2",
-)  # CT, enhanced CT, legacy converted enhanced CT
-
-_TAGS = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "SeriesInstanceUID",
-    "SeriesDescription",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "PixelRepresentation",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-)
-
-UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-BROKEN = (
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom, GDCM and numpy raise for damaged data."""
-
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """One image plane, a file or a frame of a file; lengths in mm, LPS; None where the header says nothing.
-
-    ``axes_lps`` (6,) points along a row and along a column; ``spacing_mm`` (2,) is from row to row, then from column to
-    column; ``shape`` is (columns, rows); ``frame`` counts from 0 and is None in a file with a single image.
-    """
-
-    path: Path
-    frame: int | None
-    sop_class: str
-    sop_uid: str
-    shape: tuple[int, int]
-    stored_as: tuple[float, float, float]
-    """PixelRepresentation, rescale slope, rescale intercept."""
-    position_lps: NDArray[np.float64] | None
-    axes_lps: NDArray[np.float64] | None
-    spacing_mm: NDArray[np.float64] | None
-
-    @property
-    def name(self) -> str:
-        return self.path.name if self.frame is None else f"frame {self.frame + 1} of {self.path.name}"
-
-    @property
-    def grid(self) -> Grid:
-        """The grid (columns, rows, 1) of this plane alone. Raises ValueError if the header does not say where it is."""
-        if self.position_lps is None or self.axes_lps is None or self.spacing_mm is None:
-            raise ValueError(f"{self.name} does not say where it lies")
-        normal_lps = np.cross(self.axes_lps[:3], self.axes_lps[3:])
-        directions_lps = np.stack([self.axes_lps[:3], self.axes_lps[3:], normal_lps], axis=1)
-        return Grid.from_lps(
-            (*self.shape, 1), self.position_lps, directions_lps, [self.spacing_mm[1], self.spacing_mm[0], 1.0]
-        )
+_ABOUT_LETTERS, _LISTED_LETTERS = 20, 180  # of a message that names series; two are always named
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +37,21 @@ class DicomSeries:
     slices: tuple[Slice, ...]
     kept: object = field(default=None, repr=False)
     """Whatever must live as long as the files are needed: the folder into which an archive was unpacked."""
+    faults: tuple[Fault, ...] = ()
+    """What is wrong with files of this series; they stand in the way only of who reads it."""
+    left_out: tuple[Fault, ...] = ()
+    """Files found with it that cannot be read so far that anybody could tell their series."""
+
+    @property
+    def count(self) -> int:
+        """The number of its slices, those included that cannot be read."""
+        return len(self.slices) + sum(fault.slices for fault in self.faults)
 
     @property
     def summary(self) -> str:
-        return f"{self.uid} ({self.description or 'no description'}, {len(self.slices)} slices)"
+        about = self.description[:_ABOUT_LETTERS]
+        about += "..." if about != self.description else ""
+        return f"{self.uid} ({about or 'no description'}, {self.count} slices)"
 
     @cached_property
     def headers(self) -> list[Dataset]:
@@ -129,40 +61,82 @@ class DicomSeries:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             paths = dict.fromkeys(plane.path for plane in self.slices)
-            return [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+            return [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file begins as DICOM files do."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    """Whether there is a file that begins as DICOM files do."""
+    try:
+        return begins_as_dicom(read_start(path))
+    except OSError:
+        return False
 
 
 def find_series(path: Path) -> list[DicomSeries]:
     """All image series in a DICOM file, a zip file, or a folder and what lies below it, by their UIDs.
 
-    DICOM objects without an image (structure sets, reports, directories) and other files are passed over. Raises
-    InputError for damaged files and for an archive that cannot be unpacked.
+    DICOM objects without an image (structure sets, reports, directories) and other files are passed over. A file that
+    cannot be read is a fault of its series. Raises InputError for an archive that cannot be unpacked, and where there
+    is nothing but files that cannot be read.
     """
-    kept = None
+    kept, faults, names = None, list[Fault](), dict[Path, Path]()
     if path.is_file() and not is_dicom(path):
         kept = unpack(path)
-        files = kept.files
+        files, names = kept.files, kept.names
     elif path.is_file():
         files = [path]
     else:
-        files = [Path(root, name) for root, folders, names in os.walk(path) for name in _in_order(folders, names)]
-    slices_of: dict[str, list[Slice]] = defaultdict(list)
-    about: dict[str, tuple[str, str]] = {}
-    for file in files:
-        if not file.is_file() or not is_dicom(file):
-            continue
-        header = _header(file)
-        if header is not None:
-            uid = str(header.get("SeriesInstanceUID", ""))
-            slices_of[uid] += _slices(file, header)
-            about.setdefault(uid, (str(header.get("SeriesDescription", "")), str(header.get("Modality", ""))))
-    return [DicomSeries(uid, *about[uid], tuple(slices), kept) for uid, slices in sorted(slices_of.items())]
+        files, faults = files_below(path)
+    files, not_dicom = only_dicom(files, names)
+    images = {file: image for file in files if (image := read_image_header(file)) is not None}
+    if any(image.uid for image in images.values()):
+        images = {file: image if image.uid else _of_no_series(file, image) for file, image in images.items()}
+    unknown = [image.fault for image in images.values() if image.uid is None and image.fault is not None]
+    series_of = {file: image.uid for file, image in images.items() if image.uid is not None}
+    left_out = with_neighbours([*faults, *not_dicom, *unknown], series_of, names)
+    left_out = [fault.inside(path, names) for fault in left_out]
+    images = {
+        file: replace(image, fault=image.fault and image.fault.inside(path, names)) for file, image in images.items()
+    }
+    if left_out and not series_of:
+        if len(left_out) == 1:
+            raise left_out[0].error()
+        raise InputError(
+            f"{path} holds no DICOM images that can be read: {describe_faults(left_out)}. "
+            "Copy or export the series again."
+        )
+    return _as_series(images.values(), kept, left_out)
+
+
+def _of_no_series(path: Path, image: ImageFile) -> ImageFile:
+    """A file without a series among others that have one: it may be a slice of any of them."""
+    return ImageFile(None, fault=image.fault or Fault(path, "does not say to which series it belongs"))
+
+
+def _as_series(images: Iterable[ImageFile], kept: object, left_out: Sequence[Fault]) -> list[DicomSeries]:
+    images_of: dict[str, list[ImageFile]] = defaultdict(list)
+    for image in images:
+        if image.uid is not None:
+            images_of[image.uid].append(image)
+    return [
+        DicomSeries(
+            uid,
+            next((image.description for image in members if image.description), ""),
+            next((image.modality for image in members if image.modality), ""),
+            tuple(plane for image in members for plane in image.slices),
+            kept,
+            tuple(image.fault for image in members if image.fault is not None),
+            tuple(left_out),
+        )
+        for uid, members in sorted(images_of.items())
+    ]
+
+
+def describe_faults(faults: Sequence[Fault]) -> str:
+    """How many files cannot be read, and why the first of them cannot."""
+    count = "1 file" if len(faults) == 1 else f"{len(faults)} files"
+    example = "" if len(faults) == 1 else "for example "
+    return f"{count} ({example}{faults[0].path.name} {faults[0].what})"
 
 
 def choose_series(all_series: Sequence[DicomSeries], path: Path, uid: str | None) -> DicomSeries:
@@ -173,7 +147,7 @@ def choose_series(all_series: Sequence[DicomSeries], path: Path, uid: str | None
     if not all_series:
         inside = "no DICOM images" if path.is_file() or any(path.iterdir()) else "nothing"
         raise InputError(f"{path} holds {inside}. Give the folder or zip file with the slices of a CT series.")
-    scans = [series for series in all_series if series.modality in ("CT", "") and len(series.slices) >= MIN_SLICES]
+    scans = [series for series in all_series if series.modality in ("CT", "") and series.count >= MIN_SLICES]
     if uid is not None:
         meant = [series for series in all_series if series.uid == uid]
     else:
@@ -182,102 +156,18 @@ def choose_series(all_series: Sequence[DicomSeries], path: Path, uid: str | None
         return meant[0]
     what = f"no series {uid}" if uid is not None else f"{len(all_series)} DICOM series"
     raise InputError(
-        f"{path} holds {what}. It has {', '.join(series.summary for series in all_series)}. "
-        "Select one CT scan by its UID with series_uid, on the command line with --series."
+        f"{path} holds {what}. It has {_list(all_series, scans)}. "
+        "Select one with series_uid, on the command line with --series."
     )
 
 
-def _in_order(folders: list[str], names: list[str]) -> list[str]:
-    folders.sort()
-    return sorted(names)
-
-
-def _header(path: Path) -> Dataset | None:
-    """The header of a DICOM image file; None for DICOM without an image."""
-    import pydicom
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's, on values that break the standard without harm
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-            if header.get("Rows") is None and header.file_meta.get("MediaStorageSOPClassUID") in CT_STORAGE:
-                raise EOFError("a CT image without its size")
-            for element in header:  # so that values that cannot be read are noticed here
-                _ = element.value
-    except (*BROKEN, pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException) as error:
-        raise damaged_error(path, error) from error
-    return header if header.get("Rows") is not None else None
-
-
-def damaged_error(path: Path, error: object) -> InputError:
-    reason = " ".join(str(error).split())[:200].rstrip(".")
-    return InputError(f"{path} is damaged or cut off ({reason}). Export the series again.")
-
-
-def _slices(path: Path, header: Dataset) -> list[Slice]:
-    """The planes of one file."""
-    try:
-        components = int(header.get("SamplesPerPixel") or 1)
-        frames, rows, columns = int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)
-        if components != 1:
-            raise InputError(
-                f"{path} has {components} values at each voxel (colour), but CT has one. Give the scan itself, not a "
-                "picture of it."
-            )
-        if header.file_meta.get("TransferSyntaxUID") in UNCOMPRESSED:
-            expected = frames * rows * columns * int(header.get("BitsAllocated") or 0) // 8
-            if path.stat().st_size < expected:
-                raise EOFError(f"it is shorter than its {frames} images of {columns} x {rows} pixels")
-        groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
-        shared = next(iter(header.get("SharedFunctionalGroupsSequence") or []), None)
-        if groups and len(groups) != frames:
-            raise EOFError(f"it describes {len(groups)} images and holds {frames}")
-        one_plane = header if frames == 1 else None  # many frames cannot all lie where the file says that it lies
-        return [
-            Slice(
-                path,
-                number if frames > 1 or groups else None,
-                str(header.get("SOPClassUID", "")),
-                str(header.get("SOPInstanceUID", "")),
-                (columns, rows),
-                (float(header.get("PixelRepresentation") or 0), *_rescale(header, shared, own)),
-                _numbers(one_plane, shared, own, "PlanePositionSequence", "ImagePositionPatient", 3),
-                _numbers(header, shared, own, "PlaneOrientationSequence", "ImageOrientationPatient", 6),
-                _numbers(header, shared, own, "PixelMeasuresSequence", "PixelSpacing", 2),
-            )
-            for number, own in enumerate(groups or [None] * frames)
-        ]
-    except InputError:
-        raise
-    except BROKEN as error:
-        raise damaged_error(path, error) from error
-
-
-def _value(header: Dataset | None, shared: Dataset | None, own: Dataset | None, group: str, name: str) -> Any:
-    """A header's value: of the frame, else of all frames, else (in a file with a single image) of the file."""
-    for place in (own, shared):
-        sequence = place.get(group) if place is not None else None
-        if sequence and sequence[0].get(name) is not None:
-            return sequence[0].get(name)
-    return header.get(name) if header is not None else None
-
-
-def _numbers(
-    header: Dataset | None, shared: Dataset | None, own: Dataset | None, group: str, name: str, count: int
-) -> NDArray[np.float64] | None:
-    value = _value(header, shared, own, group, name)
-    if value is None or isinstance(value, str) or not hasattr(value, "__len__") or len(value) != count:
-        return None
-    numbers = np.array([float(part) for part in value])
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{name} is {list(value)}")
-    return numbers
-
-
-def _rescale(header: Dataset, shared: Dataset | None, own: Dataset | None) -> tuple[float, float]:
-    names = ("RescaleSlope", "RescaleIntercept")
-    slope, intercept = (_value(header, shared, own, "PixelValueTransformationSequence", name) for name in names)
-    rescale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
-    if not np.isfinite(rescale).all() or rescale[0] == 0.0:
-        raise ValueError(f"its rescale slope and intercept are {rescale}")
-    return rescale
+def _list(all_series: Sequence[DicomSeries], scans: Sequence[DicomSeries]) -> str:
+    """The first of the series, those that can be CT scans before others, and how many more there are."""
+    first = [*scans, *(series for series in all_series if series not in scans)]
+    named = [series.summary for series in first[:2]]
+    for series in first[2:]:
+        if len(", ".join([*named, series.summary])) > _LISTED_LETTERS:
+            more = len(first) - len(named)
+            return f"{', '.join(named)} and {more} more (see 'rprloc series')"
+        named.append(series.summary)
+    return ", ".join(named)

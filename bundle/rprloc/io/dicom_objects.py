@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Points, lps_from_ras
-from rprloc.io.dicom import DicomSeries, Slice
+from rprloc.io.dicom import DicomSeries
+from rprloc.io.dicom_slice import Slice
 from rprloc.version import __version__
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 MAKER, PRODUCT = "RPR-Loc", "RPR-Loc organ localization"
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_DATES_AND_TIMES = {"PatientBirthDate": ("%Y%m%d",), "StudyDate": ("%Y%m%d",), "StudyTime": ("%H%M%S", "%H%M", "%H")}
 OF_THE_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 OF_THE_STUDY = ("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")
 
@@ -68,6 +71,13 @@ def pixels_in_boxes(plane: Slice, boxes: Sequence[Box]) -> NDArray[np.bool_]:
 
 def complete_headers(series: DicomSeries) -> list[Dataset]:
     """The series' headers, as text in UTF-8, with empty values for what DICOM wants to be there; one for each file."""
+    uids = {plane.path: plane.sop_uid for plane in series.slices if plane.sop_uid}
+    twice = len(uids) - len(set(uids.values()))
+    if twice:
+        raise InputError(
+            f"{twice} of the {len(uids)} images of the series {series.uid} have a SOPInstanceUID that another one has, "
+            "so DICOM results cannot refer to them. Export the series again with a UID of its own for each image."
+        )
     headers = []
     away_mm = np.array([plane.position_lps for plane in series.slices[:2]], float)
     one_plane_mm = round(float(np.linalg.norm(np.diff(away_mm, axis=0))), 4) if series.slices[0].frame is None else 0
@@ -80,12 +90,29 @@ def complete_headers(series: DicomSeries) -> list[Dataset]:
             )
         header.decode()
         for name in (*OF_THE_PATIENT, *OF_THE_STUDY):
-            setattr(header, name, str(header.get(name) or ""))
+            text = str(header.get(name) or "")
+            setattr(header, name, text if _is_valid(name, text) else "")
         header.SpecificCharacterSet = "ISO_IR 192"
         if one_plane_mm and header.get("SliceThickness") is None:
             header.SliceThickness = one_plane_mm
         headers.append(header)
     return headers
+
+
+def _is_valid(name: str, text: str) -> bool:
+    """Whether a date or time is a whole one; of a part of one, or of another form, DICOM results say nothing."""
+    forms = _DATES_AND_TIMES.get(name)
+    if forms is None:
+        return True
+    whole, _, fraction = text.partition(".") if name.endswith("Time") else (text, "", "")
+    for form in forms:
+        try:
+            datetime.datetime.strptime(whole, form)
+        except ValueError:
+            continue
+        exact = len(whole) == len(datetime.datetime(2000, 1, 1).strftime(form))
+        return exact and (not fraction or fraction.isdigit())
+    return False
 
 
 @contextmanager

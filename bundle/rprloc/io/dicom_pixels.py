@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from rprloc.io.dicom import BROKEN, CT_STORAGE, UNCOMPRESSED, Slice, damaged_error
+from rprloc.io.dicom_files import damage
+from rprloc.io.dicom_headers import BROKEN, CT_STORAGE, DEFLATED, UNCOMPRESSED, transfer_syntax
+from rprloc.io.dicom_slice import Slice
 from rprloc.io.itk import ITK_FILES
 
 if TYPE_CHECKING:
@@ -31,55 +36,98 @@ _PIXEL_TAGS = (
     "PixelData",
 )
 
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _CAPTURED_FRAMES = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grayscale word secondary capture
 
 
-def read_pixels(ordered: Sequence[Slice]) -> NDArray[np.generic]:
+def read_pixels(ordered: Sequence[Slice], padding: float) -> NDArray[np.generic]:
     """The rescaled pixels (I, J, K) of the planes: int16 where they fit, else int32; float32 for fractions.
 
-    Slice by slice in memory, as images of ITK are, so that none of them is copied once more.
+    ``padding`` takes the place of what the header calls padding: no measurement, and often brighter than bone. Slice by
+    slice in memory, as images of ITK are, so that none of them is copied once more.
     """
     whole = all(number.is_integer() for image in ordered for number in image.stored_as)
     columns, rows = ordered[0].shape
     values: NDArray[Any] = np.empty((len(ordered), rows, columns), np.int16 if whole else np.float32)
-    stored: dict[Path, NDArray[Any]] = {}
+    stored: dict[Path, _Pixels] = {}
     for k, image in enumerate(ordered):
         if image.path not in stored:
             if image.frame is None:
                 stored.clear()  # each such file is needed once
             stored[image.path] = _stored_pixels(image.path)
         _, slope, intercept = image.stored_as
-        plane = stored[image.path][image.frame or 0]
+        pixels, frame = stored[image.path], image.frame or 0
+        plane = pixels.values(frame)
+        unmeasured = None if image.padding is None else pixels.between(frame, *image.padding)
         if whole:
             plane = plane.astype(np.int32) * int(slope) + int(intercept)
-            if values.dtype == np.int16 and (plane.min() < -(1 << 15) or plane.max() >= 1 << 15):
-                values = values.astype(np.int32)
-            values[k] = plane
         else:
-            values[k] = plane * np.float32(slope) + np.float32(intercept)
+            plane = plane * np.float32(slope) + np.float32(intercept)
+        if unmeasured is not None:
+            plane[unmeasured] = padding
+        if values.dtype == np.int16 and (plane.min() < -(1 << 15) or plane.max() >= 1 << 15):
+            values = values.astype(np.int32)
+        values[k] = plane
     return values.transpose(2, 1, 0)
 
 
-def _stored_pixels(path: Path) -> NDArray[np.generic]:
-    """The pixels (frames, rows, columns) as they are stored. Raises InputError if they cannot be decoded."""
+@dataclass(frozen=True, eq=False)
+class _Pixels:
+    """The pixels (frames, rows, columns) as they lie in the file, of which the lowest ``bits`` count."""
+
+    allocated: NDArray[Any]
+    bits: int
+
+    @property
+    def _unused(self) -> int:
+        return 8 * self.allocated.dtype.itemsize - self.bits
+
+    def values(self, frame: int) -> NDArray[Any]:
+        """One image without what lies above the bits that count; that may be anything."""
+        plane: NDArray[Any] = self.allocated[frame]
+        return plane if self._unused == 0 else np.right_shift(np.left_shift(plane, self._unused), self._unused)
+
+    def between(self, frame: int, one: int, other: int) -> NDArray[np.bool_]:
+        """Which pixels of an image have these stored values or lie between them.
+
+        The header may give them without a sign where the pixels have one. What does not fit into the bits that count
+        is meant for all bits of a pixel.
+        """
+        fits = all(-(1 << self.bits - 1) <= value < 1 << self.bits for value in (one, other))
+        plane, bits = (self.values(frame), self.bits) if fits else (self.allocated[frame], self.bits + self._unused)
+        signed = np.issubdtype(plane.dtype, np.signedinteger)
+        low, high = sorted(_in_bits(value, bits, signed) for value in (one, other))
+        return (plane == low) if low == high else (plane >= low) & (plane <= high)
+
+
+def _in_bits(value: int, bits: int, signed: bool) -> int:
+    """The number that a pixel of so many bits holds for a value."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if signed and value >> (bits - 1) else value
+
+
+def _stored_pixels(path: Path) -> _Pixels:
+    """Raises InputError if the pixels cannot be decoded."""
     import pydicom
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = pydicom.dcmread(path)
-            plain = data.file_meta.get("TransferSyntaxUID") in (*UNCOMPRESSED, _DEFLATED)
+            data = pydicom.dcmread(path, force=True)
+            plain = transfer_syntax(data) in (*UNCOMPRESSED, DEFLATED)
+            if not data.file_meta.get("TransferSyntaxUID"):
+                data.file_meta.TransferSyntaxUID = pydicom.uid.UID(transfer_syntax(data))
+            bits = int(data.BitsStored)
+            if plain:
+                data.BitsStored = data.BitsAllocated  # else pydicom clears the other bits, which padding may need
             frames = data.pixel_array if plain else _decompressed(data)
         frames = frames.reshape(-1, int(data.Rows), int(data.Columns))
-        unused: int = 8 * frames.dtype.itemsize - int(data.BitsStored)  # above the others; they may hold anything
-        if not 0 <= unused < 8 * frames.dtype.itemsize:
-            raise ValueError(f"{data.BitsStored} bits are stored")
+        if not 0 < bits <= 8 * frames.dtype.itemsize:
+            raise ValueError(f"{bits} bits are stored")
         if frames.shape[0] != int(data.get("NumberOfFrames") or 1):
             raise ValueError(f"{frames.shape[0]} images")
-        return frames if unused == 0 else np.right_shift(np.left_shift(frames, unused), unused)
+        return _Pixels(frames, bits)
     except (*BROKEN, pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException) as error:
-        raise damaged_error(path, error) from error
+        raise damage(path, error).error() from error
 
 
 def _decompressed(data: Dataset) -> NDArray[np.generic]:
@@ -105,5 +153,26 @@ def _decompressed(data: Dataset) -> NDArray[np.generic]:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        with ITK_FILES:
+        with ITK_FILES, _silent_where_it_fails():
             return sitk.GetArrayFromImage(reader.Execute())
+
+
+@contextmanager
+def _silent_where_it_fails() -> Iterator[None]:
+    """Keep from the user's terminal what decoders print past Python before they fail; the failure is told anyway."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # a program without a terminal
+        terminal = -1
+    if terminal < 0:
+        yield
+        return
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+        printed.seek(0)
+        os.write(2, printed.read())

@@ -10,7 +10,7 @@ from rprloc.detection import Detections
 from rprloc.files import atomic_path
 from rprloc.geometry import Points
 from rprloc.io.colours import organ_colour
-from rprloc.io.dicom import DicomSeries, Slice
+from rprloc.io.dicom import DicomSeries
 from rprloc.io.dicom_objects import (
     MAKER,
     OF_THE_PATIENT,
@@ -21,6 +21,7 @@ from rprloc.io.dicom_objects import (
     dicom_text,
     slice_contours,
 )
+from rprloc.io.dicom_slice import Slice
 from rprloc.version import __version__
 
 if TYPE_CHECKING:

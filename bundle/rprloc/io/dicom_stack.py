@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.intensity import AIR_HU
-from rprloc.io.dicom import MIN_SLICES, DicomSeries, Slice
+from rprloc.io.dicom import MIN_SLICES, DicomSeries
+from rprloc.io.dicom_complete import one_scan_of, require_one_acquisition
 from rprloc.io.dicom_pixels import read_pixels
+from rprloc.io.dicom_slice import Slice
 
 _MAX_SIDEWAYS_MM, _MIN_TILT_SINE, _MAX_TILT_DEGREES = 0.5, 0.005, 40.0
 _GAP = 1.5  # a step so many times as long as both of its neighbours is a missing slice, not another spacing
@@ -25,10 +28,12 @@ def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], G
     those of uneven spacing are interpolated to even ones; a note says so. Raises InputError, naming ``path``, unless
     the planes are parallel, of one size, and without gaps or doubles.
     """
-    ordered, along_mm = _stack(series.slices, path)
-    series = DicomSeries(series.uid, series.description, series.modality, tuple(ordered), series.kept)
-    array = read_pixels(ordered)
-    notes = [f"The series says that it is {series.modality}, not CT."] * (series.modality not in ("CT", ""))
+    slices, notes = one_scan_of(series, path)
+    ordered, along_mm = _stack(slices, path)
+    series = replace(series, slices=tuple(ordered))
+    is_ct = series.modality in ("CT", "")
+    array = read_pixels(ordered, AIR_HU if is_ct else 0.0)
+    notes += [] if is_ct else [f"The series says that it is {series.modality}, not CT."]
     array, origin_lps, span_lps, note = _without_tilt(array, ordered, along_mm)
     notes += note
     array, note = _evenly_spaced(array, along_mm)
@@ -39,6 +44,16 @@ def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], G
     spacing_mm = np.array([*spacing_mm[:2], span_mm / (array.shape[2] - 1)])
     grid = Grid.from_lps(array.shape, origin_lps, directions_lps, spacing_mm)
     return array, grid, series, tuple(notes)
+
+
+def reason_not_to_read(series: DicomSeries, path: Path) -> str | None:
+    """Why :func:`read_series` would refuse the series, as far as its headers tell; None if it can be read."""
+    try:
+        slices, _ = one_scan_of(series, path)
+        _stack(slices, path)
+    except InputError as error:
+        return str(error)
+    return f"It has fewer than {MIN_SLICES} slices." if len(slices) < MIN_SLICES else None
 
 
 def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np.float64]]:
@@ -87,6 +102,7 @@ def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np
     along_mm = places_lps @ normal_lps
     order = np.argsort(along_mm, kind="stable")
     ordered, along_mm = [slices[n] for n in order], along_mm[order] - along_mm[order[0]]
+    require_one_acquisition(ordered, along_mm, path)
     _require_no_gaps(ordered, np.diff(along_mm), path)
     off_mm = places_lps[order] - places_lps[order[0]]
     off_mm = off_mm - off_mm[-1] * (along_mm / along_mm[-1])[:, None]

@@ -5,18 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rprloc.errors import InputError
+from rprloc.files import is_folder, readable
 from rprloc.io.dicom import is_dicom
 
-IMAGE_IOS = {
-    ".nii.gz": "NiftiImageIO",
-    ".nii": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".nhdr": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-}
-
-IMAGE_EXTENSIONS = (*IMAGE_IOS, ".zip")
+NIFTI, NRRD, METAIMAGE = (".nii.gz", ".nii"), (".nrrd", ".nhdr"), (".mha", ".mhd")
+IMAGE_EXTENSIONS = (*NIFTI, *NRRD, *METAIMAGE, ".zip")
 READABLE_FORMATS = (
     "RPR-Loc reads 3D images as .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, and DICOM series as a folder, a .zip or a "
     "multi-frame file."
@@ -29,12 +22,15 @@ def holds_series(path: Path) -> bool:
 
 
 def scan_name(path: str | Path) -> str:
-    """What the scan at ``path`` is called: its file's name without the extension, or its folder's name."""
+    """What the scan at ``path`` is called: its file's name without the extension, or its folder's name.
+
+    Readable also where the file's name is not UTF-8.
+    """
     path = Path(path)
-    if path.is_dir():
-        return path.resolve().name
+    if is_folder(path):
+        return readable(path.resolve().name)
     end = next((end for end in (*IMAGE_EXTENSIONS, ".dcm") if path.name.lower().endswith(end)), "")
-    return path.name[: len(path.name) - len(end)]
+    return readable(path.name[: len(path.name) - len(end)])
 
 
 def require_content(path: Path) -> None:
@@ -46,4 +42,4 @@ def require_content(path: Path) -> None:
 
 def image_extension(path: Path) -> str:
     """The extension, lower case, if it is one that can be read, else an empty text."""
-    return next((end for end in IMAGE_IOS if path.name.lower().endswith(end)), "")
+    return next((end for end in (*NIFTI, *NRRD, *METAIMAGE) if path.name.lower().endswith(end)), "")

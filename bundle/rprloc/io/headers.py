@@ -1,103 +1,129 @@
-"""NRRD and MetaImage headers: what SimpleITK would pass over in silence."""
+"""What the readers of NIfTI, NRRD and MetaImage headers have in common: sizes, units, places, data files."""
 
 from __future__ import annotations
 
 import re
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rprloc.errors import InputError
-from rprloc.io.formats import READABLE_FORMATS
+from rprloc.geometry import Grid
+from rprloc.io.plausibility import refuse_sheared
 
-_META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
-_HEADER_BYTES = 1 << 16
+_ROUNDING_COSINE = 1e-6  # what 32-bit numbers leave of a right angle
+MM_IN = {
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometre"), 1e-3),
+}
+"""How many millimetres a unit of length has, by its name in lower case."""
 
 
-def check_nrrd(path: Path) -> None:
-    """Raises InputError for what is not NRRD, has its data elsewhere than beside it, or has no orientation."""
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES)
-    if not head.startswith(b"NRRD000"):
+def require_3d(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
+    """The shape of a volume; further axes of length 1 are left out."""
+    shape = list(sizes)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if any(n < 1 for n in shape) or not shape:
+        raise InputError(f"The header of {path} has a size of {' x '.join(map(str, shape))} voxels. Export it again.")
+    if len(shape) != 3:
         raise InputError(
-            f"{path} is not a NRRD file, whatever its name says. {READABLE_FORMATS} Give the scan as it was exported."
+            f"{path} is a {len(shape)}D image of {' x '.join(map(str, shape))}, not a 3D scan. "
+            + ("Give the whole volume, not one slice." if len(shape) < 3 else "Extract one of its volumes first.")
         )
-    lines = re.split(r"\r?\n\r?\n", head.decode("latin-1"), maxsplit=1)[0].splitlines()
-    fields = dict(re.findall(r"^([^:#]+): *(.*)$", line)[0] for line in lines if re.match(r"^[^:#]+:(?!=)", line))
-    fields = {key.strip().lower(): value.strip() for key, value in fields.items()}
-    for key in ("data file", "datafile"):
-        if key in fields:
-            _data_file(path, fields[key])
-    if "space directions" not in fields:
+    i, j, k = shape
+    return i, j, k
+
+
+def require_scalar(path: Path, components: int) -> None:
+    if components != 1:
         raise InputError(
-            f"The NRRD header of {path} does not say how the patient lies (it has no space directions). "
-            "Left and right would be a guess. Export the scan with its orientation."
+            f"{path} has {components} values at each voxel (colour or a vector field), but CT has one. Give the "
+            "scan itself, not a picture of it."
         )
 
 
-def check_metaimage(path: Path) -> None:
-    """Raises InputError for what is not MetaImage, has its data elsewhere than beside it, or is cut off."""
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES).decode("latin-1")
-    end = re.search(r"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)\r?\n?", head, re.MULTILINE)
-    if end is None:
+def not_told(path: Path, format_name: str, missing: str) -> InputError:
+    """The error for what a header does not say about the patient's place."""
+    return InputError(
+        f"The {format_name} header of {path} does not say how the patient lies (it has no {missing}). "
+        "Left and right would be a guess. Export the scan with its orientation."
+    )
+
+
+def place(path: Path, shape: tuple[int, int, int], ras_from_ijk: NDArray[np.float64]) -> Grid:
+    """A header's grid, with perpendicular axes: nearly perpendicular ones are turned by the least, about the middle.
+
+    Raises InputError for axes that are sheared, flat or not finite.
+    """
+    with np.errstate(over="ignore"):  # infinite lengths end here
+        lengths = np.linalg.norm(ras_from_ijk[:3, :3], axis=0)
+    if not np.isfinite(ras_from_ijk).all() or not np.isfinite(lengths).all() or not (lengths > 1e-6).all():
         raise InputError(
-            f"{path} is not a MetaImage file, whatever its name says. {READABLE_FORMATS} Give the scan as it was "
-            "exported."
+            f"The header of {path} has voxel sizes or a position that are no numbers, or flat voxels. "
+            "Export the scan again."
         )
-    fields = dict(re.findall(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*([^\r\n]*?)[ \t]*\r?$", head[: end.start()], re.MULTILINE))
-    local = end[1].strip().lower() == "local"
-    data, start = (path, end.end()) if local else (_data_file(path, end[1].strip()), 0)
-    size = data.stat().st_size - start
+    axes = ras_from_ijk[:3, :3] / lengths
+    cosine = refuse_sheared(axes, path)
+    if cosine <= _ROUNDING_COSINE:
+        return Grid(shape, ras_from_ijk)
+    left, _, right = np.linalg.svd(axes)  # the polar decomposition gives the nearest perpendicular axes
+    straight = np.eye(4)
+    straight[:3, :3] = (left @ right) * lengths
+    middle = 0.5 * (np.array(shape) - 1)
+    straight[:3, 3] = ras_from_ijk[:3, 3] + (ras_from_ijk[:3, :3] - straight[:3, :3]) @ middle
+    return Grid(shape, straight)
+
+
+def numbers(path: Path, field: str, text: str, count: int | None = None) -> list[float]:
+    """The finite numbers of a header's field."""
     try:
-        dimensions, sizes = int(fields.get("NDims", 0)), fields.get("DimSize", "").split()
-        if not 2 <= dimensions <= 5 or len(sizes) != dimensions:  # MetaIO trusts the number
-            raise ValueError(f"{dimensions} dimensions, {len(sizes)} sizes")
-        compressed = fields.get("CompressedData", "").lower() in ("true", "1")
-        if compressed or fields.get("BinaryData", "").lower() in ("true", "1"):
-            kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
-            item = _META_BYTES.get(kind, _META_BYTES.get(kind.removeprefix("U"), 0))
-            voxels = int(np.prod([int(n) for n in sizes], dtype=object))
-            expected = voxels * item * int(fields.get("ElementNumberOfChannels", 1))
-        else:
-            expected = 0
-    except ValueError as error:
-        raise InputError(f"The MetaImage header of {path} is broken ({error}). Export the scan again.") from error
-    if compressed:
-        size = _inflated_bytes(data, start, expected)
-    require_bytes(path, size, expected)
+        values = [float(word) for word in text.split()]
+    except ValueError:
+        values = [np.nan]
+    if not values or not np.isfinite(values).all() or count not in (None, len(values)):
+        raise broken(path, f"{field} is {text!r}")
+    return values
 
 
-def _inflated_bytes(path: Path, start: int, enough: int) -> int:
-    """How many bytes the zlib stream that begins at ``start`` holds, counted up to ``enough``. May raise zlib.error."""
-    stream, size = zlib.decompressobj(), 0
-    with path.open("rb") as file:
-        file.seek(start)
-        while size < enough and (chunk := file.read(1 << 16)):
-            size += len(stream.decompress(chunk))
-    return size
+def whole_numbers(path: Path, field: str, text: str, count: int | None = None) -> list[int]:
+    """The integers of a header's field."""
+    words = text.split()
+    if not words or not all(re.fullmatch(r"[+-]?\d{1,18}", word, re.ASCII) for word in words):
+        raise broken(path, f"{field} is {text!r}")
+    if count not in (None, len(words)):
+        raise broken(path, f"{field} is {text!r}")
+    return [int(word) for word in words]
 
 
-def require_bytes(path: Path, size: int, expected: int) -> None:
-    if size < expected:
-        raise InputError(
-            f"{path} is cut off: it holds {max(size, 0)} bytes of voxels, but its header promises {expected}. "
-            "Copy or export it again."
-        )
+def broken(path: Path, what: str) -> InputError:
+    return InputError(f"The header of {path} is broken: {what[:120]}. Export the scan again.")
 
 
-def _data_file(header: Path, reference: str) -> Path:
+def collected(path: Path, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """A header's fields. Raises InputError for one that is there twice and says two things."""
+    fields: dict[str, str] = {}
+    for key, text in pairs:
+        if fields.setdefault(key, text) != text:
+            raise broken(path, f"it gives {key} twice, as {fields[key][:30]!r} and as {text[:30]!r}")
+    return fields
+
+
+def data_file(header: Path, reference: str) -> Path:
     """The data file beside a detached header; InputError for any reference that leads elsewhere."""
     elsewhere = (
         reference.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", reference) or ".." in re.split(r"[/\\]", reference)
     )
     if not reference or elsewhere or reference.split()[0].upper() == "LIST" or "%" in reference:
         raise InputError(
-            f"{header} takes its voxels from {reference!r}, not from one data file in the header's own folder. "
+            f"{header} takes its voxels from {reference[:30]!r}, not from one data file in the header's own folder. "
             "Move the data there, or save the scan as a single .nii.gz file."
         )
     data = header.parent / reference
     if not data.is_file():
-        raise InputError(f"{header} takes its voxels from {data}, which is missing. Copy both files.")
+        raise InputError(f"{header} takes its voxels from {reference[:30]!r}, which is missing. Copy both files.")
     return data

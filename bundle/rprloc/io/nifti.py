@@ -1,13 +1,12 @@
-"""NIfTI files: what their headers say, and plain copies that SimpleITK reads quickly and rightly."""
+"""NIfTI files: what their headers say, by the standard.
+
+Two places are told at most, the sform's and the qform's, and voxel sizes besides. They have to agree.
+"""
 
 from __future__ import annotations
 
 import math
 import struct
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -16,155 +15,141 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from rprloc.errors import InputError
-from rprloc.io.formats import READABLE_FORMATS, scan_name
-from rprloc.io.headers import require_bytes
-from rprloc.io.plausibility import MAX_SHEAR_COSINE, require_finite
+from rprloc.geometry import Grid
+from rprloc.io.formats import READABLE_FORMATS
+from rprloc.io.headers import broken, not_told, place, require_3d, require_scalar
+from rprloc.io.voxels import StoredImage, is_zipped
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-_STRUCT_BYTES, _HEADER_BYTES = 348, 352  # of the header, and with the four bytes that say whether it goes on
-_FLOATING = {16: np.float32, 64: np.float64}  # data types by their NIfTI code
+_SIZES = {348: (b"n+1\0", 344, 352), 540: (b"n+2\0\r\n\x1a\n", 4, 544)}
+"""By the size of the header: its magic word, where that stands, and the first byte at which voxels may begin."""
+_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_COLOURS = {128: 3, 2304: 4, 32: 2, 1792: 2, 2048: 2}  # RGB, RGBA, complex numbers: values at each voxel
+_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}  # unknown is millimetres in practice
+_CODES = {0, 1, 2, 3, 4, 5}  # unknown, scanner, aligned with another scan, Talairach, MNI, other template
+_SAME_MM = 0.1
+_QUATERNION_COSINE = 1e-3  # how exactly a quaternion of 32-bit numbers tells a direction near half a turn
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """The file's bytes, unzipped if they are zipped, whatever its name says."""
-    return cast(IO[bytes], igzip.open(path)) if is_zipped(path) else path.open("rb")
-
-
-def is_zipped(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def is_nifti2(path: Path) -> bool:
-    with _opened(path) as stream:
-        return stream.read(7)[4:] == b"n+2"
-
-
-@contextmanager
-def unzip(path: Path) -> Iterator[Path]:
-    """A plain copy of a zipped NIfTI-1 file under the same name in a temporary folder: unzipped once and quickly.
-
-    The zipped stream is read to its end, as that checks its length and CRC; kept is no more than its header promises.
-    """
-    with tempfile.TemporaryDirectory(prefix="rprloc-") as folder:
-        copy = Path(folder) / f"{scan_name(path)}.nii"
-        with _opened(path) as stream, copy.open("wb") as file:
-            block = stream.read(_HEADER_BYTES)
-            start, size = _layout(_parse_header(path, block))
-            file.write(block)
-            left = start + size - len(block)
-            while chunk := stream.read(1 << 20):
-                file.write(chunk[: max(left, 0)])
-                left -= len(chunk)
-        with _speaking_of(path, copy):
-            yield copy
-
-
-@contextmanager
-def _speaking_of(path: Path, copy: Path) -> Iterator[None]:
-    """Errors about a copy of a file are about the file."""
-    try:
-        yield
-    except (InputError, RuntimeError) as error:
-        raise type(error)(str(error).replace(str(copy), str(path))) from error
-
-
-@contextmanager
-def convert_to_nifti1(path: Path) -> Iterator[Path]:
-    """A NIfTI-1 copy of a NIfTI-2 file, which SimpleITK does not read, under the same name in a temporary folder."""
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.imageglobals import LoggingOutputSuppressor
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
-
-    broken = (HeaderDataError, ImageFileError, WrapStructError)
-
-    with _opened(path) as stream:  # to the end, as that checks a gzip stream's length and CRC
-        while stream.read(1 << 20):
-            pass
-    with tempfile.TemporaryDirectory(prefix="rprloc-") as folder:
-        copy = Path(folder) / (path.name.lower().removesuffix(".gz"))
-        # Not what numpy and nibabel tell on the way: the copy's header is checked like any other's.
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"), LoggingOutputSuppressor():
-                warnings.simplefilter("ignore")
-                image = nibabel.Nifti2Image.from_filename(path)
-                header = nibabel.Nifti1Header.from_header(image.header)
-                array = np.asanyarray(image.dataobj)  # with slope and intercept applied
-                header.set_data_dtype(array.dtype)
-                nibabel.save(nibabel.Nifti1Image(array, None, header), copy)
-        except (*broken, ValueError, TypeError, OverflowError, EOFError, OSError, MemoryError) as error:
-            raise InputError(
-                f"The NIfTI-2 file {path} cannot be used ({str(error).splitlines()[0].rstrip('.')}). Give a complete "
-                "3D image of at most 32767 voxels along an axis, or save it as NIfTI-1."
-            ) from error
-        with _speaking_of(path, copy):
-            yield copy
-
-
-def check_nifti(path: Path) -> NDArray[np.float64] | None:
-    """The file's sform (4, 4) in RAS mm, None if it has none.
-
-    Raises InputError where SimpleITK would put zeros for missing voxels and for NaN, or make up an orientation.
-    """
-    with path.open("rb") as stream:
-        header = _parse_header(path, stream.read(_HEADER_BYTES))
-        start, expected = _layout(header)
-        size = path.stat().st_size - start
-        not_finite, floating = 0, _FLOATING.get(int(header["datatype"]))
-        if floating is not None:
-            kind = np.dtype(floating).newbyteorder(header.endianness)
-            stream.seek(start)
-            left = expected
-            while left > 0 and (chunk := stream.read(min(1 << 20, left))):
-                values = np.frombuffer(chunk, kind, len(chunk) // kind.itemsize)
-                not_finite += len(values) - int(np.count_nonzero(np.isfinite(values)))
-                left -= len(chunk)
-    require_bytes(path, size, expected)
-    require_finite(path, not_finite)
-    return _sform(path, header)
-
-
-def _parse_header(path: Path, block: bytes) -> Nifti1Header:
-    """The header of a NIfTI-1 file from its first bytes. Raises InputError for any other file."""
-    from nibabel.nifti1 import Nifti1Header
-
-    order = next((order for order in "<>" if block[:4] == struct.pack(f"{order}i", _STRUCT_BYTES)), None)
-    if order is None or len(block) < _HEADER_BYTES or block[344:347] != b"n+1":
-        raise InputError(
-            f"{path} is not a NIfTI file, whatever its name says. {READABLE_FORMATS} Give the scan as it was exported."
-        )
-    return Nifti1Header(block[:_STRUCT_BYTES], order, check=False)  # what it says is checked by the callers
-
-
-def _layout(header: Nifti1Header) -> tuple[int, int]:
-    """The byte at which the voxels begin, and how many bytes they take."""
+def read_nifti_header(path: Path) -> StoredImage:
+    """What the header of a NIfTI-1 or NIfTI-2 file says. Raises InputError for what it does not say, or says twice."""
+    header, first = _parse_header(path)
     count, *sizes = header["dim"].tolist()
-    voxels = math.prod(max(n, 1) for n in sizes[: max(count, 0)])
-    offset = float(header["vox_offset"])
-    start = int(offset) if offset >= _HEADER_BYTES and math.isfinite(offset) else _HEADER_BYTES
-    return start, voxels * int(header["bitpix"]) // 8
+    if not 1 <= count <= 7:
+        raise broken(path, f"it has {count} dimensions")
+    sizes = sizes[:count]
+    if count >= 5 and sizes[3] == 1:
+        require_scalar(path, sizes[4])
+    shape = require_3d(path, sizes)
+    code = int(header["datatype"])
+    require_scalar(path, _COLOURS.get(code, 1))
+    if code not in _TYPES:
+        raise broken(path, f"its data type {code} is none that a scan can have")
+    kind = np.dtype(f"{header.endianness}{_TYPES[code]}")
+    if int(header["bitpix"]) != 8 * kind.itemsize:
+        raise broken(path, f"its data type {code} and {int(header['bitpix'])} bits for a voxel disagree")
+    start = float(header["vox_offset"])
+    if not first <= start < 2**53 or start != int(start):  # so written, NaN counts as well
+        raise broken(path, f"its voxels begin at byte {start:g}, which is not behind the header of {first} bytes")
+    with np.errstate(all="ignore"):  # what is no number, or too large for one, is refused
+        grid = _grid(path, header, shape)
+    scaling = _scaling(path, header)
+    if is_zipped(path):
+        return StoredImage(path, grid, kind, path, encoding="gzip", unpacked_start=int(start), scaling=scaling)
+    return StoredImage(path, grid, kind, path, int(start), scaling=scaling)
 
 
-def _sform(path: Path, header: Nifti1Header) -> NDArray[np.float64] | None:
-    if header["qform_code"] <= 0 and header["sform_code"] <= 0:
-        raise InputError(
-            f"The NIfTI header of {path} does not say how the patient lies (its sform and qform codes are 0). "
-            "Left and right would be a guess. Export the scan with its orientation."
-        )
-    if header["sform_code"] <= 0:
+def _parse_header(path: Path) -> tuple[Nifti1Header, int]:
+    """The header, unzipped if it is zipped whatever the file's name says, and the first byte voxels may begin at."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    with cast(IO[bytes], igzip.open(path)) if is_zipped(path) else path.open("rb") as stream:
+        block = stream.read(540)
+    for size, (magic, place_of_magic, first) in _SIZES.items():
+        for order in "<>":
+            if block[:4] == struct.pack(f"{order}i", size) and block[place_of_magic:].startswith(magic):
+                kind = Nifti1Header if size == 348 else Nifti2Header
+                if len(block) >= size:
+                    return kind(block[:size], order, check=False), first  # the callers check what it says
+    raise InputError(
+        f"{path} is not a NIfTI file, whatever its name says. {READABLE_FORMATS} Give the scan as it was exported."
+    )
+
+
+def _scaling(path: Path, header: Nifti1Header) -> tuple[float, float] | None:
+    """Slope and intercept; None where the standard says that values are as stored, whatever the intercept is."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0.0 or not math.isfinite(slope):
         return None
-    unit_mm = {1: 1e3, 3: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)  # metres, micrometres, else mm
-    sform: NDArray[np.float64] = header.get_sform()
-    sform[:3] *= unit_mm
-    with np.errstate(all="ignore"):  # infinite numbers end below
-        axes = sform[:3, :3] / np.maximum(np.linalg.norm(sform[:3, :3], axis=0), 1e-12)
-    if not np.abs(axes.T @ axes - np.eye(3)).max() <= MAX_SHEAR_COSINE:  # so written, NaN counts as well
+    if not math.isfinite(intercept):
+        raise broken(path, f"its values are to be multiplied by {slope:g} and moved by {intercept:g}")
+    return slope, intercept
+
+
+def _grid(path: Path, header: Nifti1Header, shape: tuple[int, int, int]) -> Grid:
+    qform_code, sform_code = int(header["qform_code"]), int(header["sform_code"])
+    if not {qform_code, sform_code} <= _CODES:
+        raise broken(path, f"its sform and qform codes are {sform_code} and {qform_code}")
+    if qform_code == 0 and sform_code == 0:
+        raise not_told(path, "NIfTI", "sform or qform code")
+    unit_mm = _UNITS_MM.get(int(header["xyzt_units"]) & 7)
+    if unit_mm is None:
+        raise broken(path, f"its unit of length has the code {int(header['xyzt_units']) & 7}")
+    sizes = header["pixdim"][1:4].astype(float)
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
         raise InputError(
-            f"The axes of {path} are sheared, as by a tilted gantry, or flat. Resample the scan to perpendicular axes "
-            "first."
+            f"The NIfTI header of {path} has voxel sizes of {' x '.join(f'{size:g}' for size in sizes)}. A scan with "
+            "sizes that are not above 0 would be mirrored by some programs. Export it again."
         )
-    return sform
+    qform = _qform(path, header, unit_mm) if qform_code else None
+    if not sform_code and qform is not None:
+        return place(path, shape, qform)
+    sform = np.eye(4)
+    sform[:3] = [header[f"srow_{axis}"] for axis in "xyz"]
+    sform[:3] *= unit_mm
+    grid = place(path, shape, sform)
+    sizes_differ_mm = np.abs(sizes * unit_mm - grid.spacing_mm) * (np.array(shape) - 1)
+    if sizes_differ_mm.max() > _SAME_MM or (qform is not None and not _agree(sform, qform)):
+        raise InputError(
+            f"The NIfTI header of {path} gives two different positions (its sform, qform or voxel sizes disagree). "
+            "Programs differ in which they take. Write it again with all the same."
+        )
+    return grid
+
+
+def _qform(path: Path, header: Nifti1Header, unit_mm: float) -> NDArray[np.float64]:
+    """The affine of quaternion, voxel sizes and offset, by the standard: qfac -1 turns the third axis round."""
+    quaternion = np.array([header[f"quatern_{part}"] for part in "bcd"], float)
+    qfac, length2 = float(header["pixdim"][0]), float(np.square(quaternion).sum())
+    if qfac not in (-1.0, 0.0, 1.0) or not length2 <= 1.0 + 1e-5:  # so written, NaN counts as well
+        raise broken(path, f"its qform has the quaternion {quaternion.tolist()} and qfac {qfac:g}")
+    b, c, d = quaternion / max(1.0, math.sqrt(length2))
+    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
+        ]
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * header["pixdim"][1:4].astype(float)
+    affine[:3, 2] *= -1.0 if qfac < 0 else 1.0
+    affine[:3, 3] = [header[f"qoffset_{axis}"] for axis in "xyz"]
+    affine[:3] *= unit_mm
+    return affine
+
+
+def _agree(sform: NDArray[np.float64], qform: NDArray[np.float64]) -> bool:
+    """Whether both give the same place, as exactly as a quaternion can tell it; the voxel sizes are compared elsewhere.
+
+    A quaternion cannot tell sheared axes either: where those of the sform are not quite perpendicular, those of the
+    qform may be off by as much.
+    """
+    axes, others = (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) for affine in (sform, qform))
+    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    off_mm = float(np.linalg.norm(sform[:3, 3] - qform[:3, 3]))
+    return off_mm <= _SAME_MM and float(np.abs(axes - others).max()) <= _QUATERNION_COSINE + shear

@@ -121,10 +121,24 @@ def save_picture(
         top = rows[row, 0].get_position(figure).y1 + 0.08 / height_in
         remark = (remarks or {}).get(organ)
         title = f"{organ}   {size} mm" + (f";  {remark}" if remark else "")
-        figure.text(0.008, top, title, color=organ_colour(row), fontsize=10, va="bottom", parse_math=False)
+        figure.text(0.008, top, _drawable(title), color=organ_colour(row), fontsize=10, va="bottom", parse_math=False)
     _draw_legend(figure, list(shown), bool(truth), bool(points), len(boxes) - len(shown), without_box)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, facecolor="black", metadata={"Software": None})
+
+
+def _drawable(text: str) -> str:
+    """The text with the codes of those letters that the font does not have: with boxes, names would look the same."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+
+    def drawn(letter: str) -> str:
+        if font.get_char_index(ord(letter)) > 0:
+            return letter
+        return " " if letter.isspace() else letter.encode("ascii", "backslashreplace").decode("ascii")
+
+    return "".join(map(drawn, text))
 
 
 def _layout(rows: int, width_mm: float, row_mm: float, legend_in: float) -> tuple[float, float, float]:
@@ -240,7 +254,7 @@ def _draw_legend(
     entries += [(Line2D([], [], ls=""), f" {text}") for text in without_box]
     legend = figure.legend(
         [handle for handle, _ in entries],
-        [label for _, label in entries],
+        [_drawable(label) for _, label in entries],
         loc="lower center",
         ncols=4,
         fontsize=9,

@@ -13,6 +13,8 @@ from rprloc.io.dicom import MIN_SLICES
 from rprloc.volume import Volume
 
 MIN_VOXELS, MIN_EXTENT_MM = MIN_SLICES, 40.0
+MAX_EXTENT_MM = 3000.0
+_MAX_DISTANCE_MM = 100_000.0  # from the origin of the patient's space
 MAX_SHEAR_COSINE = 0.005
 
 
@@ -92,7 +94,34 @@ def refuse_unusable(array: NDArray[np.generic], grid: Grid, path: Path) -> None:
             f"The scan in {path} is too small to locate anything in: it has {describe_grid(grid)}. Give a longer scan, "
             f"with at least {MIN_VOXELS} voxels (slices) and {MIN_EXTENT_MM:g} mm along every axis."
         )
-    axes = grid.ras_from_ijk[:3, :3] / grid.spacing_mm
+    refuse_too_large(grid, path)
+    refuse_sheared(grid.ras_from_ijk[:3, :3] / grid.spacing_mm, path)
+    if np.issubdtype(array.dtype, np.floating):
+        require_finite(path, array.size - int(np.count_nonzero(np.isfinite(array))))
+    if array.min() == array.max():
+        raise InputError(
+            f"{path} is a constant image: all its voxels have the value {array.flat[0]}. Check how it was exported."
+        )
+
+
+def refuse_too_large(grid: Grid, path: Path) -> None:
+    """Raises InputError for sizes and places that no scan has; memory is asked for by the millimetre later on."""
+    extent_mm, away_mm = grid.spacing_mm * grid.shape, float(np.abs(grid.ras_from_ijk[:3, 3]).max())
+    if extent_mm.max() > MAX_EXTENT_MM:
+        spacing = " x ".join(f"{mm:.4g}" for mm in grid.spacing_mm)
+        raise InputError(
+            f"The scan in {path} would be {extent_mm.max() / 1000:.4g} m long: it has voxels of {spacing} mm. Check "
+            f"that its voxel sizes are in millimetres. No scan is longer than {MAX_EXTENT_MM / 1000:g} m."
+        )
+    if away_mm > _MAX_DISTANCE_MM:
+        raise InputError(
+            f"The scan in {path} would lie {away_mm / 1000:.4g} m away from the origin of its space. Check its "
+            "position, which is in millimetres."
+        )
+
+
+def refuse_sheared(axes: NDArray[np.float64], path: Path) -> float:
+    """The largest cosine between two of three unit axes (columns). Raises InputError if it is no mere rounding."""
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if cosine > MAX_SHEAR_COSINE:
         tilt = np.degrees(np.arcsin(min(cosine, 1.0)))
@@ -100,12 +129,7 @@ def refuse_unusable(array: NDArray[np.generic], grid: Grid, path: Path) -> None:
             f"The slices of {path} are sheared by {tilt:.1f} degrees, as by a tilted gantry. "
             "Resample the scan to perpendicular axes first."
         )
-    if np.issubdtype(array.dtype, np.floating):
-        require_finite(path, array.size - int(np.count_nonzero(np.isfinite(array))))
-    if array.min() == array.max():
-        raise InputError(
-            f"{path} is a constant image: all its voxels have the value {array.flat[0]}. Check how it was exported."
-        )
+    return cosine
 
 
 def require_finite(path: Path, not_finite: int) -> None:

@@ -1,7 +1,7 @@
 """Reading CT scans, and refusing what cannot be used.
 
 Nothing is guessed: a file that is cut off, lacks slices or does not say how the patient lies is an InputError, never a
-wrong answer. SimpleITK reads; what it would pass over in silence, or tell only the terminal, is checked beforehand.
+wrong answer. For each format one reader has the last word about place, extent, scaling and type of the voxels.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.io.dicom import DicomSeries, choose_series, find_series
 from rprloc.io.dicom_stack import read_series
-from rprloc.io.formats import IMAGE_IOS, READABLE_FORMATS, holds_series, image_extension, require_content, scan_name
-from rprloc.io.headers import check_metaimage, check_nrrd
-from rprloc.io.itk import ITK_FILES
-from rprloc.io.nifti import check_nifti, convert_to_nifti1, is_nifti2, is_zipped, unzip
-from rprloc.io.plausibility import image_warnings, refuse_unusable
-from rprloc.volume import Volume, from_sitk
+from rprloc.io.formats import (
+    METAIMAGE,
+    NIFTI,
+    NRRD,
+    READABLE_FORMATS,
+    holds_series,
+    image_extension,
+    require_content,
+    scan_name,
+)
+from rprloc.io.metaimage import read_metaimage_header
+from rprloc.io.nifti import read_nifti_header
+from rprloc.io.nrrd import read_nrrd_header
+from rprloc.io.plausibility import image_warnings, refuse_too_large, refuse_unusable
+from rprloc.io.voxels import read_voxels, require_possible
+from rprloc.volume import Volume
 
 _log = logging.getLogger(__name__)
 
@@ -155,11 +165,13 @@ def explain_reading_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error, IsalError) as error:  # type: ignore[misc]
-        reason = re.sub(r"\w+\(0x\w+\): |ITK ERROR: ", "", str(error).strip().splitlines()[-1]).strip(" .")
+        reason = re.sub(
+            r"\w+\(0x\w+\): |ITK ERROR: ", "", (str(error).strip().splitlines() or ["unreadable"])[-1]
+        ).strip(" .")
         raise InputError(f"{path} is damaged or cut off ({reason}). Copy or export it again.") from error
     except OSError as error:
         raise InputError(
-            f"{path} cannot be opened ({error.strerror}). Check the file, and that you may read it."
+            f"{path} cannot be opened ({error.strerror or error}). Check the file, and that you may read it."
         ) from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
@@ -171,53 +183,8 @@ def read_image_file(path: Path) -> tuple[NDArray[np.generic], Grid]:
     extension = image_extension(path)
     if not extension:
         raise InputError(f"{path} has an extension that is not known. {READABLE_FORMATS} Convert it to one of these.")
-    if extension in (".nii", ".nii.gz"):
-        if is_nifti2(path):
-            with convert_to_nifti1(path) as converted:
-                return read_image_file(converted)
-        if is_zipped(path):
-            with unzip(path) as plain:
-                return read_image_file(plain)
-    sform_ras = None
-    if extension in (".nii", ".nii.gz"):
-        sform_ras = check_nifti(path)
-    elif extension in (".nrrd", ".nhdr"):
-        check_nrrd(path)
-    else:
-        check_metaimage(path)
-    with ITK_FILES:
-        array, grid = from_sitk(_read_image(path, IMAGE_IOS[extension]))
-    if sform_ras is not None and not grid.same_as(Grid(grid.shape, sform_ras)):
-        raise InputError(
-            f"The NIfTI header of {path} gives two different positions (its sform, qform or voxel sizes disagree). "
-            "Programs differ in which they take. Write it again with all the same."
-        )
-    return array, grid
-
-
-def _read_image(path: Path, image_io: str) -> sitk.Image:
-    """The 3D scalar image of a file; further axes of length 1 are left out."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(image_io)
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    size = list(reader.GetSize())
-    while len(size) > 3 and size[-1] == 1:
-        size.pop()
-    if len(size) != 3:
-        raise InputError(
-            f"{path} is a {len(size)}D image of {' x '.join(map(str, size))}, not a 3D scan. "
-            + ("Give the whole volume, not one slice." if len(size) < 3 else "Extract one of its volumes first.")
-        )
-    _require_scalar(reader.GetNumberOfComponents(), path)
-    if reader.GetDimension() > 3:
-        reader.SetExtractSize(size + [0] * (reader.GetDimension() - 3))
-    return reader.Execute()
-
-
-def _require_scalar(components: int, path: Path) -> None:
-    if components != 1:
-        raise InputError(
-            f"{path} has {components} values at each voxel (colour or a vector field), but CT has one. Give the "
-            "scan itself, not a picture of it."
-        )
+    read_header = {NIFTI: read_nifti_header, NRRD: read_nrrd_header, METAIMAGE: read_metaimage_header}
+    image = next(read for ends, read in read_header.items() if extension in ends)(path)
+    require_possible(image)
+    refuse_too_large(image.grid, path)
+    return read_voxels(image), image.grid

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING
 
 from rprloc.detection import Detections
 from rprloc.errors import InputError
-from rprloc.files import parse_json, write_text_atomically
+from rprloc.files import (
+    atomic_folder,
+    is_temporary,
+    parse_json,
+    readable,
+    require_short_name,
+    write_text_atomically,
+)
 
 if TYPE_CHECKING:
     from rprloc.geometry import Box
     from rprloc.io.reading import Scan
 
 DICOM_KINDS = ("seg", "sr", "rtstruct")
-"""Kinds of DICOM results. The segmentation comes first: it alone can be impossible, and then nothing is written."""
+"""Kinds of DICOM results. The segmentation comes first: it alone can be impossible, and then no work is in vain."""
 
 TABLE = "organs.csv"
 """The table of all results in a folder; see :mod:`rprloc.io.table`."""
@@ -62,13 +69,23 @@ class ResultFiles:
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self.name}{suffix}"
 
+    def require_possible(self, scan: Path) -> None:
+        """Raise InputError before the work if the results of the scan at a path cannot be called like this."""
+        if not self.name:
+            raise InputError(
+                f"{readable(str(scan))} has no name before its extension, so its results would have none. Rename it, "
+                "or name it in a manifest."
+            )
+        require_short_name(self.detections)  # the longest of all
+
     @classmethod
     def all_in(cls, folder: Path) -> tuple[list[ResultFiles], list[ResultFiles]]:
         """The results and the failures in a folder and below it, sorted by name."""
         ends = (cls(folder, "").detections.name, cls(folder, "").failure.name)
+        below = (path.relative_to(folder) for path in folder.rglob("*.json"))
+        inside = [path for path in below if not is_temporary(path)]
         results, failures = (
-            sorted(path.relative_to(folder).as_posix().removesuffix(end) for path in folder.rglob(f"*{end}"))
-            for end in ends
+            sorted(path.as_posix().removesuffix(end) for path in inside if path.name.endswith(end)) for end in ends
         )
         return [cls(folder, name) for name in results], [cls(folder, name) for name in failures]
 
@@ -97,16 +114,18 @@ def read_failure(path: Path, run: str) -> str | None:
 
 
 def read_results(folder: Path) -> list[Detections | Failure]:
-    """The results and failures in a folder, by their names. Raises InputError if there are none, or one is damaged."""
+    """The results and failures in a folder, by their names; a failure hides what an earlier run found.
+
+    Raises InputError if there are none, or one is damaged.
+    """
     results, failures = ResultFiles.all_in(folder) if folder.is_dir() else ([], [])
-    content: dict[str, Detections | Failure] = {}
+    content: dict[str, Detections | Failure] = {files.name: Detections.load(files.detections) for files in results}
     for files in failures:
         try:
             record = parse_json(files.failure.read_text(encoding="utf-8"))
             content[files.name] = Failure(str(record["query"]), str(record["error"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{files.failure} is damaged ({error}). Delete it.") from error
-    content |= {files.name: Detections.load(files.detections) for files in results}
     if not content:
         raise InputError(f"{folder} holds no results. Give the folder that 'rprloc locate --out' wrote.")
     return [content[name] for name in sorted(content)]
@@ -123,7 +142,7 @@ def write_results(
     dicom: Sequence[str] = (),
     truth: Mapping[str, Box] | None = None,
 ) -> None:  # long for its description alone
-    """Write a query's result files; the detections come last, so that with them all is there.
+    """Write a query's result files, all of them or none; the detections come last, so that with them all is there.
 
     If no organ lies in the scan there is nothing to draw: only the label map and the detections are written, and what
     an earlier run left of the others is deleted.
@@ -154,28 +173,45 @@ def write_results(
     --------
     >>> rprloc.write_results(".", scan, found, picture=True)
     """
-    from rprloc.io.dicom_export import DICOM_WRITERS
-    from rprloc.io.label_map import save_label_map
-    from rprloc.io.markups import write_rois
-    from rprloc.io.pictures import save_picture
-
     files = ResultFiles(Path(folder), detections.query if name is None else name)
     for kind in dicom:
         if scan.series is None:
             raise InputError(
                 f"{files.name} was not read from DICOM, so no {kind.upper()} can refer to it. Leave --{kind} out."
             )
-        if detections.located:
-            DICOM_WRITERS[kind](files.dicom(kind), detections, scan.series)
+    files.require_possible(Path(files.name or "The scan"))
+    drawn = (files.rois, files.picture, *(files.dicom(kind) for kind in DICOM_KINDS))
+    outdated = () if detections.located else drawn
+    with atomic_folder(files.detections.parent, files.detections.name, outdated) as temporary:
+        complete = ResultFiles(temporary, Path(files.name).name)
+        _write_kinds(complete, scan, detections, picture, label_map, dicom, truth)
+        detections.save(complete.detections)
+
+
+def _write_kinds(
+    files: ResultFiles,
+    scan: Scan,
+    detections: Detections,
+    picture: bool,
+    label_map: bool,
+    dicom: Sequence[str],
+    truth: Mapping[str, Box] | None,
+) -> None:
+    """All files but the detections."""
+    from rprloc.io.dicom_export import DICOM_WRITERS
+    from rprloc.io.label_map import save_label_map
+    from rprloc.io.markups import write_rois
+    from rprloc.io.pictures import save_picture
+
     if label_map:
         save_label_map(files.label_map, detections, scan.volume.grid)
-    if picture and detections.located:
+    if not detections.located:
+        return
+    for kind in dicom:
+        if scan.series is not None:
+            DICOM_WRITERS[kind](files.dicom(kind), detections, scan.series)
+    if picture:
         points = {organ.organ: organ.points_ras for organ in detections.located}
         remarks = {organ.organ: organ.remark for organ in detections.organs}
         save_picture(files.picture, scan.volume, detections.boxes, truth=truth, points=points, remarks=remarks)
-    if detections.located:
-        write_rois(files.rois, detections)
-    else:
-        for path in (files.rois, files.picture, *(files.dicom(kind) for kind in DICOM_KINDS)):
-            path.unlink(missing_ok=True)
-    detections.save(files.detections)
+    write_rois(files.rois, detections)

@@ -16,10 +16,11 @@ from rprloc.detection import Detections
 from rprloc.geometry import Grid
 from rprloc.io.plausibility import image_warnings
 from rprloc.io.reading import Scan
-from rprloc.localization.confidence import CALIBRATION_FILE, Calibration, load_calibration
+from rprloc.localization.confidence import CALIBRATION_FILE, Calibration, FieldEvidence, load_calibration
 from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.locate import check_support_set, detect
 from rprloc.localization.marking import build_support, with_self_error
+from rprloc.localization.specks import leave_out_specks
 from rprloc.localization.support import SupportSet
 from rprloc.model.device import choose_device, run_on_device
 from rprloc.model.field import PositionField, compute_position_field
@@ -122,7 +123,14 @@ class Localizer:
         Returns
         -------
         SupportSet
-            With one support; :meth:`SupportSet.merge` puts several together.
+            With one support; :meth:`SupportSet.merge` puts several together. Its ``warnings`` doubt the example as
+            those of :meth:`locate` doubt a query, and name organs that the scan cuts and specks that were left out.
+
+        Notes
+        -----
+        Specks of a mask are left out: pieces that reach more than 10 mm beyond the box of the organ's large pieces and
+        have less than 1 % of the voxels of the largest one, or fewer than 10 voxels and less than 10 %. Larger pieces
+        as far out, of less than 20 %, are kept and told.
 
         Raises
         ------
@@ -135,12 +143,24 @@ class Localizer:
         ['heart']
         """
         field = self.compute_position_field(example.volume)
-        return self.learn_in(field, example.volume.grid, example.annotation, example.name)
+        # An example that was made by hand, not read, has no warnings of its own.
+        warnings = dict.fromkeys((*example.warnings, *image_warnings(example.volume)))
+        return self.learn_in(field, example.volume.grid, example.annotation, example.name, warnings=tuple(warnings))
 
-    def learn_in(self, field: PositionField, grid: Grid, annotation: Annotation, name: str) -> SupportSet:
-        """:meth:`learn` from a scan on ``grid``, called ``name``, whose position field is known."""
-        support = build_support(field, grid, annotation, name, self.config)
-        return SupportSet(self.model_id, (with_self_error(support, field, self.config),))
+    def learn_in(
+        self,
+        field: PositionField,
+        grid: Grid,
+        annotation: Annotation,
+        name: str,
+        *,
+        warnings: Sequence[str] = (),
+    ) -> SupportSet:
+        """:meth:`learn` from a scan on ``grid``, called ``name``, whose position field and ``warnings`` are known."""
+        annotation, specks = leave_out_specks(annotation)
+        support = with_self_error(build_support(field, grid, annotation, name, self.config), field, self.config)
+        doubts = () if self.calibration is None else self.calibration.doubts(FieldEvidence.of(field).as_a_whole(), ())
+        return SupportSet(self.model_id, (replace(support, doubts=doubts, notes=(*warnings, *specks)),))
 
     def locate(self, scan: Scan | Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
         """Locate organs in a scan.

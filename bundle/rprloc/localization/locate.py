@@ -13,6 +13,7 @@ from rprloc.geometry import Points
 from rprloc.localization.appearance import refine_points
 from rprloc.localization.confidence import NOT_CALIBRATED, Calibration, Evidence, FieldEvidence
 from rprloc.localization.config import DEFAULT, LocalizationConfig
+from rprloc.localization.cuts import cut_warnings
 from rprloc.localization.matching import SearchField, step_coarse_and_fine
 from rprloc.localization.support import SupportOrgan, SupportSet
 from rprloc.model.device import small_steps
@@ -30,8 +31,8 @@ def detect(
 ) -> Detections:
     """Locate organs of a support set (by default all) in the scan named ``query`` whose position field is known.
 
-    Organs that are likely absent get no box, and the warnings say what is wrong with the scan. Without a calibration
-    every organ gets a box, and a warning says so.
+    Organs that are likely absent get no box, and the warnings say what is wrong with the scan or with the examples.
+    Without a calibration every organ gets a box, and a warning says so.
     """
     evidence = FieldEvidence.of(field)
     organs_found = tuple(
@@ -41,7 +42,22 @@ def detect(
         for organ in _locate_and_judge(support_set, evidence, organs, calibration, config)
     )
     warnings = (NOT_CALIBRATED,) if calibration is None else calibration.doubts(evidence.as_a_whole(), organs_found)
+    warnings = (*warnings, *_doubt_examples(support_set, organs_found))
     return Detections(query, organs_found, support_set.model_id, support_set.identity, warnings)
+
+
+def _doubt_examples(support_set: SupportSet, found: Sequence[OrganDetection | AbsentOrgan]) -> Iterator[str]:
+    """What was wrong with the examples by which organs were sought, and with those of the organs that have a box."""
+    sought = {organ.organ for organ in found}
+    for support in support_set.supports:
+        if not sought.isdisjoint(support.organs):
+            yield from (f"Example {support.scan}: {doubt}" for doubt in support.doubts)
+    located = [organ.organ for organ in found if isinstance(organ, OrganDetection)]
+    marked = {
+        name: [support.organs[name].cut_walls for support in support_set.supports if name in support.organs]
+        for name in located
+    }
+    yield from cut_warnings(marked)
 
 
 def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[str] | None) -> None:

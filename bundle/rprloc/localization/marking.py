@@ -11,6 +11,7 @@ from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid, Points, assign_extreme_points
 from rprloc.localization.appearance import learn_appearance
 from rprloc.localization.config import DEFAULT, LocalizationConfig
+from rprloc.localization.cuts import find_cut_walls
 from rprloc.localization.matching import SearchField, step_coarse_and_fine
 from rprloc.localization.support import Support, SupportOrgan
 from rprloc.model.field import PositionField
@@ -25,8 +26,10 @@ def build_support(
     """
     organs = {}
     for name, given in annotation.points_ras.items():
-        points_ras = assign_extreme_points(given)
-        outside = ~grid.contains(points_ras, OUTSIDE_TOLERANCE_MM)
+        points_ras, mask = assign_extreme_points(given), annotation.masks.get(name)
+        # On axes at an angle, points on the corners of a mask's last voxels stick out of the scan.
+        corner_mm = 0.0 if mask is None else float(np.linalg.norm(mask.grid.half_voxel_ras_mm))
+        outside = ~grid.contains(points_ras, OUTSIDE_TOLERANCE_MM + corner_mm)
         if outside.any():
             worst = np.round(points_ras[outside][0], 1).tolist()
             raise InputError(
@@ -35,8 +38,9 @@ def build_support(
             )
         context_ras = _context(Box.from_extreme_points(points_ras), grid, config)
         anchors_ras = np.concatenate([points_ras, context_ras])
-        appearance = learn_appearance(field, points_ras, annotation.masks.get(name), config)
-        organs[name] = SupportOrgan(name, anchors_ras, field.at(anchors_ras), appearance)
+        appearance = learn_appearance(field, points_ras, mask, config)
+        cut_walls = find_cut_walls(field, grid, points_ras, mask)
+        organs[name] = SupportOrgan(name, anchors_ras, field.at(anchors_ras), appearance, cut_walls=cut_walls)
     return Support(scan, annotation.marking, organs)
 
 

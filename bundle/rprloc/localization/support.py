@@ -23,6 +23,7 @@ from rprloc.annotation import Marking
 from rprloc.errors import InputError
 from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import Box, Grid, Points, wall_coordinates
+from rprloc.localization.cuts import cut_warnings
 from rprloc.version import __version__
 
 FORMAT, VERSION = "rprloc-support", 2
@@ -72,6 +73,8 @@ class SupportOrgan:
     self_error_mm: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 3)))
     """(6, 3): by how much localization misses the extreme points in the support scan itself; what is found in other
     scans is corrected by it."""
+    cut_walls: tuple[str, ...] = ()
+    """The walls, of WALLS, at which the organ ends with the example's scan, which may show only a part of it."""
 
     @property
     def points_ras(self) -> Points:
@@ -86,11 +89,22 @@ class SupportOrgan:
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """The organs that are marked on one scan, and how they were marked."""
+    """The organs that are marked on one scan, and how they were marked.
+
+    ``doubts``: reasons why what the example finds may lie anywhere, each in a sentence or two. ``notes``: what else was
+    noticed when the example was read and learned; they are not part of the file, because they may name files.
+    """
 
     scan: str
     marking: Marking
     organs: dict[str, SupportOrgan]
+    doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The notes, the doubts, and which organs the scan cuts."""
+        return (*self.notes, *self.doubts, *cut_warnings({name: [o.cut_walls] for name, o in self.organs.items()}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +134,20 @@ class SupportSet:
     def organs(self) -> list[str]:
         """All organs' names in the order in which they first appear."""
         return list(dict.fromkeys(name for support in self.supports for name in support.organs))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Reasons to doubt the examples, each in a sentence or two.
+
+        A set in a file keeps those that bear on what it finds: a scan that is turned or hardly looks like a body, and
+        organs that the scan cuts.
+
+        Examples
+        --------
+        >>> rprloc.SupportSet.load(support_set_file).warnings
+        ()
+        """
+        return tuple(dict.fromkeys(warning for support in self.supports for warning in support.warnings))
 
     @cached_property
     def identity(self) -> str:
@@ -193,6 +221,7 @@ class SupportSet:
                 {
                     "scan": support.scan,
                     "source": support.marking.value,
+                    **({"doubts": list(support.doubts)} if support.doubts else {}),
                     "organs": {name: _organ_record(organ) for name, organ in support.organs.items()},
                 }
                 for support in self.supports
@@ -210,7 +239,8 @@ class SupportSet:
                 name: _organ_of_record(name, record, f"{source}, organ {name}")
                 for name, record in entry["organs"].items()
             }
-            supports.append(Support(entry["scan"], Marking(entry["source"]), organs))
+            doubts = tuple(entry.get("doubts", ()))
+            supports.append(Support(entry["scan"], Marking(entry["source"]), organs, doubts))
         return cls(content["model_id"], tuple(supports))
 
 
@@ -222,7 +252,8 @@ def _join(known: Support, other: Support) -> Support:
                 f"Organ {name} of scan {known.scan} is marked differently in two of the sets. Leave one of them out."
             )
     marking = known.marking if known.marking == other.marking else Marking.MIXED
-    return Support(known.scan, marking, known.organs | other.organs)
+    doubts, notes = (tuple(dict.fromkeys(a + b)) for a, b in ((known.doubts, other.doubts), (known.notes, other.notes)))
+    return Support(known.scan, marking, known.organs | other.organs, doubts, notes)
 
 
 def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
@@ -240,6 +271,7 @@ def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
     return {
         "extreme_points_ras_mm": np.round(organ.points_ras, 4).tolist(),
         "self_error_ras_mm": np.round(organ.self_error_mm, 4).tolist(),
+        **({"cut_walls": list(organ.cut_walls)} if organ.cut_walls else {}),
         "context_ras_mm": _encode(organ.anchors_ras[6:]),
         "latents": _encode(organ.latents),
         "appearance": {name: _encode(array) for name, array in arrays.items()},
@@ -283,7 +315,8 @@ def _organ_of_record(name: str, record: Mapping[str, Any], where: str) -> Suppor
         raise InputError(f"{where}: an error of the points is not finite. {_BUILD_AGAIN}")
     arrays = {key: _decode(entry, where) for key, entry in record["appearance"].items()}
     appearance = _appearance_of_arrays(arrays, latents.shape[1] - _POSITIONS, f"{where}: its appearance")
-    return SupportOrgan(name, anchors, latents.astype(np.float32), appearance, self_error)
+    cut_walls = tuple(record.get("cut_walls", ()))
+    return SupportOrgan(name, anchors, latents.astype(np.float32), appearance, self_error, cut_walls)
 
 
 def _appearance_of_arrays(arrays: Mapping[str, NDArray[Any]], channels: int, where: str) -> Appearance:

@@ -1,0 +1,119 @@
+"""Pieces of a mask that lie apart from the organ: stray voxels of a label, which would make its box too large."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rprloc.annotation import Annotation, Mask
+from rprloc.geometry import extreme_points_of_mask
+
+FAR_MM = 10.0
+"""A speck reaches further than this beyond the box of the organ."""
+
+SMALL_SHARE = 0.01
+FEW_VOXELS, FEW_SHARE = 10, 0.1
+"""A piece is small with less than SMALL_SHARE of the voxels of the largest piece; of an organ of few voxels, also with
+fewer than FEW_VOXELS and less than FEW_SHARE."""
+
+DOUBTED_SHARE = 0.2
+"""A piece that is not small, but has less than this share, may be stray, too: it is kept and told."""
+
+
+def leave_out_specks(annotation: Annotation) -> tuple[Annotation, tuple[str, ...]]:
+    """The annotation without the specks of its masks, and a sentence or two for each organ with stray pieces.
+
+    See :class:`Pieces` for what a speck is. Organs without a mask, and those without specks, stay as they are.
+    """
+    points_ras, masks = dict(annotation.points_ras), dict(annotation.masks)
+    told: list[str] = []
+    for organ, mask in annotation.masks.items():
+        cleaned, sentences = without_specks(mask, organ)
+        told += sentences
+        if cleaned is not mask:
+            masks[organ] = cleaned
+            points_ras[organ] = extreme_points_of_mask(cleaned.voxels, cleaned.grid)
+    return replace(annotation, points_ras=points_ras, masks=masks), tuple(told)
+
+
+def without_specks(mask: Mask, organ: str) -> tuple[Mask, tuple[str, ...]]:
+    """A mask of an organ without its specks (itself if it has none), and what to tell of stray pieces."""
+    from scipy.ndimage import find_objects
+
+    found, told = Pieces.of(mask), []
+    if found is None:
+        return mask, ()
+    if found.specks.any():
+        told.append(
+            f"The label of {organ} has {_voxels(found.specks, mask)}. Such specks are left out. If they belong to the "
+            "organ, join them to it in the label map."
+        )
+    if found.doubted.any():
+        told.append(
+            f"The label of {organ} has {_voxels(found.doubted, mask)}. The box spans them, too. If they do not belong "
+            "to the organ, erase them in the label map."
+        )
+    if not found.specks.any():
+        return mask, tuple(told)
+    kept = mask.voxels & ~found.specks
+    (around,) = find_objects(kept.view(np.uint8))
+    first, shape = [part.start for part in around], [part.stop - part.start for part in around]
+    return Mask(kept[around], mask.grid.cropped(first, shape)), tuple(told)
+
+
+def _voxels(voxels: NDArray[np.bool_], mask: Mask) -> str:
+    """How many voxels these are, and where the first of them lies."""
+    count = int(np.count_nonzero(voxels))
+    place = ", ".join(f"{mm:.0f}" for mm in mask.grid.ras(np.unravel_index(int(voxels.argmax()), voxels.shape)))
+    if count == 1:
+        return f"1 voxel apart from the organ, at RAS ({place}) mm"
+    return f"{count} voxels apart from the organ, the first at RAS ({place}) mm"
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """The connected pieces of a mask that lie apart from the organ, as voxels (I, J, K).
+
+    ``specks`` are small beside the largest piece (see SMALL_SHARE) and reach more than FAR_MM beyond the box of all
+    pieces that are not. So pairs such as the lungs stay, and crumbs beside an organ. ``doubted`` are not small, but
+    less than DOUBTED_SHARE of the largest piece, and reach as far beyond the box of all that are more.
+    """
+
+    specks: NDArray[np.bool_]
+    doubted: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, mask: Mask) -> Pieces | None:
+        """Those of a mask; None if it has one piece alone."""
+        from scipy.ndimage import find_objects, label
+
+        pieces, count = label(mask.voxels, np.ones((3, 3, 3)))
+        if count < 2:
+            return None
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+        largest = sizes.max()
+        small = (sizes < SMALL_SHARE * largest) | ((sizes < FEW_VOXELS) & (sizes < FEW_SHARE * largest))
+        large = ~small & (sizes >= DOUBTED_SHARE * largest)
+        reach = np.array([[(along.start, along.stop) for along in box] for box in find_objects(pieces)])
+
+        def far_from(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            low, high = reach[kept, :, 0].min(0), reach[kept, :, 1].max(0)
+            beyond_mm = np.maximum(low - reach[:, :, 0], reach[:, :, 1] - high) * mask.grid.spacing_mm
+            far: NDArray[np.bool_] = beyond_mm.max(1) > FAR_MM
+            return far
+
+        specks, doubted = small & far_from(~small), ~small & ~large & far_from(large)
+        return cls(*(np.concatenate([[False], chosen])[pieces] for chosen in (specks, doubted)))
+
+
+def has_pieces_beyond_the_largest(mask: NDArray[np.bool_]) -> bool:
+    """Whether any pieces of a mask (I, J, K), small or not, lie beyond the box of its largest one."""
+    from scipy.ndimage import find_objects, label
+
+    pieces, _ = label(mask, np.ones((3, 3, 3)))
+    boxes = find_objects(pieces)
+    largest = boxes[int(np.argmax(np.bincount(pieces.ravel())[1:]))]
+    reach = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)]
+    return any(abs(a - one.start) > 1 or abs(b - one.stop) > 1 for (a, b), one in zip(reach, largest, strict=True))
