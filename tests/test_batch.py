@@ -237,7 +237,8 @@ def kill_a_worker_in_mid_run(
     # Nothing twice: every scan is in the journals once (not at all if its worker died between the two writes).
     names = [row["name"] for row in journal(out)]
     assert len(names) == len(set(names)) and set(names) <= {path.stem for path in scans} and len(names) >= 14
-    assert len({path.name for path in (out / "journal").iterdir()}) == 2  # both workers had their share
+    # Usually both workers had their share; the killed one may have died before it wrote a line.
+    assert len({path.name for path in (out / "journal").iterdir()}) in (1, 2)
     # And going on finds all done but the broken one.
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert again.returncode == 1 and "0 located, 15 already done, 1 failed" in again.stdout
