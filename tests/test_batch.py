@@ -22,6 +22,7 @@ import SimpleITK as sitk
 from rprloc.apps.batch import Job, Query, locate_here, read_manifest
 from rprloc.detection import Detections
 from rprloc.errors import InputError
+from rprloc.files import is_temporary
 from rprloc.io.reading import read_volume
 from rprloc.localization.support import SupportSet
 from rprloc.volume import to_sitk
@@ -215,6 +216,18 @@ def test_a_cluster_loses_nothing_and_does_nothing_twice_when_a_worker_is_killed(
         kill_a_worker_in_mid_run(example, tmp_path, *cluster)
 
 
+def stop_between_writes(worker: subprocess.Popen[bytes], out: Path) -> None:
+    """Stop a worker where it has no file on its way: killed with one, it would leave the temporary folder behind."""
+    for _ in range(50):
+        worker.send_signal(signal.SIGSTOP)
+        time.sleep(0.3)  # for the other worker to finish what it writes
+        if not any(is_temporary(path.relative_to(out)) for path in out.rglob("*")):
+            return
+        worker.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+    pytest.fail("the worker never was between two writes")
+
+
 def kill_a_worker_in_mid_run(
     example: ExampleFiles, tmp_path: Path, address: str, workers: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -229,6 +242,7 @@ def kill_a_worker_in_mid_run(
         if len(list(out.glob("*.detections.json"))) >= 4 and len(list(out.glob("journal/*"))) == 2:
             break
         time.sleep(0.02)
+    stop_between_writes(workers[0], out)
     workers[0].send_signal(signal.SIGKILL)
     stdout, stderr = running.communicate(timeout=120)
     assert running.returncode == 1, stderr
