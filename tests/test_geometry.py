@@ -20,6 +20,7 @@ from rprloc.geometry import (
     assign_extreme_points,
     extreme_points_of_mask,
     lps_from_ras,
+    ras_from_las,
     ras_from_lps,
     wall_coordinates,
 )
@@ -37,6 +38,10 @@ def test_lps_and_back_is_the_same_point(points: np.ndarray) -> None:
 
 def test_lps_turns_left_right_and_front_back() -> None:
     assert lps_from_ras([1.0, 2.0, 3.0]).tolist() == [-1.0, -2.0, 3.0]
+
+
+def test_las_turns_left_right_alone() -> None:
+    assert ras_from_las([1.0, 2.0, 3.0]).tolist() == [-1.0, 2.0, 3.0]
 
 
 def test_apply_affine_scales_then_shifts() -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 OUTSIDE_TOLERANCE_MM = 1.0
 """How far a marked point may lie outside the scan."""
 
+_MISSING_LETTERS = 160  # of the names in a message; beyond, it gives the numbers alone
+
 
 class Marking(str, Enum):
     """How the organs of a scan were marked; the values stand in the files of support sets."""
@@ -35,6 +37,15 @@ class Mask:
 
     voxels: NDArray[np.bool_]
     grid: Grid
+
+    @classmethod
+    def cut_from(cls, voxels: NDArray[np.bool_], grid: Grid) -> Mask:
+        """The organ's part of a larger array (I, J, K) that has voxels of it."""
+        from scipy.ndimage import find_objects
+
+        (around,) = find_objects(voxels.view(np.uint8))
+        first, shape = [part.start for part in around], [part.stop - part.start for part in around]
+        return cls(voxels[around], grid.cropped(first, shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +109,6 @@ class Annotation:
         >>> rprloc.Annotation.from_labels(labels, grid, {3: "spleen"}).masks["spleen"].voxels.shape
         (10, 10, 10)
         """
-        from scipy.ndimage import find_objects
-
         if not names:
             raise InputError("No organ was named. Name at least one label of the label map.")
         points_ras, masks, missing = {}, {}, {}
@@ -110,15 +119,10 @@ class Annotation:
             if missing:
                 continue  # only to tell of all of them
             points_ras[organ] = extreme_points_of_mask(mask, grid)
-            (around,) = find_objects(mask.view(np.uint8))
-            first, shape = [part.start for part in around], [part.stop - part.start for part in around]
-            masks[organ] = Mask(mask[around], grid.cropped(first, shape))
+            masks[organ] = Mask.cut_from(mask, grid)
         if missing:
             raise InputError(_describe_missing(missing))
         return cls(points_ras, masks, Marking.LABEL_MAP)
-
-
-_MISSING_LETTERS = 160  # of the names in a message; beyond, it gives the numbers alone
 
 
 def _describe_missing(missing: Mapping[int, str]) -> str:

@@ -2,7 +2,7 @@
 
 Frames: ``_ras`` is world millimetres, x to the patient's right, y to the front, z to the head (MRML's world frame).
 ``_ijk`` is a continuous index in array order; an integer index is a voxel's centre. LPS, the frame of DICOM, ITK and
-files of Slicer Markups, is converted here and nowhere else.
+files of Slicer Markups, and LAS are converted here and nowhere else.
 """
 
 from __future__ import annotations
@@ -33,11 +33,17 @@ Examples
 """
 
 _LPS_RAS_SIGNS = np.array([-1.0, -1.0, 1.0])
+_LAS_RAS_SIGNS = np.array([-1.0, 1.0, 1.0])
 
 
 def ras_from_lps(points_lps: ArrayLike) -> Points:
     """World points (..., 3) in LPS mm, as RAS mm."""
     return np.asarray(points_lps, float) * _LPS_RAS_SIGNS
+
+
+def ras_from_las(points_las: ArrayLike) -> Points:
+    """World points (..., 3) in LAS mm, which some NRRD files use, as RAS mm."""
+    return np.asarray(points_las, float) * _LAS_RAS_SIGNS
 
 
 def lps_from_ras(points_ras: ArrayLike) -> Points:

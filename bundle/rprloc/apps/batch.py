@@ -32,72 +32,6 @@ if TYPE_CHECKING:
     from rprloc import Detections, Localizer, Scan, SupportSet
 
 
-def choose_queries(paths: Sequence[Path], manifest: Path | None, series: str | None) -> list[Query]:
-    """The scans that a command names, or that its manifest lists; ``series`` goes with a single one.
-
-    Raises InputError if both or neither are given, and as :func:`name_queries` and :func:`read_manifest`.
-    """
-    if bool(paths) == (manifest is not None):
-        raise InputError("Name the scans to search as QUERY..., or list them in --manifest. Do one of both.")
-    if series is not None and len(paths) != 1:
-        raise InputError(
-            f"--series selects one DICOM series, but there are {len(paths)} queries. Run each folder by itself, or "
-            "name the series in a manifest."
-        )
-    return read_manifest(manifest) if manifest is not None else name_queries(paths, series)
-
-
-def require_ways_to_share(manifest: Path | None, jobs: int, scheduler: str | None) -> None:
-    """Raise InputError for ways to share the work that do not go together."""
-    if manifest is None and (jobs > 1 or scheduler is not None):
-        raise InputError("--jobs and --scheduler only work with --manifest. List the scans in a manifest.")
-    if jobs > 1 and scheduler is not None:
-        raise InputError("--jobs is for this computer and --scheduler for others. Give one of them.")
-
-
-def name_queries(paths: Sequence[Path], series: str | None = None) -> list[Query]:
-    """The scans at ``paths``, their results named like them. Raises InputError if two would be called the same."""
-    from rprloc.io.formats import scan_name
-
-    queries = [Query(path, scan_name(path), series) for path in paths]
-    require_distinct_names(queries)
-    return queries
-
-
-@contextmanager
-def open_workers(
-    job: Job, jobs: int, scheduler: str | None
-) -> Iterator[Callable[[Sequence[Query]], Iterator[Outcome]]]:
-    """What locates in queries: this process, ``jobs`` of them, or the workers of the Dask scheduler at an address.
-
-    Raises InputError if Dask is not installed or its scheduler does not answer.
-    """
-
-    if jobs == 1 and scheduler is None:
-        yield lambda queries: locate_here(job, queries)
-        return
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise InputError("--jobs and --scheduler need Dask. Install it: pip install 'rprloc[cluster]'.") from error
-    if scheduler is None:
-        with (
-            LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as cluster,
-            Client(cluster) as client,
-        ):
-            yield lambda queries: locate_on(client, job, queries)
-        return
-    try:
-        client = Client(scheduler, timeout=20)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"No Dask scheduler answers at {scheduler} ({error}). Give its address as in tcp://host:8786. Start it "
-            "with 'dask scheduler', and its workers with 'dask worker ADDRESS --nthreads 1'."
-        ) from error
-    with client:
-        yield lambda queries: locate_on(client, job, queries)
-
-
 JOURNALS = "journal"
 """The folder, beside the results, with one CSV for each process that located something."""
 
@@ -159,6 +93,71 @@ class Outcome:
     error: str | None = None
     skipped: bool = False
     found: Detections | None = field(default=None, compare=False)
+
+
+def choose_queries(paths: Sequence[Path], manifest: Path | None, series: str | None) -> list[Query]:
+    """The scans that a command names, or that its manifest lists; ``series`` goes with a single one.
+
+    Raises InputError if both or neither are given, and as :func:`name_queries` and :func:`read_manifest`.
+    """
+    if bool(paths) == (manifest is not None):
+        raise InputError("Name the scans to search as QUERY..., or list them in --manifest. Do one of both.")
+    if series is not None and len(paths) != 1:
+        raise InputError(
+            f"--series selects one DICOM series, but there are {len(paths)} queries. Run each folder by itself, or "
+            "name the series in a manifest."
+        )
+    return read_manifest(manifest) if manifest is not None else name_queries(paths, series)
+
+
+def require_ways_to_share(manifest: Path | None, jobs: int, scheduler: str | None) -> None:
+    """Raise InputError for ways to share the work that do not go together."""
+    if manifest is None and (jobs > 1 or scheduler is not None):
+        raise InputError("--jobs and --scheduler only work with --manifest. List the scans in a manifest.")
+    if jobs > 1 and scheduler is not None:
+        raise InputError("--jobs is for this computer and --scheduler for others. Give one of them.")
+
+
+def name_queries(paths: Sequence[Path], series: str | None = None) -> list[Query]:
+    """The scans at ``paths``, their results named like them. Raises InputError if two would be called the same."""
+    from rprloc.io.formats import scan_name
+
+    queries = [Query(path, scan_name(path), series) for path in paths]
+    require_distinct_names(queries)
+    return queries
+
+
+@contextmanager
+def open_workers(
+    job: Job, jobs: int, scheduler: str | None
+) -> Iterator[Callable[[Sequence[Query]], Iterator[Outcome]]]:
+    """What locates in queries: this process, ``jobs`` of them, or the workers of the Dask scheduler at an address.
+
+    Raises InputError if Dask is not installed or its scheduler does not answer.
+    """
+    if jobs == 1 and scheduler is None:
+        yield lambda queries: locate_here(job, queries)
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise InputError("--jobs and --scheduler need Dask. Install it: pip install 'rprloc[cluster]'.") from error
+    if scheduler is None:
+        with (
+            LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            yield lambda queries: locate_on(client, job, queries)
+        return
+    try:
+        client = Client(scheduler, timeout=20)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at {scheduler} ({error}). Give its address as in tcp://host:8786. Start it "
+            "with 'dask scheduler', and its workers with 'dask worker ADDRESS --nthreads 1'."
+        ) from error
+    with client:
+        yield lambda queries: locate_on(client, job, queries)
 
 
 def read_manifest(path: Path) -> list[Query]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rprloc.errors import InputError
-from rprloc.geometry import Grid, Points, ras_from_lps
+from rprloc.geometry import Grid, Points, ras_from_las, ras_from_lps
 from rprloc.io.formats import READABLE_FORMATS
 from rprloc.io.headers import (
     MM_IN,
@@ -52,20 +52,12 @@ _ENCODINGS = {
 _SEGMENT = re.compile(r"segment\d+_", re.IGNORECASE)
 
 
-def _ras_from_las(points_las: ArrayLike) -> Points:
-    return np.asarray(points_las, float) * [-1.0, 1.0, 1.0]
-
-
-def _ras_from_ras(points_ras: ArrayLike) -> Points:
-    return np.asarray(points_ras, float)
-
-
 # The spaces that are bound to the patient; with "-time", or "t", there is a fourth axis. Those of the scanner and
 # "3D-right-handed" do not say where left and right are.
-_SPACES = {
+_SPACES: dict[str, Callable[[ArrayLike], Points]] = {
     **dict.fromkeys(("left-posterior-superior", "lps"), ras_from_lps),
-    **dict.fromkeys(("left-anterior-superior", "las"), _ras_from_las),
-    **dict.fromkeys(("right-anterior-superior", "ras"), _ras_from_ras),
+    **dict.fromkeys(("left-anterior-superior", "las"), ras_from_las),
+    **dict.fromkeys(("right-anterior-superior", "ras"), np.asarray),
 }
 
 

@@ -40,8 +40,6 @@ def leave_out_specks(annotation: Annotation) -> tuple[Annotation, tuple[str, ...
 
 def without_specks(mask: Mask, organ: str) -> tuple[Mask, tuple[str, ...]]:
     """A mask of an organ without its specks (itself if it has none), and what to tell of stray pieces."""
-    from scipy.ndimage import find_objects
-
     found, told = Pieces.of(mask), []
     if found is None:
         return mask, ()
@@ -57,10 +55,7 @@ def without_specks(mask: Mask, organ: str) -> tuple[Mask, tuple[str, ...]]:
         )
     if not found.specks.any():
         return mask, tuple(told)
-    kept = mask.voxels & ~found.specks
-    (around,) = find_objects(kept.view(np.uint8))
-    first, shape = [part.start for part in around], [part.stop - part.start for part in around]
-    return Mask(kept[around], mask.grid.cropped(first, shape)), tuple(told)
+    return Mask.cut_from(mask.voxels & ~found.specks, mask.grid), tuple(told)
 
 
 def _voxels(voxels: NDArray[np.bool_], mask: Mask) -> str:
@@ -87,16 +82,12 @@ class Pieces:
     @classmethod
     def of(cls, mask: Mask) -> Pieces | None:
         """Those of a mask; None if it has one piece alone."""
-        from scipy.ndimage import find_objects, label
-
-        pieces, count = label(mask.voxels, np.ones((3, 3, 3)))
-        if count < 2:
+        pieces, sizes, reach = _label_pieces(mask.voxels)
+        if len(sizes) < 2:
             return None
-        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
         largest = sizes.max()
         small = (sizes < SMALL_SHARE * largest) | ((sizes < FEW_VOXELS) & (sizes < FEW_SHARE * largest))
         large = ~small & (sizes >= DOUBTED_SHARE * largest)
-        reach = np.array([[(along.start, along.stop) for along in box] for box in find_objects(pieces)])
 
         def far_from(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
             low, high = reach[kept, :, 0].min(0), reach[kept, :, 1].max(0)
@@ -110,10 +101,19 @@ class Pieces:
 
 def has_pieces_beyond_the_largest(mask: NDArray[np.bool_]) -> bool:
     """Whether any pieces of a mask (I, J, K), small or not, lie beyond the box of its largest one."""
+    _, sizes, reach = _label_pieces(mask)
+    low, high = reach[int(np.argmax(sizes))].T
+    return bool((low - reach[:, :, 0].min(0) > 1).any() or (reach[:, :, 1].max(0) - high > 1).any())
+
+
+def _label_pieces(
+    voxels: NDArray[np.bool_],
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """The number of the connected piece at each voxel (I, J, K), from 1 on; of each piece its voxels (N,), and where
+    it begins and ends along each axis (N, 3, 2).
+    """
     from scipy.ndimage import find_objects, label
 
-    pieces, _ = label(mask, np.ones((3, 3, 3)))
-    boxes = find_objects(pieces)
-    largest = boxes[int(np.argmax(np.bincount(pieces.ravel())[1:]))]
-    reach = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)]
-    return any(abs(a - one.start) > 1 or abs(b - one.stop) > 1 for (a, b), one in zip(reach, largest, strict=True))
+    pieces, count = label(voxels, np.ones((3, 3, 3)))
+    reach = [[(along.start, along.stop) for along in box] for box in find_objects(pieces)]
+    return pieces, np.bincount(pieces.ravel(), minlength=count + 1)[1:], np.array(reach)
