@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,20 @@ from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.model.network import RPRNet, save_model
 from rprloc.volume import to_sitk
+from scripts.robustness.damage import Truth
 
 SHAPE = (30, 24, 20)
+DICOM_AFFINE = np.array([[-4.0, 0, 0, 60], [0, -5, 0, 50], [0, 0, 6, 300], [0, 0, 0, 1]])
+"""Where the slices of the series lie, RAS mm."""
 IMAGES = {".nii": 400, ".nii.gz": 0, ".nrrd": 300, ".mha": 350, ".nhdr": 300, ".mhd": 350}
 """Image formats, and within how many bytes their header lies (0: compressed, there is none to edit)."""
 
 
-def write_good_files(folder: Path) -> None:
-    """Write a small scan in every format with its label map, markups, support set, detections and weights."""
+def write_good_files(folder: Path) -> Truth:
+    """Write a small scan in every format with its label map, markups, support set, detections and weights.
+
+    Returns the truth about the scan.
+    """
     folder.mkdir(parents=True)
     grid = Grid(SHAPE, np.array([[4.0, 0, 0, -60], [0, -5, 0, 40], [0, 0, 6, -300], [0, 0, 0, 1]]))
     i, j, k = np.indices(SHAPE)
@@ -51,6 +58,7 @@ def write_good_files(folder: Path) -> None:
     write_extreme_points(folder / "points.mrk.json", points_ras, "bone")
     organ = OrganDetection("bone", points_ras, np.zeros(6), 1, ("anna",))
     Detections("scan", (organ,), "m", "s").save(folder / "scan.detections.json")
+    return Truth(hu, grid.ras_from_ijk)
 
 
 def encode_slice(hu: np.ndarray, k: int, tags: dict[str, Any] | None = None) -> bytes:
@@ -73,7 +81,8 @@ def encode_slice(hu: np.ndarray, k: int, tags: dict[str, Any] | None = None) -> 
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
     data.PixelData = (hu[:, :, k].T + 1024).astype(np.uint16).tobytes()
     stream = io.BytesIO()
-    with config.disable_value_validation():
+    with config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, on the values that are to be wrong
         for tag, value in (tags or {}).items():
             if value is None:
                 delattr(data, tag)

@@ -1,96 +1,26 @@
-"""Damaged scans and label maps: NIfTI, NRRD, MetaImage and what is no image."""
+"""Scans and label maps of every format that are cut off, of noise, a bomb, or no image at all."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import random
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from scripts.robustness.damage import Content, cut
+from scripts.robustness.damage import Kind, Truth, cut
 from scripts.robustness.good_files import IMAGES
 
-NIFTI_FIELDS: list[tuple[str, int, str, Any]] = [
-    ("a negative size", 42, "<h", -30),
-    ("a size of 0", 44, "<h", 0),
-    ("huge sizes", 42, "<3h", (32767, 32767, 32767)),
-    ("0 axes", 40, "<h", 0),
-    ("7 axes", 40, "<8h", (7, 30, 24, 20, 2, 2, 2, 2)),
-    ("32767 axes", 40, "<h", 32767),
-    ("negative axes", 40, "<h", -3),
-    ("two volumes", 40, "<5h", (4, 30, 24, 10, 2)),
-    ("one slice", 40, "<4h", (2, 30, 24, 1)),
-    ("few slices", 46, "<h", 5),
-    ("an unknown type", 70, "<h", 12345),
-    ("type 0", 70, "<h", 0),
-    ("colours", 70, "<2h", (128, 24)),
-    ("complex numbers", 70, "<2h", (32, 64)),
-    ("data far behind its end", 108, "<f", 1e9),
-    ("a NaN offset of its data and none", 108, "<f", 3e7),
-    ("NaN in the sform", 280, "<f", float("nan")),
-    ("infinity in the sform", 292, "<f", float("inf")),
-    ("a sform of zeros", 280, "<12f", (0.0,) * 12),
-    ("a sheared sform", 284, "<f", 3.0),
-    ("a huge sform", 280, "<f", 1e30),
-    ("a sform unlike its qform", 292, "<f", 200.0),
-    ("neither sform nor qform", 252, "<2h", (0, 0)),
-    ("another header size", 0, "<i", 540),
-    ("another magic", 344, "<4s", b"ni1\0"),
-    ("voxel sizes unlike its sform", 80, "<3f", (1.0, 1.0, 1.0)),
-    ("voxels of a micrometre", 123, "<b", 3),
-]
-
-NRRD_EDITS = [
-    (b"sizes: 30 24 20", b"sizes: 30 24 -20"),
-    (b"sizes: 30 24 20", b"sizes: 30 24"),
-    (b"sizes: 30 24 20", b"sizes: 30 24 2000000000"),
-    (b"sizes: 30 24 20", b"sizes: 30 24 x"),
-    (b"sizes: 30 24 20", b"sizes: 3 24 200"),
-    (b"dimension: 3", b"dimension: 0"),
-    (b"dimension: 3", b"dimension: 2"),
-    (b"dimension: 3", b"dimension: 300"),
-    (b"type: short", b"type: block"),
-    (b"type: short", b"type: double"),
-    (b"type: short", b"kind: short"),
-    (b"encoding: raw", b"encoding: hex"),
-    (b"encoding: raw", b"encoding: none"),
-    (b"space directions:", b"space origins:"),
-    (b"space directions: (", b"space directions: (0*"),
-    (b"space directions: (-4,0,0)", b"space directions: (nan,0,0)"),
-    (b"space directions: (-4,0,0)", b"space directions: (0,0,0)"),
-    (b"space directions: (-4,0,0)", b"space directions: none"),
-    (b"space directions: (-4,0,0)", b"space directions: (-4,4,0)"),
-    (b"NRRD000", b"NRRX000"),
-]
-
-META_EDITS = [
-    (b"NDims = 3", b"NDims = 9999"),
-    (b"NDims = 3", b"NDims = -3"),
-    (b"NDims = 3", b"NDims = 2"),
-    (b"NDims = 3", b"NDims = three"),
-    (b"DimSize = 30 24 20", b"DimSize = 30 24 -20"),
-    (b"DimSize = 30 24 20", b"DimSize = 30 24 0"),
-    (b"DimSize = 30 24 20", b"DimSize = 30 24"),
-    (b"DimSize = 30 24 20", b"DimSize = 30 24 2000000000"),
-    (b"DimSize = 30 24 20", b"DimSize = 30 24 x"),
-    (b"DimSize = 30 24 20", b"DimSize = 3 24 200"),
-    (b"ElementType = MET_SHORT", b"ElementType = MET_DOUBLE"),
-    (b"ElementType = MET_SHORT", b"ElementType = MET_NOTHING"),
-    (b"ElementType = MET_SHORT", b"ElementNumberOfChannels = 3\nElementType = MET_UCHAR"),
-    (b"ElementSpacing = 4 5 6", b"ElementSpacing = 0 5 6"),
-    (b"ElementSpacing = 4 5 6", b"ElementSpacing = nan 5 6"),
-    (b"ElementSpacing = 4 5 6", b"ElementSpacing = 0.01 5 6"),
-    (b"TransformMatrix = ", b"TransformMatrix = 0 0 0 0 0 0 0 0 0 #"),
-    (b"CompressedData = False", b"CompressedData = True"),
-    (b"ElementDataFile = LOCAL", b"ElementDataFile = /dev/zero"),
-    (b"ElementDataFile = LOCAL", b"ElementDataFile = ../../../../etc/passwd"),
-]
+_ELSEWHERE = (
+    *("/etc/passwd", "/dev/zero", "../scan.raw", "../../good/scan.raw", "a/../../good/scan.raw", "C:\\scan.raw"),
+    *("http://localhost/scan.raw", "LIST", "list", "scan%03d.raw 1 20 1", ".", "", " "),
+)
 
 
-def damage_images(good: Path, rng: random.Random) -> Iterator[tuple[str, Content]]:
-    """Yield scans in all formats, cut off, of noise or with a wrong entry in the header; the first file is the scan."""
+def vary_images(good: Path, truth: Truth, rng: random.Random) -> Iterator[Kind]:
+    """Yield scans in all formats, whole, cut off, of noise, or with data elsewhere; the first file is the scan."""
     for suffix, header in IMAGES.items():
         name = f"bad{suffix}"
         data = (good / f"scan{suffix}").read_bytes()
@@ -98,49 +28,71 @@ def damage_images(good: Path, rng: random.Random) -> Iterator[tuple[str, Content
         if suffix in (".nhdr", ".mhd"):
             raw = next(good.glob("scan.raw*"))
             beside = {raw.name: raw.read_bytes()}
-            yield f"{suffix} without its data", {name: data}
-            yield (
-                f"{suffix} with half of its data",
-                {name: data, raw.name: beside[raw.name][: len(beside[raw.name]) // 2]},
-            )
-            for where in ("/etc/passwd", "../scan.raw", "http://localhost/scan.raw", "LIST", "scan%03d.raw 1 20 1"):
-                yield f"{suffix} with its data in {where!r}", {name: data.replace(raw.name.encode(), where.encode())}
+            half = beside[raw.name][: len(beside[raw.name]) // 2]
+            yield f"{suffix} without its data", {name: data}, None
+            yield f"{suffix} with half of its data", {name: data, raw.name: half}, None
+            for where in (*_ELSEWHERE, str((good / raw.name).resolve())):
+                content = {name: data.replace(raw.name.encode(), where.encode())}
+                yield f"{suffix} with its data in {where[:12]!r}", content, None
+        yield f"{suffix} as it is", {name: data, **beside}, truth
         for n in range(8):
             # A detached header is as good without its last line's end, so it is cut well before.
-            yield f"{suffix} cut off {n}", {name: cut(data[: int(0.85 * len(data))], rng), **beside}
-        yield f"{suffix} of noise", {name: rng.randbytes(5000), **beside}
-        yield f"{suffix} of zeros", {name: bytes(5000), **beside}
+            yield f"{suffix} cut off {n}", {name: cut(data[: int(0.85 * len(data))], rng), **beside}, None
+        yield f"{suffix} of noise", {name: rng.randbytes(5000), **beside}, None
+        yield f"{suffix} of zeros", {name: bytes(5000), **beside}, None
         if header:
-            yield f"{suffix} with noise in the header", {name: rng.randbytes(header) + data[header:], **beside}
-    nii = (good / "scan.nii").read_bytes()
-    for name, offset, form, value in NIFTI_FIELDS:
-        changed = bytearray(nii)
-        struct.pack_into(form, changed, offset, *(value if isinstance(value, tuple) else (value,)))
-        yield f".nii with {name}", {"bad.nii": bytes(changed)}
-    packed = bytearray((good / "scan.nii.gz").read_bytes())
-    packed[-6] ^= 0xFF
-    yield ".nii.gz with a wrong check sum", {"bad.nii.gz": bytes(packed)}
-    yield ".nii.gz packed twice", {"bad.nii.gz": gzip.compress((good / "scan.nii.gz").read_bytes())}
-    for suffix, edits in (".nrrd", NRRD_EDITS), (".mha", META_EDITS):
-        data = (good / f"scan{suffix}").read_bytes()
-        for old, new in edits:
-            if old not in data:
-                raise SystemExit(f"{old!r} is not in the header of {suffix}")
-            label = f"{suffix} with {new.decode('latin-1', 'replace').strip()!r} for {old.decode().strip()!r}"
-            yield label, {f"bad{suffix}": data.replace(old, new, 1)}
+            noise = rng.randbytes(header) + data[header:]
+            yield f"{suffix} with noise in the header", {name: noise, **beside}, None
     for name in ("bad", "bad.png", "bad.txt", "bad.dcm"):
-        yield f"{name} that is no image", {name: b"no image at all\n" * 50}
+        yield f"{name} that is no image", {name: b"no image at all\n" * 50}, None
+    yield from _bombs()
 
 
-def damage_labels(good: Path, rng: random.Random) -> Iterator[tuple[str, Content]]:
+def _bombs() -> Iterator[Kind]:
+    """Yield small files that unpack to many gigabytes, as they say or against what they say."""
+    zeros, edge = bytes(1 << 20), 2000
+    said = f"NRRD0004\ntype: short\ndimension: 3\nspace: RAS\nsizes: {edge} {edge} {edge}\nendian: little\n"
+    said += "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n"
+    packed = {"gzip": gzip.compress(zeros, 9) * 16_000, "bzip2": bz2.compress(zeros * 100) * 160}  # 16 GB of zeros
+    for encoding, data in packed.items():
+        yield (
+            f".nrrd that unpacks from {encoding} to 16 GB",
+            {"bad.nrrd": f"{said}encoding: {encoding}\n\n".encode() + data},
+            None,
+        )
+    small = said.replace(f"{edge} {edge} {edge}", "100 100 100")
+    for encoding, data in packed.items():
+        content = {"bad.nrrd": f"{small}encoding: {encoding}\n\n".encode() + data}
+        yield f".nrrd that says 2 MB and unpacks from {encoding} to 16 GB", content, None
+    more = b"NRRD" + b"x: y\n" * (1 << 22)
+    yield ".nrrd whose header does not end", {"bad.nrrd": more.replace(b"NRRD", b"NRRD0004\n", 1)}, None
+    yield ".mha whose header does not end", {"bad.mha": b"ObjectType = Image\n" + b"Comment = y\n" * (1 << 20)}, None
+    meta = (
+        f"ObjectType = Image\nNDims = 3\nDimSize = {edge} {edge} {edge}\nElementType = MET_SHORT\nBinaryData = True\n"
+    )
+    meta += (
+        "BinaryDataByteOrderMSB = False\nCompressedData = True\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\n"
+    )
+    meta += "ElementSpacing = 1 1 1\nElementDataFile = LOCAL\n"
+    stream = zlib.compressobj(9)
+    deflated = b"".join(stream.compress(zeros) for _ in range(300)) + stream.flush()  # 0.3 GB, so that it is soon made
+    yield ".mha that says 16 GB and has 0.3", {"bad.mha": meta.encode() + deflated}, None
+    yield (
+        ".mha that says 2 MB and unpacks to 0.3 GB",
+        {"bad.mha": meta.replace("2000 2000 2000", "100 100 100").encode() + deflated},
+        None,
+    )
+
+
+def vary_labels(good: Path, rng: random.Random) -> Iterator[Kind]:
     """Yield label maps that are cut off, empty, of noise or of another size than the scan."""
     labels = (good / "labels.nii.gz").read_bytes()
     for n in range(6):
-        yield f"labels cut off {n}", {"bad.nii.gz": cut(labels, rng)}
+        yield f"labels cut off {n}", {"bad.nii.gz": cut(labels, rng)}, None
     unpacked = bytearray(gzip.decompress(labels))
     struct.pack_into("<h", unpacked, 42, 29)
-    yield "labels of another size", {"bad.nii.gz": bytes(unpacked)}
+    yield "labels of another size", {"bad.nii.gz": bytes(unpacked)}, None
     unpacked[352:] = bytes(len(unpacked) - 352)
     struct.pack_into("<h", unpacked, 42, 30)
-    yield "labels without a label", {"bad.nii.gz": bytes(unpacked)}
-    yield "labels of noise", {"bad.nii.gz": rng.randbytes(900)}
+    yield "labels without a label", {"bad.nii.gz": bytes(unpacked)}, None
+    yield "labels of noise", {"bad.nii.gz": rng.randbytes(900)}, None

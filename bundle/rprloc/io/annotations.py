@@ -16,7 +16,8 @@ from rprloc.geometry import Grid
 from rprloc.io.formats import holds_series, require_content
 from rprloc.io.markups import read_extreme_points
 from rprloc.io.plausibility import describe_grid
-from rprloc.io.reading import explain_reading_errors, read_image_file, read_scan
+from rprloc.io.reading import explain_reading_errors, open_image_file, read_scan
+from rprloc.io.voxels import StoredImage, read_voxels
 
 
 def read_example(
@@ -118,13 +119,9 @@ def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
             raise InputError(
                 f"{path} is a folder or DICOM, not a label map. Export the segmentation as .nii.gz, .nrrd or .mha."
             )
-        stored, own_grid = read_image_file(path)
-    labels = _in_the_order_of(grid, stored, own_grid)
-    if labels is None:
-        raise InputError(
-            f"The label map {path} does not lie on the grid of its image. It has {describe_grid(own_grid)}, the image "
-            f"{describe_grid(grid)}. Export it with the image as the reference volume."
-        )
+        image = open_image_file(path)
+        order, backwards = _order_of(grid, image)  # before memory is asked for
+        labels = np.flip(read_voxels(image).transpose(order), backwards)
     if np.issubdtype(labels.dtype, np.integer):
         return cast(NDArray[np.integer], labels)
     whole = np.rint(labels)
@@ -137,20 +134,28 @@ def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
     return whole.astype(np.int32)
 
 
-def _in_the_order_of(grid: Grid, array: NDArray[np.generic], own_grid: Grid) -> NDArray[np.generic] | None:
-    """An array on ``own_grid`` with its axes as in ``grid``; None if the voxels are not the same, to 0.1 mm."""
+def _order_of(grid: Grid, labels: StoredImage) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The order in which the axes of a label map are those of ``grid``, and which of them then run backwards.
+
+    Raises InputError if the voxels are not the same, to 0.1 mm.
+    """
     last_ijk = np.array(grid.shape) - 1
     points_ijk = np.vstack([np.zeros(3), np.diag(last_ijk)])  # the first voxel and the ends of the three axes
-    own_ijk = own_grid.ijk(grid.ras(points_ijk))
-    along = own_ijk[1:] - own_ijk[0]  # (axis of grid, axis of own_grid)
+    own_ijk = labels.grid.ijk(grid.ras(points_ijk))
+    along = own_ijk[1:] - own_ijk[0]  # (axis of grid, axis of the labels' grid)
     order = np.abs(along).argmax(axis=1)
     backwards = along[np.arange(3), order] < 0
     same_ijk = np.zeros((4, 3))
     same_ijk[:, order] = np.where(backwards, last_ijk - points_ijk, points_ijk)
-    off_mm = np.linalg.norm(own_grid.ras(same_ijk) - grid.ras(points_ijk), axis=1)
-    if sorted(order) != [0, 1, 2] or array.transpose(order).shape != grid.shape or off_mm.max() > 0.1:
-        return None
-    return np.flip(array.transpose(order), tuple(np.flatnonzero(backwards).tolist()))
+    off_mm = np.linalg.norm(labels.grid.ras(same_ijk) - grid.ras(points_ijk), axis=1)
+    own_shape = np.array(labels.grid.shape)
+    if sorted(order) != [0, 1, 2] or tuple(own_shape[order]) != grid.shape or off_mm.max() > 0.1:
+        raise InputError(
+            f"The label map {labels.path} does not lie on the grid of its image. It has "
+            f"{describe_grid(labels.grid)}, the image {describe_grid(grid)}. Export it with the image as the reference "
+            "volume."
+        )
+    return tuple(order.tolist()), tuple(np.flatnonzero(backwards).tolist())
 
 
 def read_names(path: str | Path) -> dict[int, str]:

@@ -36,16 +36,17 @@ _PIXEL_TAGS = (
     "PixelData",
 )
 
+_LARGEST_WHOLE = 1 << 14  # slope and intercept up to here leave 16 bits within 32, and 32 bits within 64
 _CAPTURED_FRAMES = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grayscale word secondary capture
 
 
 def read_pixels(ordered: Sequence[Slice], padding: float) -> NDArray[np.generic]:
-    """The rescaled pixels (I, J, K) of the planes: int16 where they fit, else int32; float32 for fractions.
+    """The rescaled pixels (I, J, K) of the planes: int16 where they fit, else int32 or float64; float32 for fractions.
 
     ``padding`` takes the place of what the header calls padding: no measurement, and often brighter than bone. Slice by
     slice in memory, as images of ITK are, so that none of them is copied once more.
     """
-    whole = all(number.is_integer() for image in ordered for number in image.stored_as)
+    whole = all(number.is_integer() and abs(number) < _LARGEST_WHOLE for image in ordered for number in image.stored_as)
     columns, rows = ordered[0].shape
     values: NDArray[Any] = np.empty((len(ordered), rows, columns), np.int16 if whole else np.float32)
     stored: dict[Path, _Pixels] = {}
@@ -59,15 +60,25 @@ def read_pixels(ordered: Sequence[Slice], padding: float) -> NDArray[np.generic]
         plane = pixels.values(frame)
         unmeasured = None if image.padding is None else pixels.between(frame, *image.padding)
         if whole:
-            plane = plane.astype(np.int32) * int(slope) + int(intercept)
+            exact = np.int32 if plane.dtype.itemsize <= 2 else np.int64
+            plane = plane.astype(exact) * int(slope) + int(intercept)
         else:
-            plane = plane * np.float32(slope) + np.float32(intercept)
+            with np.errstate(over="ignore"):  # what is not finite is refused with every other such voxel
+                plane = plane * np.float32(slope) + np.float32(intercept)
         if unmeasured is not None:
             plane[unmeasured] = padding
-        if values.dtype == np.int16 and (plane.min() < -(1 << 15) or plane.max() >= 1 << 15):
-            values = values.astype(np.int32)
+        if whole and not _holds(values.dtype, plane):
+            values = values.astype(np.int32 if _holds(np.dtype(np.int32), plane) else np.float64)
         values[k] = plane
     return values.transpose(2, 1, 0)
+
+
+def _holds(kind: np.dtype[Any], plane: NDArray[Any]) -> bool:
+    """Whether a type of numbers holds all of these integers."""
+    if kind == np.float64:
+        return True
+    limits = np.iinfo(kind)
+    return bool(limits.min <= plane.min() and plane.max() <= limits.max)
 
 
 @dataclass(frozen=True, eq=False)

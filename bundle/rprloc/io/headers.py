@@ -60,8 +60,7 @@ def place(path: Path, shape: tuple[int, int, int], ras_from_ijk: NDArray[np.floa
 
     Raises InputError for axes that are sheared, flat or not finite.
     """
-    with np.errstate(over="ignore"):  # infinite lengths end here
-        lengths = np.linalg.norm(ras_from_ijk[:3, :3], axis=0)
+    lengths = np.linalg.norm(ras_from_ijk[:3, :3], axis=0)  # infinite ones end here
     if not np.isfinite(ras_from_ijk).all() or not np.isfinite(lengths).all() or not (lengths > 1e-6).all():
         raise InputError(
             f"The header of {path} has voxel sizes or a position that are no numbers, or flat voxels. "

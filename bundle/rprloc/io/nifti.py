@@ -53,8 +53,7 @@ def read_nifti_header(path: Path) -> StoredImage:
     start = float(header["vox_offset"])
     if not first <= start < 2**53 or start != int(start):  # so written, NaN counts as well
         raise broken(path, f"its voxels begin at byte {start:g}, which is not behind the header of {first} bytes")
-    with np.errstate(all="ignore"):  # what is no number, or too large for one, is refused
-        grid = _grid(path, header, shape)
+    grid = _grid(path, header, shape)
     scaling = _scaling(path, header)
     if is_zipped(path):
         return StoredImage(path, grid, kind, path, encoding="gzip", unpacked_start=int(start), scaling=scaling)

@@ -29,6 +29,7 @@ from rprloc.io.headers import (
 from rprloc.io.voxels import StoredImage
 
 _MAX_HEADER_BYTES = 1 << 24  # segmentations with hundreds of segments have long ones
+_MAX_FIELDS = 1000  # the standard has some forty
 _TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),
     **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), "u1"),
@@ -108,7 +109,7 @@ def _fields(path: Path) -> tuple[dict[str, str], bool, int]:
             )
         while (line := file.readline(_MAX_HEADER_BYTES)).rstrip(b"\r\n"):
             text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-            if file.tell() > _MAX_HEADER_BYTES:
+            if file.tell() > _MAX_HEADER_BYTES or len(pairs) > _MAX_FIELDS:
                 raise broken(path, "it does not end")
             if text.startswith("#"):
                 continue

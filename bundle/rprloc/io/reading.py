@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from isal.igzip_lib import IsalError
-from numpy.typing import NDArray
 
 from rprloc.errors import InputError
-from rprloc.geometry import Grid
 from rprloc.io.dicom import DicomSeries, choose_series, find_series
 from rprloc.io.dicom_stack import read_series
 from rprloc.io.formats import (
@@ -39,7 +37,7 @@ from rprloc.io.metaimage import read_metaimage_header
 from rprloc.io.nifti import read_nifti_header
 from rprloc.io.nrrd import read_nrrd_header
 from rprloc.io.plausibility import image_warnings, refuse_too_large, refuse_unusable
-from rprloc.io.voxels import read_voxels, require_possible
+from rprloc.io.voxels import StoredImage, read_voxels, refuse_bomb, require_possible
 from rprloc.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -119,7 +117,9 @@ def read_scan(path: str | Path, *, series_uid: str | None = None) -> Scan:
                     f"{path} is an image file, and only DICOM has series to select. Give the DICOM folder, or leave "
                     "the series out."
                 )
-            scan = Scan(Volume(*read_image_file(path), scan_name(path)))
+            image = open_image_file(path)
+            refuse_bomb(image)
+            scan = Scan(Volume(read_voxels(image), image.grid, scan_name(path)))
     refuse_unusable(scan.volume.hu, scan.volume.grid, path)
     return scan
 
@@ -177,14 +177,15 @@ def explain_reading_errors(path: Path) -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
-def read_image_file(path: Path) -> tuple[NDArray[np.generic], Grid]:
-    """Array (I, J, K) and grid of a 3D scalar image file."""
+def open_image_file(path: Path) -> StoredImage:
+    """What the header of a 3D scalar image file says, once it is clear that the file can hold it."""
     require_content(path)
     extension = image_extension(path)
     if not extension:
         raise InputError(f"{path} has an extension that is not known. {READABLE_FORMATS} Convert it to one of these.")
     read_header = {NIFTI: read_nifti_header, NRRD: read_nrrd_header, METAIMAGE: read_metaimage_header}
-    image = next(read for ends, read in read_header.items() if extension in ends)(path)
-    require_possible(image)
-    refuse_too_large(image.grid, path)
-    return read_voxels(image), image.grid
+    with np.errstate(all="ignore"):  # what is no number, or too large for one, is refused
+        image = next(read for ends, read in read_header.items() if extension in ends)(path)
+        require_possible(image)
+        refuse_too_large(image.grid, path)
+    return image

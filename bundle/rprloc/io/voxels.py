@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
 
+_MAX_PADDING = 1 << 16  # bytes behind the voxels
 _BLOCK = 1 << 18  # bytes, so that a block stays in the processor's cache on its way
 # How many bytes one compressed byte can stand for: deflate cannot do better, and no text needs less than a letter.
 _EXPANSION = {"raw": 1, "text": 8, "gzip": 1040, "zlib": 1040, "bzip2": 2_000_000}
+# CT packs to about a third; only padding packs better than 200 to 1. Small files harm nobody, however well they pack.
+MAX_PACKING, HARMLESS_BYTES = 200, 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,17 @@ def require_possible(image: StoredImage) -> None:
         _require_bytes(image.path, size, expected)
 
 
+def refuse_bomb(image: StoredImage) -> None:
+    """Before memory is asked for: whether a scan can pack as well as this file does. Label maps can."""
+    unpacked = math.prod(image.grid.shape) * image.kind.itemsize
+    size = max(image.data.stat().st_size, 1)
+    if unpacked > max(HARMLESS_BYTES, MAX_PACKING * size):
+        raise InputError(
+            f"{image.path} would unpack to {unpacked / 1e9:.1f} GB, {unpacked / size:.0f} times its size. No CT scan "
+            "packs so well. Check how it was exported."
+        )
+
+
 def read_voxels(image: StoredImage) -> NDArray[np.generic]:
     """The scaled voxels (I, J, K) of an image. Raises InputError if there are less or other bytes than promised."""
     if image.encoding == "text":
@@ -101,12 +115,14 @@ def _bytes_of(image: StoredImage, expected: int) -> NDArray[np.uint8]:
             filled += taken
             if taken < len(chunk):
                 surplus += len(chunk) - taken
-                is_padding = is_padding and not chunk[taken:].strip(b"\0\r\n")
+                is_padding = is_padding and surplus <= _MAX_PADDING and not chunk[taken:].strip(b"\0\r\n")
+                if not is_padding:
+                    break
     _require_bytes(image.path, filled, expected)
     if not is_padding:  # the header leaves out a part of the scan, or says a wrong place for its beginning
         raise InputError(
-            f"{image.path} holds {expected + surplus} bytes of voxels, but its header promises {expected}. Which of "
-            "them are the scan would be a guess. Export it again."
+            f"{image.path} holds more bytes of voxels than the {expected} that its header promises. Which of them are "
+            "the scan would be a guess. Export it again."
         )
     return buffer
 
@@ -151,25 +167,46 @@ def _inflated(file: IO[bytes], image: StoredImage) -> Iterator[bytes]:
 
 def _voxels_of_text(image: StoredImage) -> NDArray[np.generic]:
     """Voxels that are written as decimal numbers."""
-    count = math.prod(image.grid.shape)
+    values, count = np.empty(math.prod(image.grid.shape), image.kind), 0
     with image.data.open("rb") as file:
         file.seek(image.start)
-        words = file.read().split()
-    if len(words) != count:
+        for words in _words(file):
+            try:
+                numbers = _numbers(words[: max(len(values) - count, 0)], image.kind)
+            except ValueError as error:
+                raise InputError(
+                    f"{image.path} holds voxels that are no numbers of its type ({error}). Export it again."
+                ) from error
+            values[count : count + len(numbers)] = numbers
+            count += len(words)
+    if count != len(values):
         raise InputError(
-            f"{image.path} holds {len(words)} numbers, but its header promises {count}. Copy or export it again."
+            f"{image.path} holds {count} numbers, but its header promises {len(values)}. Copy or export it again."
         )
-    try:
-        if np.issubdtype(image.kind, np.floating):
-            return np.array([float(word) for word in words]).astype(image.kind)
-        values, limits = [int(word) for word in words], np.iinfo(cast(np.dtype[np.integer], image.kind))
-        if min(values) < limits.min or max(values) > limits.max:
-            raise ValueError(f"from {min(values)} to {max(values)}")
-        return np.array(values, image.kind)
-    except ValueError as error:
-        raise InputError(
-            f"{image.path} holds voxels that are no numbers of its type ({error}). Export it again."
-        ) from error
+    return values
+
+
+def _words(file: IO[bytes]) -> Iterator[list[bytes]]:
+    """The words of a text, block by block."""
+    rest = b""
+    while block := file.read(_BLOCK):
+        block = rest + block
+        end = 1 + max(block.rfind(space) for space in (b" ", b"\n", b"\r", b"\t", b"\f", b"\v"))
+        yield block[:end].split()
+        rest = block[end:]  # may go on in the next block; without a space at all it would not end
+        if len(rest) >= _BLOCK:
+            break
+    yield rest.split()
+
+
+def _numbers(words: list[bytes], kind: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """Raises ValueError for a word that is no number of this type."""
+    if np.issubdtype(kind, np.floating):
+        return np.array([float(word) for word in words]).astype(kind)
+    values, limits = [int(word) for word in words], np.iinfo(cast(np.dtype[np.integer], kind))
+    if values and (min(values) < limits.min or max(values) > limits.max):
+        raise ValueError(f"from {min(values)} to {max(values)}")
+    return np.array(values, kind)
 
 
 def _scaled(array: NDArray[np.generic], scaling: tuple[float, float] | None) -> NDArray[np.generic]:
