@@ -81,7 +81,9 @@ def edits(target: Target) -> st.SearchStrategy[list[Edit]]:
     cutting = st.tuples(st.sampled_from(["insert", "delete", "cut"]), place, some)
     wording = st.tuples(st.sampled_from(["number", "copy line", "swap lines"]), place, st.sampled_from(_NUMBERS))
     likely = setting if target.is_binary else wording
-    return st.lists(st.one_of(*[likely] * 12, setting, cutting), min_size=1, max_size=4)
+    rarely = {8: setting, 9: cutting}
+    edit = st.sampled_from(range(10)).flatmap(lambda choice: rarely.get(choice, likely))
+    return st.lists(edit, min_size=1, max_size=4)
 
 
 def apply_edits(data: bytes, chosen: list[Edit], header: int) -> bytes:
