@@ -86,15 +86,16 @@ def _require_place(path: Path) -> None:
 
 
 def readable(text: str) -> str:
-    """A path or a name as text that can be written as UTF-8: a byte that is none of a letter becomes ``%FF``.
+    """A path or a name as text that can be written as UTF-8 and shown: a byte that is no letter becomes ``%FF``.
 
-    Python keeps such bytes of a file's name as surrogates. Different names stay different.
+    Python keeps bytes of a file's name that are not UTF-8 as surrogates. Control characters could do anything to a
+    terminal. Different names stay different.
     """
-    return re.sub("[\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", text)
+    return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", text)
 
 
 def is_plain(path: str | Path) -> bool:
-    """Whether a path is UTF-8, as some libraries demand of it."""
+    """Whether a path is UTF-8 without control letters, as some libraries demand of it."""
     return readable(str(path)) == str(path)
 
 
@@ -133,7 +134,9 @@ def require_name(name: str | None, option: str) -> None:
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{option} is empty or no text. Give a name, or leave the option out.")
     if not is_plain(name):
-        raise InputError(f"{option} is {readable(name)!r}, which is not UTF-8. Write the name as UTF-8.")
+        raise InputError(
+            f"{option} is {readable(name)!r}, which is not UTF-8 or has control letters. Write another name."
+        )
 
 
 def status_of(path: Path) -> os.stat_result | None:

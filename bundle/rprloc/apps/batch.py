@@ -183,13 +183,16 @@ def read_manifest(path: Path) -> list[Query]:
     for number, row in enumerate(rows, 2):
         given, name = (row["path"] or "").strip(), (row.get("name") or "").strip()
         parts = PurePosixPath(name).parts
-        if not given or "\\" in name or ".." in parts or name.startswith("/") or any(p.startswith(".") for p in parts):
+        name_is_bad = "\\" in name or name.startswith("/") or any(part.startswith(".") for part in parts)
+        name_is_bad = name_is_bad or "\0" in name or name in (".", "./")
+        if not given or "\0" in given or name_is_bad:
             raise InputError(
                 f"Line {number} of {path} has the path {given!r} and the name {name!r}. Give every scan a path, "
                 "and only names that stay inside the results' folder."
             )
         scan = path.parent / given
-        queries.append(Query(scan, name or scan_name(scan), (row.get("series") or "").strip() or None))
+        name = str(PurePosixPath(name)) if name else scan_name(scan)  # a//b is a/b
+        queries.append(Query(scan, name, (row.get("series") or "").strip() or None))
     if not queries:
         raise InputError(f"The manifest {path} lists no scan. {wanted} List at least one scan.")
     require_distinct_names(queries)

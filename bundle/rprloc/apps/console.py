@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import lzma
 import os
 import struct
 import sys
+import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +36,8 @@ FAILURES = (
     EOFError,
     struct.error,
     zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
 )
 """What goes wrong because of one scan, or because of the computer while it is at this scan: the others are done.
 
@@ -74,7 +78,8 @@ class Messages(logging.Handler):
         from tqdm import tqdm
 
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.capitalize()}: "
-        tqdm.write(prefix + self.format(record), file=sys.stderr)
+        lines = (prefix + self.format(record)).split("\n")
+        tqdm.write("\n".join(map(readable, lines)), file=sys.stderr)
 
 
 def require_one_way_of_marking(labels: Path | None, names: Path | None, markups: Path | None, name: str | None) -> None:
@@ -102,7 +107,7 @@ def describe_box(box: Box) -> str:
 def describe_detections(detections: Detections, path: Path) -> str:
     """What was found in one scan and where it is written."""
     width = max(len(organ.organ) for organ in detections.organs)
-    lines = [f"{detections.query} -> {path}"]
+    lines = [f"{readable(detections.query)} -> {readable(str(path))}"]
     boxes = detections.boxes
     for organ in detections.organs:
         place = f"{describe_box(boxes[organ.organ])}; " if organ.organ in boxes else ""

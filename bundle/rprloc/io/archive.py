@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tempfile
 import weakref
@@ -14,6 +15,16 @@ from rprloc.io.voxels import HARMLESS_BYTES, MAX_PACKING
 
 MAX_FILES, MAX_BYTES = 50_000, 32 << 30
 _CHUNK = 1 << 20
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
 
 
 class Unpacked:
@@ -46,7 +57,7 @@ def unpack(path: Path) -> Unpacked:
     except InputError:
         result.remove()
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+    except _DAMAGE as error:
         result.remove()
         raise InputError(
             f"{path} cannot be unpacked ({error}). Copy it again, or pack it again without a password."

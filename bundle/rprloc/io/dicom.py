@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 from rprloc.errors import InputError
 from rprloc.io.archive import unpack
-from rprloc.io.dicom_files import Fault, begins_as_dicom, files_below, only_dicom, read_start, with_neighbours
+from rprloc.io.dicom_files import (
+    Fault,
+    begins_as_dicom,
+    files_below,
+    lost_by_directory,
+    only_dicom,
+    read_start,
+    with_neighbours,
+)
 from rprloc.io.dicom_headers import ImageFile, read_image_header
 from rprloc.io.dicom_slice import Slice
 
@@ -87,13 +95,14 @@ def find_series(path: Path) -> list[DicomSeries]:
         files = [path]
     else:
         files, faults = files_below(path)
+    lost = lost_by_directory(files, names)
     files, not_dicom = only_dicom(files, names)
     images = {file: image for file in files if (image := read_image_header(file)) is not None}
     if any(image.uid for image in images.values()):
         images = {file: image if image.uid else _of_no_series(file, image) for file, image in images.items()}
     unknown = [image.fault for image in images.values() if image.uid is None and image.fault is not None]
     series_of = {file: image.uid for file, image in images.items() if image.uid is not None}
-    left_out = with_neighbours([*faults, *not_dicom, *unknown], series_of, names)
+    left_out = with_neighbours([*faults, *lost, *not_dicom, *unknown], series_of, names)
     left_out = [fault.inside(path, names) for fault in left_out]
     images = {
         file: replace(image, fault=image.fault and image.fault.inside(path, names)) for file, image in images.items()

@@ -16,7 +16,7 @@ from rprloc.io.dicom_files import Fault
 from rprloc.io.dicom_headers import UNSURE_UNITS
 from rprloc.io.dicom_slice import Slice
 
-_PAUSE_S = {"AcquisitionTime": 10.0, "ContentTime": 30.0}
+_PAUSE_S = {"AcquisitionTime": 10.0, "AcquisitionDateTime": 10.0, "ContentTime": 30.0}
 """Between two scans of a patient. The slices of one scan are taken and computed faster, or lie end to end."""
 _WORDS = {
     "AcquisitionNumber": "acquisition number",
@@ -29,9 +29,19 @@ _WORDS = {
     "StackID": "stack",
     "ConvolutionKernel": "reconstruction kernel",
     "KVP": "tube voltage",
+    "SliceThickness": "slice thickness",
+    "AcquisitionDate": "acquisition date",
     "AcquisitionTime": "acquisition time",
+    "AcquisitionDateTime": "acquisition time",
     "ContentTime": "content time",
 }
+_OWNERS = {
+    "PatientID": "patient",
+    "StudyInstanceUID": "study",
+    "FrameOfReferenceUID": "frame of reference",
+    "PatientPosition": "the patient's position",
+}
+"""What all slices of one scan have in common."""
 
 
 def one_scan_of(series: DicomSeries, path: Path) -> tuple[list[Slice], list[str]]:
@@ -42,6 +52,8 @@ def one_scan_of(series: DicomSeries, path: Path) -> tuple[list[Slice], list[str]
     if series.faults:
         raise series.faults[0].error()
     slices, notes = _without_copies(series.slices)
+    _require_one_patient(slices, path)
+    _require_all_parts(slices, path)
     lost = _lost_slices(series.uid, slices, series.left_out)
     if lost:
         raise InputError(
@@ -57,6 +69,38 @@ def one_scan_of(series: DicomSeries, path: Path) -> tuple[list[Slice], list[str]
             "Check where it comes from."
         )
     return slices, notes
+
+
+def _require_one_patient(slices: Sequence[Slice], path: Path) -> None:
+    """Raises InputError for slices of several patients, studies or frames of reference, whatever their series is."""
+    for name, word in _OWNERS.items():
+        first_with: dict[str, Slice] = {}
+        for plane in slices:
+            if name in plane.belongs_to:
+                first_with.setdefault(plane.belongs_to[name], plane)
+        if len(first_with) > 1:
+            one, other, *_ = first_with.values()
+            raise InputError(
+                f"The slices in {path} do not belong together: {one.name} and {other.name} differ in {word}. "
+                "Export one scan as a series of its own."
+            )
+
+
+def _require_all_parts(slices: Sequence[Slice], path: Path) -> None:
+    """Raises InputError if a part of a scan that was written in several files is not there."""
+    there: dict[str, set[int]] = defaultdict(set)
+    told: dict[str, int] = defaultdict(int)
+    for plane in slices:
+        if plane.part is not None:
+            uid, number, count = plane.part
+            there[uid].add(number)
+            told[uid] = max(told[uid], number, count or 0)
+    for uid, numbers in there.items():
+        if len(numbers) < told[uid]:
+            raise InputError(
+                f"{path} holds {len(numbers)} of the {told[uid]} parts in which the scan was written. Copy or export "
+                "all of them."
+            )
 
 
 def _without_copies(slices: Sequence[Slice]) -> tuple[list[Slice], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,9 @@ from rprloc.errors import InputError
 _PREAMBLE = 132  # bytes; the last four of them are DICM
 _NAMED_AS_DICOM = (".dcm", ".dicom", ".ima")
 _APPLE_DOUBLE = b"\0\x05\x16\x07"  # what macOS puts beside each file that it copies to another system
+_ADDED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".part", ".partial", ".filepart", ".crdownload", ".tmp")
+"""What packing and broken downloads add to a file's name."""
+_PACKED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _COUNTED = re.compile(r"[0-9a-f]{4,}|\d+")
 
 
@@ -44,6 +48,9 @@ def damage(path: Path, error: object) -> Fault:
     """A file in which a library failed. Addresses and names of classes, which say nothing to the user, are left out."""
     reason = " ".join(str(error).split()).rsplit("0x", 1)[-1]
     reason = reason.split("): ", 1)[-1][:120].rstrip(". ")
+    reason = re.sub(r"'\w+' object has no attribute '(\w+)'", r"it has no \1", reason)
+    if isinstance(error, TypeError) and "NoneType" in reason:
+        reason = "a value that it needs is empty"
     return Fault(path, f"is damaged or cut off ({reason or type(error).__name__})")
 
 
@@ -122,13 +129,39 @@ def only_dicom(files: Iterable[Path], names: Mapping[Path, Path]) -> tuple[list[
         named_so = not ends.isdisjoint(_NAMED_AS_DICOM) or _sequence(name) in sequences
         if not start:
             faults.append(Fault(path, "is empty", _COPY))
-        elif named_so or not start.strip(b"\0"):
+        elif start.startswith(_PACKED) and ".nii" not in ends:
+            faults.append(Fault(path, "is packed", "Unpack it, and give the folder"))
+        elif named_so or start.startswith(b"DICM") or not start.strip(b"\0"):
             cut = len(start) < _PREAMBLE
             faults.append(Fault(path, "is cut off at its beginning" if cut else "does not begin as DICOM does", _COPY))
     return dicom, faults
 
 
 _COPY = "Copy or export the series again"
+
+
+def lost_by_directory(files: Sequence[Path], names: Mapping[Path, Path]) -> list[Fault]:
+    """The files that a DICOMDIR among the files lists and that are not there; ``names`` as for :func:`only_dicom`."""
+    import pydicom
+
+    there = {Path(str(names.get(path, path)).casefold()) for path in files}
+    faults = []
+    for path in files:
+        name = names.get(path, path)
+        if name.name.upper() != "DICOMDIR":
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                records = pydicom.dcmread(path, specific_tags=["DirectoryRecordSequence"]).DirectoryRecordSequence
+                listed = [record.get("ReferencedFileID") for record in records]
+        except Exception:  # noqa: BLE001 (pydicom raises anything; a list that cannot be read lists nothing)
+            continue
+        for parts in listed:
+            lost = name.parent.joinpath(*([parts] if isinstance(parts, str) else parts or ()))
+            if parts and Path(str(lost).casefold()) not in there:
+                faults.append(Fault(lost, "is listed in DICOMDIR, but is not there", _COPY))
+    return faults
 
 
 def _unopened(path: Path, error: OSError) -> Fault:
@@ -159,7 +192,9 @@ def with_neighbours(faults: Sequence[Fault], series_of: Mapping[Path, str], name
 
 def _sequence(path: Path) -> tuple[Path, str]:
     """What files that are numbered one after the other have in common."""
-    return path.parent, _COUNTED.sub("#", path.name.lower())
+    name = path.name.lower()
+    name = next((name.removesuffix(end) for end in _ADDED if name.endswith(end)), name)
+    return path.parent, _COUNTED.sub("#", name)
 
 
 def _by_number(path: Path) -> tuple[list[int], str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rprloc.io.dicom_files import Fault, damage
 from rprloc.io.dicom_slice import Slice
+from rprloc.io.voxels import is_bomb
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -57,15 +58,23 @@ _OF_SEVERAL = {
     "ImageType": ("CTImageFrameTypeSequence", "FrameType"),
     "StackID": ("FrameContentSequence", "StackID"),
     "ConvolutionKernel": ("CTReconstructionSequence", "ConvolutionKernel"),
+    "SliceThickness": ("PixelMeasuresSequence", "SliceThickness"),
+    "AcquisitionDate": ("FrameContentSequence", "AcquisitionDate"),
     "KVP": ("CTXRayDetailsSequence", "KVP"),
     "AcquisitionTime": ("FrameContentSequence", "FrameAcquisitionDateTime"),
+    "AcquisitionDateTime": ("FrameContentSequence", "FrameAcquisitionDateTime"),
     "ContentTime": ("FrameContentSequence", "FrameReferenceDateTime"),
 }
 """What tells apart the scans that may share a series; beside it the place of the same in each frame of a file."""
 
 _NO_LENGTH = b"\xff\xff\xff\xff"  # of pixels that are packed in pieces, each with its own
-TIMES = ("AcquisitionTime", "ContentTime")
+TIMES = ("AcquisitionTime", "AcquisitionDateTime", "ContentTime")
+BELONGS_TO = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientPosition")
+"""What all slices of one scan have in common."""
+_PART = ("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber")
 _UNASSIGNED = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")
+_AS_STORED = (*_OF_SEVERAL, *BELONGS_TO, "InstanceNumber")
+"""Only compared with others, or of no use if they cannot be read."""
 _TAGS = (
     "SOPClassUID",
     "SOPInstanceUID",
@@ -93,6 +102,8 @@ _TAGS = (
     "PixelSpacing",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
+    *BELONGS_TO,
+    *_PART,
     *_OF_SEVERAL,
 )
 
@@ -140,15 +151,16 @@ def read_image_header(path: Path) -> ImageFile | None:
 def _image_file(path: Path, header: Header, syntax: str, bytes_left: int) -> ImageFile:
     names = ("SeriesInstanceUID", "SeriesDescription", "Modality")
     uid, description, modality = (str(header.get(name) or "") for name in names)
+    modality = modality.upper()
     try:
-        fault = _reason_to_refuse(path, header, syntax)
+        fault = _reason_to_refuse(path, header, syntax) or _bomb(path, header)
         if fault is None:
             _require_pixels(path, header, syntax, bytes_left)
         slices = () if fault else tuple(_slices(path, header))
         fault = fault or _no_hounsfield_units(path, header, slices)
         if fault is None:
             return ImageFile(uid, description, modality, slices)
-        fault = replace(fault, slices=fault.slices * int(header.get("NumberOfFrames") or 1))
+        fault = replace(fault, slices=fault.slices * max(1, _whole(header.get("NumberOfFrames")) or 1))
     except BROKEN as error:
         fault = damage(path, error)
     return ImageFile(uid, description, modality, fault=fault)
@@ -166,8 +178,8 @@ def _values(data: Dataset) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for tag in list(data.keys()):
         name = _names().get(tag, "")
-        stored = data.get_item(tag).value if name in _OF_SEVERAL else None
-        values[name] = stored.decode("latin-1") if isinstance(stored, bytes) else data[tag].value
+        stored = data.get_item(tag).value if name in _AS_STORED else None
+        values[name] = stored.decode("latin-1").strip(" \0") if isinstance(stored, bytes) else data[tag].value
     return values
 
 
@@ -232,7 +244,7 @@ def _reason_to_refuse(path: Path, header: Header, syntax: str) -> Fault | None:
 
 def _no_hounsfield_units(path: Path, header: Header, slices: tuple[Slice, ...]) -> Fault | None:
     """Whether the stored values lead to something else than Hounsfield units, as in maps of dual-energy CT."""
-    if str(header.get("Modality") or "") not in ("CT", ""):
+    if str(header.get("Modality") or "").upper() not in ("CT", ""):
         return None  # which is told as such
     advice = "Give the series in Hounsfield units"
     if header.get("ModalityLUTSequence"):
@@ -243,9 +255,19 @@ def _no_hounsfield_units(path: Path, header: Header, slices: tuple[Slice, ...]) 
     return None
 
 
-_HOUNSFIELD = ("", "HU", "HOUNSFIELD", "HOUNSFIELD UNITS")
+_HOUNSFIELD = ("", "HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")
 UNSURE_UNITS = ("US", "UNSPECIFIED", "HU_MOD")
 """Rescale types that do not say whether the values are Hounsfield units as they were measured."""
+
+
+def _bomb(path: Path, header: Header) -> Fault | None:
+    """Whether the pixels of a file would be far more than any scan is packed into as much."""
+    frames, rows, columns = int(header.get("NumberOfFrames") or 1), int(header["Rows"]), int(header["Columns"])
+    unpacked, packed = frames * rows * columns * int(header.get("BitsAllocated") or 0) // 8, path.stat().st_size
+    if not is_bomb(unpacked, packed):
+        return None
+    what = f"would unpack to {unpacked / 1e9:.1f} GB, {unpacked / packed:.0f} times its size, and no CT packs so well"
+    return Fault(path, what, "Check how it was exported", frames)
 
 
 def _require_pixels(path: Path, header: Header, syntax: str, bytes_left: int) -> None:
@@ -269,7 +291,10 @@ def _slices(path: Path, header: Header) -> list[Slice]:
     if groups and len(groups) != frames:
         raise EOFError(f"it describes {len(groups)} images and holds {frames}")
     one_plane = header if frames == 1 else None  # many frames cannot all lie where the file says that it lies
-    number = header.get("InstanceNumber")
+    number = _whole(header.get("InstanceNumber"))
+    belongs_to = {name: str(header[name]) for name in BELONGS_TO if header.get(name)}
+    concatenation, part, parts = (header.get(name) for name in _PART)
+    of_parts = None if not concatenation else (str(concatenation), _whole(part) or 0, _whole(parts))
     transformation = "PixelValueTransformationSequence"
     return [
         Slice(
@@ -284,11 +309,21 @@ def _slices(path: Path, header: Header) -> list[Slice]:
             _numbers(header, shared, own, "PixelMeasuresSequence", "PixelSpacing", 2),
             str(_value(header, shared, own, transformation, "RescaleType") or "").strip().upper(),
             _padding(header, shared, own),
-            int(number) if number is not None and frames == 1 and not groups else None,
+            number if frames == 1 and not groups else None,
             _told_apart_by(header, shared, own),
+            belongs_to,
+            of_parts,
         )
         for frame, own in enumerate(groups or [None] * frames)
     ]
+
+
+def _whole(value: object) -> int | None:
+    """The integer that a value is; None for anything else, such as the number A12."""
+    try:
+        return int(str(value))
+    except ValueError:
+        return None
 
 
 def _value(header: Header | None, shared: Dataset | None, own: Dataset | None, group: str, name: str) -> Any:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _PIXEL_TAGS = (
     "SamplesPerPixel",
-    "PhotometricInterpretation",
     "NumberOfFrames",
     "Rows",
     "Columns",
@@ -103,7 +102,8 @@ class _Pixels:
         The header may give them without a sign where the pixels have one. What does not fit into the bits that count
         is meant for all bits of a pixel.
         """
-        fits = all(-(1 << self.bits - 1) <= value < 1 << self.bits for value in (one, other))
+        least = -(1 << self.bits - 1) if np.issubdtype(self.allocated.dtype, np.signedinteger) else 0
+        fits = all(least <= value < 1 << self.bits for value in (one, other))
         plane, bits = (self.values(frame), self.bits) if fits else (self.allocated[frame], self.bits + self._unused)
         signed = np.issubdtype(plane.dtype, np.signedinteger)
         low, high = sorted(_in_bits(value, bits, signed) for value in (one, other))
@@ -158,6 +158,7 @@ def _decompressed(data: Dataset) -> NDArray[np.generic]:
     for name in _PIXEL_TAGS:
         if name in data:
             setattr(clean, name, data[name].value)
+    clean.PhotometricInterpretation = "MONOCHROME2"  # how it is shown; of MONOCHROME1 GDCM turns the values round
     with tempfile.TemporaryDirectory(prefix="rprloc-") as folder:
         path = Path(folder) / "pixels.dcm"
         clean.save_as(path, enforce_file_format=True)

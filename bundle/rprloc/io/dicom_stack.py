@@ -16,9 +16,14 @@ from rprloc.io.dicom import MIN_SLICES, DicomSeries
 from rprloc.io.dicom_complete import one_scan_of, require_one_acquisition
 from rprloc.io.dicom_pixels import read_pixels
 from rprloc.io.dicom_slice import Slice
+from rprloc.io.voxels import is_bomb
 
 _MAX_SIDEWAYS_MM, _MIN_TILT_SINE, _MAX_TILT_DEGREES = 0.5, 0.005, 40.0
-_GAP = 1.5  # a step so many times as long as both of its neighbours is a missing slice, not another spacing
+_GAP = 1.5  # a step so many times as long as most of the steps around it is a missing slice, not another spacing
+_AROUND = 2  # steps on either side
+_MAX_STEP = 10.0  # times the usual one; no scan changes its spacing by as much
+_EVEN = 0.01  # steps may differ by this part of one, and slices lie as far from where even steps would put them
+_EVEN_MM = 0.05  # at least, as headers round
 
 
 def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], Grid, DicomSeries, tuple[str, ...]]:
@@ -30,6 +35,7 @@ def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], G
     """
     slices, notes = one_scan_of(series, path)
     ordered, along_mm = _stack(slices, path)
+    _refuse_bomb(ordered, path)
     series = replace(series, slices=tuple(ordered))
     is_ct = series.modality in ("CT", "")
     array = read_pixels(ordered, AIR_HU if is_ct else 0.0)
@@ -44,6 +50,17 @@ def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], G
     spacing_mm = np.array([*spacing_mm[:2], span_mm / (array.shape[2] - 1)])
     grid = Grid.from_lps(array.shape, origin_lps, directions_lps, spacing_mm)
     return array, grid, series, tuple(notes)
+
+
+def _refuse_bomb(slices: Sequence[Slice], path: Path) -> None:
+    """Before memory is asked for: whether any scan packs as well as these files do."""
+    unpacked = sum(2 * plane.shape[0] * plane.shape[1] for plane in slices)
+    packed = sum(file.stat().st_size for file in {plane.path for plane in slices})
+    if is_bomb(unpacked, packed):
+        raise InputError(
+            f"The series in {path} would unpack to {unpacked / 1e9:.1f} GB, {unpacked / max(packed, 1):.0f} times its "
+            "size. No CT packs so well. Check how it was exported."
+        )
 
 
 def reason_not_to_read(series: DicomSeries, path: Path) -> str | None:
@@ -124,8 +141,9 @@ def _require_no_gaps(ordered: Sequence[Slice], steps_mm: NDArray[np.float64], pa
             f"{len(doubles)} slices in {path} lie where another one lies ({one} and {other}). "
             "Export a single phase or reconstruction, with one slice at each position."
         )
-    beside_mm = np.pad(steps_mm, 1)
-    gaps = np.flatnonzero(steps_mm > _GAP * np.maximum(beside_mm[:-2], beside_mm[2:]))
+    around = [np.sort(steps_mm[max(n - _AROUND, 0) : n + _AROUND + 1]) for n in range(len(steps_mm))]
+    usual_mm = np.array([some[len(some) // 2] for some in around])
+    gaps = np.flatnonzero((steps_mm > _GAP * usual_mm) | (steps_mm > _MAX_STEP * step_mm))
     if len(gaps) and len(steps_mm) > 1:
         one, other = (ordered[gaps[0] + n].name for n in range(2))
         raise InputError(
@@ -180,7 +198,8 @@ def _evenly_spaced(array: NDArray[np.generic], along_mm: NDArray[np.float64]) ->
     """The array with equal steps between its planes, and a note if it was interpolated."""
     steps_mm = np.diff(along_mm)
     median_mm = float(np.median(steps_mm))
-    if np.abs(steps_mm - median_mm).max() <= max(0.01 * median_mm, 0.05):
+    off_mm = np.abs(along_mm - np.linspace(0.0, along_mm[-1], len(along_mm)))  # small differences add up
+    if max(np.abs(steps_mm - median_mm).max(), off_mm.max()) <= max(_EVEN * median_mm, _EVEN_MM):
         return array, []
     wanted_mm = float(np.clip(steps_mm.min(), 0.5 * median_mm, median_mm))
     count = round(float(along_mm[-1]) / wanted_mm) + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +93,18 @@ def _fields(path: Path) -> tuple[dict[str, str], str, int]:
     pairs: list[tuple[str, str]] = []
     with path.open("rb") as file:
         while (line := file.readline(_MAX_HEADER_BYTES)) and file.tell() <= _MAX_HEADER_BYTES:
-            found = re.fullmatch(r"\s*([^=:]+?)\s*[=:]\s*(.*?)\s*", line.decode("utf-8", "surrogateescape"), re.DOTALL)
-            if found is None:
+            separator = next((letter for letter in line if letter in b"=:"), None)
+            if separator is None:
                 continue  # the second line of a comment
-            if found[1] == "ElementDataFile":
+            words = line.decode("utf-8", "surrogateescape").split(chr(separator), 1)
+            name, text = (word.strip() for word in words)
+            if name == "ElementDataFile":
                 fields = collected(path, pairs)
                 if fields.get("ObjectType", "Image") != "Image":
                     raise broken(path, f"its ObjectType is {fields['ObjectType']!r}")
-                return fields, found[2], file.tell()
-            if _SAME.get(found[1], found[1]) in _FIELDS:
-                pairs.append((_SAME.get(found[1], found[1]), found[2]))
+                return fields, text, file.tell()
+            if _SAME.get(name, name) in _FIELDS:
+                pairs.append((_SAME.get(name, name), text))
     raise InputError(
         f"{path} is not a MetaImage file, whatever its name says. {READABLE_FORMATS} Give the scan as it was exported."
     )

@@ -214,7 +214,11 @@ def _refuse_other_spacings(path: Path, fields: dict[str, str], axes: _Axes) -> N
 
 def _unit_mm(path: Path, fields: dict[str, str]) -> float:
     """Millimetres in the unit of the directions and the origin, which are millimetres where nothing is said."""
-    named = {name.lower() for key in ("spaceunits", "units") for name in re.findall(r'"([^"]*)"', fields.get(key, ""))}
+    texts = [fields.get(key, "") for key in ("spaceunits", "units")]
+    for text in texts:
+        if re.sub(r'"[^"]*"|\s', "", text):
+            raise broken(path, f"its units are {text!r}, not in quotation marks")
+    named = {name.lower() for text in texts for name in re.findall(r'"([^"]*)"', text)}
     time = {"", "s", "ms", "sec", "hu", "???"}
     units = {MM_IN.get(name, 0.0) for name in named - time} if named - time else {1.0}
     if len(units) != 1 or 0.0 in units:

@@ -78,11 +78,16 @@ def require_possible(image: StoredImage) -> None:
         _require_bytes(image.path, size, expected)
 
 
+def is_bomb(unpacked: int, packed: int) -> bool:
+    """Whether so many bytes come out of so few that it cannot be CT. Label maps pack better."""
+    return unpacked > max(HARMLESS_BYTES, MAX_PACKING * packed)
+
+
 def refuse_bomb(image: StoredImage) -> None:
-    """Before memory is asked for: whether a scan can pack as well as this file does. Label maps can."""
+    """Before memory is asked for: whether a scan can pack as well as this file does."""
     unpacked = math.prod(image.grid.shape) * image.kind.itemsize
     size = max(image.data.stat().st_size, 1)
-    if unpacked > max(HARMLESS_BYTES, MAX_PACKING * size):
+    if is_bomb(unpacked, size):
         raise InputError(
             f"{image.path} would unpack to {unpacked / 1e9:.1f} GB, {unpacked / size:.0f} times its size. No CT scan "
             "packs so well. Check how it was exported."
