@@ -150,6 +150,12 @@ def test_within_one_run_what_failed_is_not_tried_again(example: ExampleFiles, tm
         ("path,name\na.nii,b\\c\n", "stay inside"),
         ("path\na.nii\nx/a.nii\n", "would both be called a"),
         ("path,name\na.nii,Z\nb.nii,z\n", "would both be called z"),
+        ("path,name\na.nii,x/y\nb.nii,x//y\n", "would both be called x/y"),
+        ("path,name\na.nii,x/y\nb.nii,x/./y\n", "would both be called x/y"),
+        ("path,name\na.nii,y\nb.nii,y/\n", "would both be called y"),
+        ("path,name\na.nii,.\n", "stay inside"),
+        ("path,name\na.nii,a\0b\n", "Line 2"),
+        ("path,name\na\0.nii,b\n", "Line 2"),
     ],
 )
 def test_a_manifest_that_is_not_clear_is_refused(tmp_path: Path, text: str, about: str) -> None:
@@ -302,3 +308,16 @@ def test_a_scheduler_that_does_not_answer_is_told(example: ExampleFiles, tmp_pat
     address = f"tcp://127.0.0.1:{free_port()}"
     done = rprloc(*located(example, manifest, tmp_path / "out", "--scheduler", address))
     assert done.exit_code == 2 and f"No Dask scheduler answers at {address}" in done.stderr
+
+
+def test_another_scan_under_the_name_of_one_that_is_done_is_done_again(example: ExampleFiles, tmp_path: Path) -> None:
+    """A row that was corrected; one that is listed in the same way is passed over."""
+    scans = [tmp_path / name for name in ("wrong.nii.gz", "right.nii.gz", "bert.nii.gz")]
+    for scan in scans:
+        scan.write_bytes(example.image.read_bytes())
+    out, path = tmp_path / "out", tmp_path / "all.csv"
+    for name, expected in (("wrong", "2 located, 0 already done"), ("right", "1 located, 1 already done")):
+        rows = [{"path": f"{name}.nii.gz", "name": "p1"}, {"path": "bert.nii.gz", "name": "p2"}]
+        assert expected in rprloc(*located(example, write_manifest(path, rows), out)).stdout
+        assert "0 located, 2 already done" in rprloc(*located(example, path, out)).stdout
+    assert [row["listed"] for row in journal(out) if row["name"] == "p1"] == ["wrong.nii.gz", "right.nii.gz"]

@@ -315,3 +315,25 @@ def test_with_too_little_gpu_memory_auto_goes_on_with_the_cpu_and_cuda_does_not(
     assert "The CPU does the work" in caplog.text
     with pytest.raises(InputError, match="too little free memory"):
         run_on_device(model, out_of_memory_once(), fall_back=False)
+
+
+def test_files_of_an_earlier_run_that_found_something_else_go(example: ExampleFiles, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [
+        "locate",
+        example.support_set,
+        example.image,
+        "--out",
+        out,
+        "--model",
+        example.weights,
+        "--device",
+        "cpu",
+    ]
+    rprloc(*command, "--picture", "--labels")
+    drawn = {out / "anna.png", out / "anna.boxes.nii.gz"}
+    assert drawn <= set(out.iterdir())
+    rprloc(*command)  # finds the same
+    assert drawn <= set(out.iterdir())
+    rprloc(*command, "--organ", "lung")
+    assert sorted(path.name for path in out.iterdir()) == ["anna.detections.json", "anna.mrk.json"]

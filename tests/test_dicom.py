@@ -22,6 +22,8 @@ from pydicom.uid import (
 from scipy.ndimage import binary_erosion
 
 from rprloc.geometry import Grid
+from rprloc.io.dicom import choose_series, find_series
+from rprloc.io.dicom_stack import read_series
 from rprloc.io.reading import read_scan, read_volume
 from rprloc.volume import Volume
 from tests.command_line import rprloc
@@ -370,3 +372,47 @@ def test_the_series_of_a_study_are_listed(tmp_path: Path, hu: np.ndarray) -> Non
     assert "20 slices" in lines[one] and "CT" in lines[one] and "Lung" in lines[one] and "3 slices" in lines[two]
     (tmp_path / "none").mkdir()
     assert rprloc("series", tmp_path / "none").exit_code == 2
+
+
+@pytest.mark.parametrize("steps", [[0.5] * 200 + [0.55] * 200, [0.6] * 150 + [0.63] * 150, [5.0] * 40 + [4.95] * 40])
+def test_small_differences_of_spacing_do_not_add_up(tmp_path: Path, steps: list[float]) -> None:
+    """A bright slice in the middle lies where its header says."""
+    z_mm = np.concatenate([[0.0], np.cumsum(steps)])
+    middle = len(steps) // 2
+    hu = np.full((12, 12, len(z_mm)), -1000)
+    hu[4:8, 4:8], hu[:, :, middle] = 40, 700
+    write_series(tmp_path, hu, position(lambda k: [-60, -50, z_mm[k]]))
+    volume = read_volume_of(tmp_path)
+    found = volume.grid.ras([0, 0, int(volume.hu.mean((0, 1)).argmax())])[2]
+    assert abs(found - z_mm[middle]) <= max(steps)
+
+
+def read_volume_of(path: Path) -> Volume:
+    """Without the limit to the size of a scan, so that a test needs few pixels."""
+    series = choose_series(find_series(path), path, None)
+    hu, grid, _, _ = read_series(series, path)
+    return Volume(hu, grid, "scan")
+
+
+@pytest.mark.parametrize(
+    ("steps", "good"),
+    [
+        ([1.0] * 30 + [100.0] * 2 + [1.0] * 30, False),
+        ([1.0] * 30 + [20.0] * 2 + [1.0] * 30, False),
+        ([1.0] * 30 + [20.0] + [1.0] + [20.0] + [1.0] * 30, False),
+        ([1.0] * 30 + [3.0] + [1.0] * 30, False),
+        ([1.0] * 30 + [50.0] * 30, False),
+        ([1.0] * 30 + [5.0] * 30, True),
+        ([5.0] * 10 + [0.625] * 40 + [5.0] * 10, True),
+        ([5.0] * 2 + [2.5] * 30, True),
+    ],
+)
+def test_a_hole_is_no_other_spacing(tmp_path: Path, steps: list[float], good: bool) -> None:
+    z_mm = np.concatenate([[0.0], np.cumsum(steps)])
+    hu = np.full((12, 12, len(z_mm)), -1000)
+    hu[4:8, 4:8] = 40
+    write_series(tmp_path, hu, position(lambda k: [-60, -50, z_mm[k]]))
+    if good:
+        assert read_volume_of(tmp_path).hu.shape[2] > len(steps)
+    else:
+        refusal(lambda: read_volume_of(tmp_path), "Slices are missing")

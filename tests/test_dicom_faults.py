@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import shutil
 import zipfile
@@ -10,13 +11,23 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+    generate_uid,
+)
 
 from rprloc.geometry import Grid
+from rprloc.io import archive
 from rprloc.io.dataset import scans_below
 from rprloc.io.reading import read_scan, read_volume
 from tests.command_line import rprloc
-from tests.dicoms import edited, write_series, zipped
+from tests.dicoms import edited, multi_frame, write_series, zipped
 from tests.odd_dicoms import (
     cut_early,
     cut_in_the_meta_header,
@@ -146,16 +157,12 @@ def test_slices_that_name_no_series_are_missed(tmp_path: Path, hu: np.ndarray, w
 
 
 @pytest.mark.parametrize("which", [0, -1])
-def test_a_packed_slice_is_told_or_missed(tmp_path: Path, hu: np.ndarray, which: int) -> None:
-    """The first slice is missed by its number, 1. What nobody misses is told."""
+def test_a_packed_slice_is_missed(tmp_path: Path, hu: np.ndarray, which: int) -> None:
     write_series(tmp_path, hu)
     path = sorted(tmp_path.iterdir())[which]
     (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    if which == 0:
-        refusal(lambda: read_volume(tmp_path), "may lack slices", ".dcm.gz")
-    else:
-        assert "left out: 1 file" in read_scan(tmp_path).warnings[0]
+    refusal(lambda: read_volume(tmp_path), "may lack slices", ".dcm.gz is packed")
 
 
 def test_a_gap_in_the_middle_is_refused_whatever_made_it(tmp_path: Path, hu: np.ndarray) -> None:
@@ -329,3 +336,135 @@ def test_a_zip_file_keeps_apart_what_lies_in_different_folders(tmp_path: Path, h
     scan = read_scan(tmp_path / "study.zip")
     np.testing.assert_array_equal(scan.volume.hu, hu)
     assert "1 file" in scan.warnings[0]
+
+
+@pytest.mark.parametrize("which", [slice(0, 4), slice(-4, None)])
+@pytest.mark.parametrize("end", [".gz", ".bz2", ".part", ".zip", ".crdownload"])
+def test_an_end_that_was_packed_or_not_copied_to_its_end_is_missed(tmp_path: Path, hu, which: slice, end: str) -> None:
+    """The names have no extension that says DICOM."""
+    write_series(tmp_path, hu)
+    for number, path in enumerate(sorted(tmp_path.iterdir())):
+        path.rename(tmp_path / f"IM{number:04d}")
+    for path in sorted(tmp_path.iterdir())[which]:
+        data = path.read_bytes()
+        path.unlink()
+        packed = {".gz": gzip.compress(data), ".bz2": bz2.compress(data), ".zip": b"PK\3\4" + data}
+        path.with_name(path.name + end).write_bytes(packed.get(end, data[:100]))
+    refusal(lambda: read_volume(tmp_path), "may lack slices", "4 files", end)
+
+
+def test_slices_whose_preamble_alone_is_lost_are_missed(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path, hu)
+    for path in sorted(tmp_path.iterdir()):
+        path.write_bytes(path.read_bytes()[128:])
+    refusal(lambda: read_volume(tmp_path), "20 files", "does not begin as DICOM does")
+
+
+def test_a_picture_or_a_volume_beside_each_slice_is_no_slice(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path, hu)
+    for path in sorted(tmp_path.iterdir()):
+        path.with_suffix(".jpg").write_bytes(b"\xff\xd8\xff" + bytes(200))
+    (tmp_path / "converted.nii.gz").write_bytes(gzip.compress(bytes(400)))
+    scan = read_scan(tmp_path)
+    assert scan.warnings == () and scan.volume.hu.shape == SHAPE
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_a_dicomdir_lists_is_missed(tmp_path: Path, hu: np.ndarray, packed: bool) -> None:
+    (tmp_path / "disc").mkdir()
+    write_series(tmp_path / "disc" / "IMAGES", hu)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    directory.DirectoryRecordSequence = [Dataset()]  # of the patient
+    for number, path in enumerate(sorted((tmp_path / "disc" / "IMAGES").iterdir())):
+        path.rename(path.with_name(f"im{number:04d}"))  # systems differ in capitals
+        record = Dataset()
+        record.ReferencedFileID = ["IMAGES", f"IM{number:04d}"]
+        directory.DirectoryRecordSequence.append(record)
+    directory.save_as(tmp_path / "disc" / "DICOMDIR", enforce_file_format=True)
+
+    def disc() -> Path:
+        return zipped(tmp_path / "disc", tmp_path / "disc.zip") if packed else tmp_path / "disc"
+
+    assert read_scan(disc()).warnings == () and read_scan(disc()).volume.hu.shape == SHAPE
+    for path in sorted((tmp_path / "disc").rglob("im0*"))[:4]:
+        path.unlink()
+    refusal(lambda: read_volume(disc()), "4 files", "is listed in DICOMDIR, but is not there")
+
+
+@pytest.mark.parametrize("told", [2, None])
+def test_a_part_of_a_scan_in_several_files_is_not_the_scan(tmp_path: Path, hu: np.ndarray, told: int | None) -> None:
+    write_series(tmp_path / "in", hu)
+    multi_frame(tmp_path / "in", tmp_path / "whole.dcm")
+    uid = generate_uid()
+    for number, frames in enumerate((slice(0, 10), slice(10, 20)), 1):
+        data = pydicom.dcmread(tmp_path / "whole.dcm")
+        data.PixelData = b"".join(np.array_split(np.frombuffer(data.PixelData, np.uint8), 20)[frames])
+        data.PerFrameFunctionalGroupsSequence = list(data.PerFrameFunctionalGroupsSequence)[frames]
+        data.NumberOfFrames, data.ConcatenationUID, data.InConcatenationNumber = 10, uid, number
+        if told:
+            data.InConcatenationTotalNumber = told
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        data.save_as(tmp_path / "parts" / f"{number}.dcm")
+    np.testing.assert_array_equal(read_volume(tmp_path / "parts").hu, hu)
+    (tmp_path / "parts" / "1.dcm").unlink()
+    refusal(lambda: read_volume(tmp_path / "parts"), "1 of the 2 parts")  # which the second one's number tells, too
+
+
+OWNERS = {
+    "PatientID": ("7", "8"),
+    "StudyInstanceUID": ("1.2.3", "1.2.4"),
+    "FrameOfReferenceUID": ("1.2.5", "1.2.6"),
+    "PatientPosition": ("HFS", "FFS"),
+}
+
+
+@pytest.mark.parametrize("tag", OWNERS)
+@pytest.mark.parametrize("mixed", [lambda k: k % 2, lambda k: k // 10, lambda k: k == 19])
+def test_slices_of_two_scans_are_no_scan_whatever_their_series_is(tmp_path: Path, hu, tag: str, mixed) -> None:
+    write_series(tmp_path, hu, edited(**{tag: lambda k, old: OWNERS[tag][mixed(k)]}))
+    refusal(lambda: read_volume(tmp_path), "do not belong together")
+
+
+@pytest.mark.parametrize("tag", OWNERS)
+def test_slices_that_do_not_say_whose_they_are_belong_to_the_others(tmp_path: Path, hu: np.ndarray, tag: str) -> None:
+    write_series(tmp_path, hu, edited(**{tag: lambda k, old: OWNERS[tag][0] if k % 3 else None}))
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
+
+
+@pytest.mark.parametrize("number", ["A12", "12\\3", "", "1.5"])
+def test_a_number_that_is_none_is_no_obstacle(tmp_path: Path, hu: np.ndarray, number: str) -> None:
+    write_series(tmp_path, hu, lambda k, data: data.add_new("InstanceNumber", "SH", number))
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
+
+
+def test_a_file_of_far_too_many_images_is_refused_at_once(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path / "in", hu)
+    path = sorted((tmp_path / "in").iterdir())[0]
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID, data.NumberOfFrames = DeflatedExplicitVRLittleEndian, 1_500_000
+    data.save_as(tmp_path / "scan.dcm", enforce_file_format=True)
+    refusal(lambda: read_volume(tmp_path / "scan.dcm"), "would unpack to 2.2 GB")
+
+
+def test_a_deflated_file_that_holds_gigabytes_is_refused_before_it_is_unpacked(tmp_path: Path, hu, monkeypatch) -> None:
+    write_series(tmp_path, hu)
+    path = sorted(tmp_path.iterdir())[7]
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.add_new(0x00091001, "OB", bytes(3 << 20))
+    data.save_as(path, enforce_file_format=True)
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)  # 3 MB harm nobody
+    monkeypatch.setattr(archive, "HARMLESS_BYTES", 1 << 20)
+    refusal(lambda: read_volume(tmp_path), "would unpack to more than")
+
+
+def test_small_files_of_huge_slices_are_refused_before_memory_is_asked_for(tmp_path: Path, monkeypatch) -> None:
+    still = np.full((128, 128, 20), -1000)
+    write_series(tmp_path, still, lambda k, data: data.compress(RLELossless))
+    monkeypatch.setattr(archive, "HARMLESS_BYTES", 1 << 16)
+    monkeypatch.setattr(archive, "MAX_PACKING", 10)
+    refusal(lambda: read_volume(tmp_path), "No CT packs so well")

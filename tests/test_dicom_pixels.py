@@ -251,3 +251,49 @@ def test_what_was_never_compressed_as_it_says_is_damaged_in_plain_words(tmp_path
     assert "0x" not in message and "SimpleITK" not in message and "itk::" not in message
     assert len(message.replace(str(tmp_path), "")) <= 300
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("which", [range(3), range(20)])
+def test_how_pixels_are_to_be_shown_does_not_change_compressed_values(tmp_path: Path, hu: np.ndarray, which) -> None:
+    def change(k: int, data: FileDataset) -> None:
+        if k in which:
+            data.PhotometricInterpretation = "MONOCHROME1"
+        data.compress(RLELossless)
+
+    write_series(tmp_path, hu, change)
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
+
+
+def test_padding_below_zero_is_none_of_the_values_of_unsigned_pixels(tmp_path: Path, hu: np.ndarray) -> None:
+    """-2000 is 2096 in its lower 12 bits, a value that bone has here."""
+    bone = np.where(hu == 700, 2096 - 1024, hu)
+    write_series(tmp_path, bone, lambda k, data: data.add_new("PixelPaddingValue", "SS", -2000))
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, bone)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept"),
+    [("3000000", "-1024"), ("1", "2147483000"), ("1", "-3000000000"), ("1e10", "0"), ("16383", "-1"), ("16385", "7")],
+)
+def test_large_slopes_and_intercepts_do_not_wrap_round(tmp_path: Path, hu, slope: str, intercept: str) -> None:
+    write_series(tmp_path, hu, edited(RescaleSlope=lambda k, old: slope, RescaleIntercept=lambda k, old: intercept))
+    scan = read_scan(tmp_path)
+    right = (hu + 1024.0) * float(slope) + float(intercept)
+    np.testing.assert_allclose(scan.volume.hu, right, rtol=1e-6)
+    assert len(scan.warnings) == 1
+
+
+def test_values_beyond_all_numbers_are_refused(tmp_path: Path, hu: np.ndarray, capfd) -> None:
+    write_series(tmp_path, hu, edited(RescaleSlope=lambda k, old: "1e300"))
+    refusal(lambda: read_volume(tmp_path), "NaN or infinite")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("large", [0, 3 << 30])
+def test_32_bits_are_read_as_they_are(tmp_path: Path, hu: np.ndarray, large: int) -> None:
+    def change(k: int, data: FileDataset) -> None:
+        data.BitsAllocated, data.BitsStored, data.HighBit = 32, 32, 31
+        data.PixelData = (hu[:, :, k].T.astype(np.int64) + 1024 + large).astype(np.uint32).tobytes()
+
+    write_series(tmp_path, hu, change)
+    np.testing.assert_array_equal(read_volume(tmp_path).hu, hu.astype(np.int64) + large)

@@ -327,21 +327,24 @@ def test_what_is_small_and_far_from_the_organ_is_a_speck(
 @pytest.mark.parametrize(
     ("beside", "doubted"),
     [
-        ((slice(24, 26), slice(6, 8), slice(4, 8)), 16),  # of 1000 voxels
-        ((slice(14, 15), slice(18, 22), slice(4, 8)), 16),
-        ((slice(15, 16), slice(6, 10), slice(4, 8)), 0),  # within 10 mm
-        ((slice(20, 27), slice(6, 16), slice(4, 14)), 0),  # a pair
+        ((slice(24, 26), slice(6, 8), slice(4, 8)), "has 16 voxels apart"),  # of 1000
+        ((slice(14, 15), slice(18, 22), slice(4, 8)), "has 16 voxels apart"),
+        ((slice(15, 16), slice(6, 10), slice(4, 8)), ""),  # within 10 mm
+        ((slice(20, 27), slice(6, 16), slice(4, 14)), "lies in large pieces, 24 mm apart"),  # a pair
+        ((slice(15, 22), slice(6, 16), slice(4, 14)), ""),  # a pair 4 mm apart
     ],
 )
 def test_a_piece_too_large_for_a_speck_is_kept_and_told(
-    untrained: Localizer, beside: tuple[slice, slice, slice], doubted: int
+    untrained: Localizer, beside: tuple[slice, slice, slice], doubted: str
 ) -> None:
     labels = pieces(LARGE, beside)
     learned = untrained.learn(phantom_example(labels, organ=1))
     expected = Box.from_extreme_points(extreme_points_of_mask(labels == 1, PHANTOM_GRID))
     assert learned.supports[0].organs["organ"].box.same_as(expected, 1e-3)
     told = [one for one in learned.warnings if "The box spans them" in one]
-    assert [one.split(" apart")[0] for one in told] == ([f"The label of organ has {doubted} voxels"] if doubted else [])
+    assert [doubted in one for one in told] == ([True] if doubted else [])
+    kept = SupportSet.from_json(learned.to_json()).warnings  # a pair is none the worse in other scans
+    assert [one for one in kept if "The box spans them" in one] == (told if "voxels" in doubted else [])
 
 
 # Every door
@@ -376,3 +379,17 @@ def test_the_server_answers_a_build_with_its_warnings(
     assert len(built["warnings"]) == 2
     assert "does not look like CT" in built["warnings"][0] and built["warnings"][1].startswith(CUT_BELOW)
     assert shown["warnings"] == built["warnings"][1:]
+
+
+def test_of_several_examples_each_doubt_names_its_own(untrained: Localizer) -> None:
+    sets = [untrained.learn(cut_example(name)) for name in ("anna", "bert")]
+    merged = SupportSet.merge([*sets, untrained.learn(phantom_example(name="cleo"))])
+    assert merged.warnings == tuple(f"Example {name}: {sets[0].warnings[0]}" for name in ("anna", "bert"))
+
+
+def test_a_doubted_piece_is_told_with_what_is_found_by_it(untrained: Localizer) -> None:
+    learned = untrained.learn(phantom_example(pieces(LARGE, (slice(24, 26), slice(6, 8), slice(4, 8))), organ=1))
+    again = SupportSet.from_json(learned.to_json())
+    told = [text for text in again.warnings if "has 16 voxels apart" in text]
+    assert len(told) == 1
+    assert any(told[0] in text for text in untrained.locate(Volume(HU, PHANTOM_GRID), again).warnings)

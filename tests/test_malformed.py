@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import os
 import re
 import struct
 import subprocess
@@ -11,11 +12,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rprloc.errors import InputError
 from rprloc.io import archive, metaimage, nifti
 from rprloc.io.archive import unpack
+from rprloc.io.reading import read_volume
 from scripts.robustness import fuzz
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,3 +122,33 @@ def test_nothing_in_the_library_unpickles() -> None:
             assert called.split(".")[0] not in ("pickle", "joblib", "dill", "marshal", "shelve", "cloudpickle"), path
             assert called not in ("eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load"), path
     assert checked >= 3
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_refused_however_it_is_packed(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "scan.zip"
+    with zipfile.ZipFile(path, "w", method) as written:
+        written.writestr("a", np.random.default_rng(0).bytes(50_000))
+    data = bytearray(path.read_bytes())
+    data[60:2000] = b"\x55" * 1940
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        unpack(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("end", [".nii", ".nii.gz", ".nrrd", ".mha", ".zip", ""])
+def test_a_pipe_or_a_device_is_no_scan(tmp_path: Path, end: str) -> None:
+    os.mkfifo(tmp_path / f"pipe{end}")
+    (tmp_path / f"zero{end}").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(InputError, match="no ordinary file"):
+            read_volume(tmp_path / f"{name}{end}")
+
+
+def test_a_small_file_that_says_to_be_huge_is_refused_before_memory_is_asked_for(tmp_path: Path) -> None:
+    header = "NRRD0004\ntype: short\ndimension: 3\nspace: LPS\nsizes: 3000 3000 3000\nendian: little\n"
+    header += "space directions: (0.9,0,0) (0,0.9,0) (0,0,0.9)\nspace origin: (0,0,0)\nencoding: bzip2\n\n"
+    (tmp_path / "scan.nrrd").write_bytes(header.encode() + bytes(60_000))
+    with pytest.raises(InputError, match="would unpack to 54"):
+        read_volume(tmp_path / "scan.nrrd")

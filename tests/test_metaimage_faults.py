@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import time
 import zlib
 from pathlib import Path
 
@@ -289,3 +290,12 @@ def test_a_scan_of_many_metres_is_refused(tmp_path: Path, hu) -> None:
 def test_colours_are_no_scan(tmp_path: Path, hu) -> None:
     path = metaimage(tmp_path / "scan.mha", hu, {"ElementNumberOfChannels": "3"}, hu.tobytes() * 3)
     refusal(lambda: read_volume(path), "3 values at each voxel")
+
+
+@pytest.mark.parametrize("line", [" " * 100_000, "Comment = x" + " " * 100_000 + "y", "=" * 100_000, " = " * 30_000])
+def test_a_long_line_is_read_at_once(tmp_path: Path, hu, line: str) -> None:
+    path = metaimage(tmp_path / "scan.mha", hu, {})
+    path.write_bytes(line.encode() + b"\n" + path.read_bytes())
+    started = time.perf_counter()
+    np.testing.assert_array_equal(read_volume(path).hu, hu)
+    assert time.perf_counter() - started < 2.0

@@ -292,3 +292,9 @@ def test_colours_are_no_scan(tmp_path: Path, hu) -> None:
     fields = {"space directions": "none (4,0,0) (0,5,0) (0,0,6)", "kinds": "RGB-color domain domain domain"}
     path = nrrd(tmp_path / "scan.nrrd", np.stack([hu] * 3), fields)
     refusal(lambda: read_volume(path), "3 values at each voxel")
+
+
+@pytest.mark.parametrize("text", ["cm cm cm", '"mm" "mm" mm', "mm", "'mm' 'mm' 'mm'"])
+def test_units_without_quotation_marks_are_refused(tmp_path: Path, hu, text: str) -> None:
+    path = nrrd(tmp_path / "scan.nrrd", hu, {"space units": text})
+    refusal(lambda: read_volume(path), "quotation marks")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -248,3 +250,57 @@ def test_a_server_answers_on_whatever_it_was_asked(example: ExampleFiles, tmp_pa
     assert str(scan) in images["result"]["images"] and located["result"]["query"] == "p%E4r" and shown["id"] == "3"
     assert sorted(path.name for path in out.iterdir()) == ["par.mrk.json", "par.nii.gz"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("manifest", [False, True])
+def test_pipes_devices_and_damaged_archives_fail_by_themselves(example: ExampleFiles, tmp_path: Path, manifest) -> None:
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    (tmp_path / "zero.mha").symlink_to("/dev/zero")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a", os.urandom(50_000))
+    data = bytearray((tmp_path / "packed.zip").read_bytes())
+    data[60:2000] = b"\x55" * 1940
+    (tmp_path / "packed.zip").write_bytes(data)
+    (tmp_path / "spaces.mha").write_text(" " * 5000)
+    copy(example, tmp_path / "zoe.nii.gz")
+    names = ["pipe.nii.gz", "zero.mha", "packed.zip", "spaces.mha", "zoe.nii.gz"]
+    (tmp_path / "all.csv").write_text("\n".join(["path", *names]), encoding="utf-8")
+    given = ["--manifest", tmp_path / "all.csv"] if manifest else [tmp_path / name for name in names]
+    done = python(MAIN, "locate", example.support_set, *given, *options(example, tmp_path / "out"))
+    assert done.returncode == 1 and found(tmp_path / "out") == ["zoe"], done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("no ordinary file") == 2
+    assert "4 of 5 queries failed. The others are done." in done.stderr
+
+
+@pytest.mark.parametrize("reader", ["true", "head -n 1"])
+def test_output_that_nobody_reads_stops_nothing(example: ExampleFiles, tmp_path: Path, reader: str) -> None:
+    scans = [copy(example, tmp_path / f"{name}.nii.gz") for name in ("anna", "bert", "zoe")]
+    command = [sys.executable, "-c", MAIN, "locate", example.support_set, *scans, *options(example, tmp_path / "out")]
+    line = " ".join(shlex.quote(str(part)) for part in command)
+    done = subprocess.run(f"{line} | {reader}", shell=True, capture_output=True, text=True, timeout=240, check=False)
+    assert found(tmp_path / "out") == ["anna", "bert", "zoe"], done.stderr
+    assert "Traceback" not in done.stderr and "Check the file" not in done.stderr
+    show = " ".join(shlex.quote(str(part)) for part in [*command[:3], "support", "show", example.support_set])
+    done = subprocess.run(f"{show} | true", shell=True, capture_output=True, text=True, timeout=240, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_stops_nothing(example: ExampleFiles, tmp_path: Path) -> None:
+    scans = [copy(example, tmp_path / f"{name}.nii.gz") for name in ("anna", "zoe")]
+    command = [sys.executable, "-c", MAIN, "locate", example.support_set, *scans, *options(example, tmp_path / "out")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [str(part) for part in command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, check=False
+        )
+    assert done.returncode == 0 and found(tmp_path / "out") == ["anna", "zoe"], done.stderr
+    assert done.stderr.count("Results are not shown any more") == 1
+
+
+def test_control_letters_of_a_name_do_not_reach_the_terminal(example: ExampleFiles, tmp_path: Path) -> None:
+    (tmp_path / "x\x1b[31m\a.nii.gz").write_bytes(b"no scan")
+    copy(example, tmp_path / "z\x1b[31m.nii.gz")
+    done = python(MAIN, "locate", example.support_set, *sorted(tmp_path.iterdir()), *options(example, tmp_path / "out"))
+    assert done.returncode == 1 and "\x1b" not in done.stderr + done.stdout and "\a" not in done.stderr
+    assert "x%1B[31m%07.nii.gz" in done.stderr and found(tmp_path / "out") == ["z%1B[31m"]

@@ -259,3 +259,9 @@ def test_a_scan_is_read_again_when_a_file_that_belongs_to_it_is_another(
     server.run([request])
     first, second = (end["result"]["organs"] for end in ends(server_events))
     assert first != second
+
+
+def test_two_results_under_one_name_are_refused(example: ExampleFiles, tmp_path: Path) -> None:
+    same = str(tmp_path / "same.nrrd")
+    events = answers(example, located(example, rois=same, label_map=f"{tmp_path}/./same.nrrd"))
+    assert "name the same file" in ends(events)[0]["message"] and not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import random
 import struct
 import tempfile
@@ -90,6 +92,9 @@ _IN_ONE_SLICE: dict[str, Tags] = {
     "another kind of image": {"ImageType": ["DERIVED", "SECONDARY", "MPR"]},
     "another voltage": {"KVP": 80},
     "another kernel": {"ConvolutionKernel": "sharp"},
+    "another patient": {"PatientID": "8"},
+    "another study": {"StudyInstanceUID": "1.2.4"},
+    "another frame of reference": {"FrameOfReferenceUID": "1.2.3.6"},
 }
 
 
@@ -299,6 +304,10 @@ def _vary_folder(truth: Truth, series: Content) -> Iterator[Kind]:
                 series | {name: change(series[name]) for name in chosen},
                 None,
             )
+        for end, change in (".gz", gzip.compress), (".bz2", bz2.compress), (".part", lambda data: data[:100]):
+            packed = {name.removesuffix(".dcm"): data for name, data in series.items() if name not in chosen}
+            packed |= {name.removesuffix(".dcm") + end: change(series[name]) for name in chosen}
+            yield f"DICOM folder whose {where} of the slices is named {end}", packed, None
         content = series | {name: bare[name] for name in chosen}
         yield f"DICOM folder whose {where} of the slices has no preamble", content, truth
     yield "DICOM folder without preambles", bare, truth

@@ -72,7 +72,7 @@ def encode_slice(hu: np.ndarray, k: int, tags: dict[str, Any] | None = None) -> 
     data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     data.StudyInstanceUID, data.SeriesInstanceUID, data.Modality = "1.2.3", "1.2.3.4", "CT"
-    data.FrameOfReferenceUID, data.InstanceNumber = "1.2.3.5", k + 1
+    data.FrameOfReferenceUID, data.InstanceNumber, data.PatientID = "1.2.3.5", k + 1, "7"
     data.Columns, data.Rows = hu.shape[:2]
     data.PixelSpacing, data.ImageOrientationPatient = [5, 4], [1, 0, 0, 0, 1, 0]
     data.ImagePositionPatient = [-60, -50, 300 + 6 * k]

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 JOURNALS = "journal"
 """The folder, beside the results, with one CSV for each process that located something."""
 
-_JOURNAL_COLUMNS = ("name", "outcome", "bytes_read", "seconds_read", "seconds_locate", "seconds_write", "finished")
+_JOURNAL_COLUMNS = (
+    *("name", "outcome", "bytes_read", "seconds_read", "seconds_locate", "seconds_write", "finished", "listed"),
+)
 _READ_AHEAD = 2
 _BATCHES_A_WORKER = 3  # handed out at a time: enough that none waits, and few are done again if one dies
 
@@ -49,6 +51,10 @@ class Query:
     path: Path
     name: str
     series: str | None = None
+    listed: str = ""
+    """How a manifest lists the scan: its path as it stands there, and the series."""
+    is_new: bool = False
+    """Whether results that are there under its name are of another scan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,11 +198,24 @@ def read_manifest(path: Path) -> list[Query]:
             )
         scan = path.parent / given
         name = str(PurePosixPath(name)) if name else scan_name(scan)  # a//b is a/b
-        queries.append(Query(scan, name, (row.get("series") or "").strip() or None))
+        series = (row.get("series") or "").strip()
+        queries.append(Query(scan, name, series or None, listed=f"{readable(given)} {series}".strip()))
     if not queries:
         raise InputError(f"The manifest {path} lists no scan. {wanted} List at least one scan.")
     require_distinct_names(queries)
     return queries
+
+
+def mark_new_scans(job: Job, queries: Sequence[Query]) -> list[Query]:
+    """The queries; marked as new are those under whose name an earlier run located in another scan, by its journals."""
+    last: dict[str, tuple[str, str]] = {}
+    for path in sorted((job.out / JOURNALS).glob("*.csv")):
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            for row in csv.DictReader(file):
+                finished, listed = row.get("finished") or "", row.get("listed")
+                if row.get("outcome") == "located" and listed is not None:
+                    last[row["name"]] = max(last.get(row["name"], ("", "")), (finished, listed))
+    return [replace(query, is_new=last.get(query.name, ("", query.listed))[1] != query.listed) for query in queries]
 
 
 def require_distinct_names(queries: Iterable[Query]) -> None:
@@ -335,7 +354,7 @@ def _localizer(weights: Path | None, device: str) -> Localizer:
 def _known_outcome(job: Job, query: Query, organs: list[str], model_id: str) -> Outcome | None:
     """The outcome of a query that is done already, or that has failed in this very run."""
     failure = job.files_of(query).failure
-    if _is_done(job, query, organs, model_id):
+    if not query.is_new and _is_done(job, query, organs, model_id):
         with _going_on(query, "that it is done"):
             failure.unlink(missing_ok=True)  # of a run that looked for something else
         return Outcome(query, skipped=True)
@@ -389,7 +408,7 @@ def _append(job: Job, query: Query, outcome: str, seconds: dict[str, float]) -> 
             writer.writerow(_JOURNAL_COLUMNS)
         taken = (f"{seconds[part]:.3f}" for part in ("read", "locate", "write"))
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        writer.writerow([query.name, outcome, _bytes_of(query.path), *taken, now])
+        writer.writerow([query.name, outcome, _bytes_of(query.path), *taken, now, query.listed])
 
 
 def _bytes_of(path: Path) -> int:

@@ -164,9 +164,12 @@ def locate(
         dicom,
         keep_record=manifest is not None,
     )
+    if job.keep_record:
+        wanted = batch.mark_new_scans(job, wanted)
     failed = _follow(job, wanted, out, jobs, scheduler)
     if failed:
-        log.error("%d of %d queries failed. The others are done.", failed, len(wanted))
+        others = " The others are done." if failed < len(wanted) else ""
+        log.error("%d of %d queries failed.%s", failed, len(wanted), others)
         raise typer.Exit(2 if failed == len(wanted) else 1)
 
 
@@ -192,10 +195,10 @@ def _follow(job: Any, wanted: list[Any], out: Path, jobs: int, scheduler: str | 
             elif outcome.found is not None:
                 console.warn(outcome.found.warnings, outcome.query.path.name)
                 path = batch.ResultFiles(out, outcome.query.name).detections
-                tqdm.write(console.describe_detections(outcome.found, path))
+                console.say(console.describe_detections(outcome.found, path))
                 log.info("%s took %.2f s from the array in memory.", outcome.query.name, outcome.found.seconds)
     if job.keep_record:
-        typer.echo(f"{len(wanted) - failed - skipped} located, {skipped} already done, {failed} failed: {out}")
+        console.say(f"{len(wanted) - failed - skipped} located, {skipped} already done, {failed} failed: {out}")
     return failed
 
 

@@ -82,6 +82,18 @@ class Messages(logging.Handler):
         tqdm.write("\n".join(map(readable, lines)), file=sys.stderr)
 
 
+def say(text: str) -> None:
+    """A text on stdout, above a progress bar if there is one; where nobody reads it any more, the work goes on."""
+    from tqdm import tqdm
+
+    try:
+        tqdm.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        _log.warning("Results are not shown any more (%s). Their files are written all the same.", error.strerror)
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
+
+
 def require_one_way_of_marking(labels: Path | None, names: Path | None, markups: Path | None, name: str | None) -> None:
     given = tuple(value is not None for value in (labels, names, markups, name))
     if given not in ((True, True, False, False), (False, False, True, True)):

@@ -22,6 +22,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # the reader of the output has seen enough, and Typer ends quietly
         except (InputError, OSError, MemoryError) as error:
             log.error("%s", describe_failure(error))
             log.info("It happened here:", exc_info=True)

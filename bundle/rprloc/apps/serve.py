@@ -157,6 +157,8 @@ class Server:
         rois, label_map = (_path(request, name) if name in request else None for name in ("rois", "label_map"))
         for path in filter(None, (rois, label_map)):
             require_writable(path)
+        if rois and label_map and rois.resolve() == label_map.resolve():
+            raise InputError('"rois" and "label_map" name the same file. Give each a name of its own.')
         if label_map:
             require_label_map_name(label_map)
         self._localizer.check(support_set, organs)

@@ -166,6 +166,8 @@ def read_names(path: str | Path) -> dict[int, str]:
     path = Path(path)
     wanted = 'Write a JSON object such as {"1": "liver", "2": "spleen"}.'
     require_content(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder. {wanted}")
     try:
         pairs = parse_json(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
     except ValueError as error:

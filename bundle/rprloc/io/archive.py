@@ -11,9 +11,10 @@ import zlib
 from pathlib import Path
 
 from rprloc.errors import InputError
-from rprloc.io.voxels import HARMLESS_BYTES, MAX_PACKING
 
 MAX_FILES, MAX_BYTES = 50_000, 32 << 30
+# CT packs to about a third; only padding packs better than 200 to 1. Small files harm nobody, however well they pack.
+MAX_PACKING, HARMLESS_BYTES = 200, 1 << 30
 _CHUNK = 1 << 20
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -25,6 +26,11 @@ _DAMAGE = (
     RuntimeError,
     OSError,
 )
+
+
+def is_bomb(unpacked: int, packed: int) -> bool:
+    """Whether so many bytes come out of so few that it cannot be CT."""
+    return unpacked > max(HARMLESS_BYTES, MAX_PACKING * packed)
 
 
 class Unpacked:
@@ -68,7 +74,7 @@ def _require_reasonable(path: Path, members: list[zipfile.ZipInfo]) -> None:
     size = sum(member.file_size for member in members)  # reading a member never gives more than this
     free = shutil.disk_usage(tempfile.gettempdir()).free
     ratio = size / max(path.stat().st_size, 1)
-    if len(members) > MAX_FILES or size > MAX_BYTES or (size > HARMLESS_BYTES and ratio > MAX_PACKING) or size > free:
+    if len(members) > MAX_FILES or size > MAX_BYTES or is_bomb(size, path.stat().st_size) or size > free:
         raise InputError(
             f"{path} would unpack to {len(members)} files and {size / 1e9:.1f} GB, {ratio:.0f} times its size. "
             f"RPR-Loc unpacks at most {MAX_FILES} files and {MAX_BYTES / 1e9:.0f} GB, and as much as "

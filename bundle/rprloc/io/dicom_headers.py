@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rprloc.io.archive import is_bomb
 from rprloc.io.dicom_files import Fault, damage
 from rprloc.io.dicom_slice import Slice
-from rprloc.io.voxels import is_bomb
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -131,6 +131,7 @@ def read_image_header(path: Path) -> ImageFile | None:
         warnings.simplefilter("ignore")  # pydicom's, on values that break the standard without harm
         try:
             with path.open("rb") as file:
+                _refuse_deflate_bomb(file, path)
                 data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_names()), force=True)
                 bytes_left = path.stat().st_size - file.tell()
                 packed = file.read(12).endswith((_NO_LENGTH, _NO_LENGTH + b"\xfe\xff\0\xe0"))
@@ -146,6 +147,21 @@ def read_image_header(path: Path) -> ImageFile | None:
         if any(classes) and not any(one in CT_STORAGE for one in classes):
             return None
         return _damaged_file(path, EOFError("an image without its size"))
+
+
+def _refuse_deflate_bomb(file: IO[bytes], path: Path) -> None:
+    """Raises ValueError for a deflated file that would take gigabytes: pydicom unpacks all of it to read its header."""
+    start = file.read(1024)
+    if DEFLATED.encode() in start:
+        file.seek(144 + int.from_bytes(start[140:144], "little"))  # behind the meta header, whose length stands there
+        stream, unpacked, packed = zlib.decompressobj(-zlib.MAX_WBITS), 0, path.stat().st_size
+        block = file.read(1 << 16)
+        while block and not stream.eof:
+            unpacked += len(stream.decompress(block, 1 << 24))
+            block = stream.unconsumed_tail or file.read(1 << 16)
+            if is_bomb(unpacked, packed):
+                raise ValueError(f"it would unpack to more than {unpacked / packed:.0f} times its size")
+    file.seek(0)
 
 
 def _image_file(path: Path, header: Header, syntax: str, bytes_left: int) -> ImageFile:

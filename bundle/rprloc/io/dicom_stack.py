@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.intensity import AIR_HU
+from rprloc.io.archive import is_bomb
 from rprloc.io.dicom import MIN_SLICES, DicomSeries
 from rprloc.io.dicom_complete import one_scan_of, require_one_acquisition
 from rprloc.io.dicom_pixels import read_pixels
 from rprloc.io.dicom_slice import Slice
-from rprloc.io.voxels import is_bomb
 
 _MAX_SIDEWAYS_MM, _MIN_TILT_SINE, _MAX_TILT_DEGREES = 0.5, 0.005, 40.0
 _GAP = 1.5  # a step so many times as long as most of the steps around it is a missing slice, not another spacing
 _AROUND = 2  # steps on either side
-_MAX_STEP = 10.0  # times the usual one; no scan changes its spacing by as much
+_MAX_STEP = 10.0  # times the narrow ones; no scan changes its spacing by as much
 _EVEN = 0.01  # steps may differ by this part of one, and slices lie as far from where even steps would put them
 _EVEN_MM = 0.05  # at least, as headers round
 
@@ -143,7 +143,8 @@ def _require_no_gaps(ordered: Sequence[Slice], steps_mm: NDArray[np.float64], pa
         )
     around = [np.sort(steps_mm[max(n - _AROUND, 0) : n + _AROUND + 1]) for n in range(len(steps_mm))]
     usual_mm = np.array([some[len(some) // 2] for some in around])
-    gaps = np.flatnonzero((steps_mm > _GAP * usual_mm) | (steps_mm > _MAX_STEP * step_mm))
+    narrow_mm = float(np.quantile(steps_mm, 0.1))
+    gaps = np.flatnonzero((steps_mm > _GAP * usual_mm) | (steps_mm > _MAX_STEP * narrow_mm))
     if len(gaps) and len(steps_mm) > 1:
         one, other = (ordered[gaps[0] + n].name for n in range(2))
         raise InputError(

@@ -144,8 +144,8 @@ def write_results(
 ) -> None:  # long for its description alone
     """Write a query's result files, all of them or none; the detections come last, so that with them all is there.
 
-    If no organ lies in the scan there is nothing to draw: only the label map and the detections are written, and what
-    an earlier run left of the others is deleted.
+    If no organ lies in the scan there is nothing to draw: only the label map and the detections are written. Files of
+    an earlier run that found something else are deleted.
 
     Parameters
     ----------
@@ -180,12 +180,20 @@ def write_results(
                 f"{files.name} was not read from DICOM, so no {kind.upper()} can refer to it. Leave --{kind} out."
             )
     files.require_possible(Path(files.name or "The scan"))
-    drawn = (files.rois, files.picture, *(files.dicom(kind) for kind in DICOM_KINDS))
-    outdated = () if detections.located else drawn
+    drawn = (files.rois, files.picture, files.label_map, *(files.dicom(kind) for kind in DICOM_KINDS))
+    outdated = () if _is_written(files.detections, detections) else drawn
     with atomic_folder(files.detections.parent, files.detections.name, outdated) as temporary:
         complete = ResultFiles(temporary, Path(files.name).name)
         _write_kinds(complete, scan, detections, picture, label_map, dicom, truth)
         detections.save(complete.detections)
+
+
+def _is_written(path: Path, detections: Detections) -> bool:
+    """Whether an earlier run has found the same, so that the files that it left go with it."""
+    try:
+        return path.read_text(encoding="utf-8") == detections.to_json()
+    except (OSError, ValueError):
+        return False
 
 
 def _write_kinds(

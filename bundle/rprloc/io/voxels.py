@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
+from rprloc.io.archive import is_bomb
 
 _MAX_PADDING = 1 << 16  # bytes behind the voxels
 _BLOCK = 1 << 18  # bytes, so that a block stays in the processor's cache on its way
 # How many bytes one compressed byte can stand for: deflate cannot do better, and no text needs less than a letter.
 _EXPANSION = {"raw": 1, "text": 8, "gzip": 1040, "zlib": 1040, "bzip2": 2_000_000}
-# CT packs to about a third; only padding packs better than 200 to 1. Small files harm nobody, however well they pack.
-MAX_PACKING, HARMLESS_BYTES = 200, 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +77,8 @@ def require_possible(image: StoredImage) -> None:
         _require_bytes(image.path, size, expected)
 
 
-def is_bomb(unpacked: int, packed: int) -> bool:
-    """Whether so many bytes come out of so few that it cannot be CT. Label maps pack better."""
-    return unpacked > max(HARMLESS_BYTES, MAX_PACKING * packed)
-
-
 def refuse_bomb(image: StoredImage) -> None:
-    """Before memory is asked for: whether a scan can pack as well as this file does."""
+    """Before memory is asked for: whether a scan can pack as well as this file does. Label maps can."""
     unpacked = math.prod(image.grid.shape) * image.kind.itemsize
     size = max(image.data.stat().st_size, 1)
     if is_bomb(unpacked, size):

@@ -21,41 +21,53 @@ fewer than FEW_VOXELS and less than FEW_SHARE."""
 DOUBTED_SHARE = 0.2
 """A piece that is not small, but has less than this share, may be stray, too: it is kept and told."""
 
+APART_MM = 20.0
+"""Large pieces that are further apart may be two organs, such as the kidneys, or one and a mistake: that is told."""
 
-def leave_out_specks(annotation: Annotation) -> tuple[Annotation, tuple[str, ...]]:
-    """The annotation without the specks of its masks, and a sentence or two for each organ with stray pieces.
+
+def leave_out_specks(annotation: Annotation) -> tuple[Annotation, tuple[str, ...], tuple[str, ...]]:
+    """The annotation without the specks of its masks; notes on these; and doubts about pieces that are kept.
 
     See :class:`Pieces` for what a speck is. Organs without a mask, and those without specks, stay as they are.
     """
     points_ras, masks = dict(annotation.points_ras), dict(annotation.masks)
-    told: list[str] = []
+    notes: list[str] = []
+    doubts: list[str] = []
     for organ, mask in annotation.masks.items():
-        cleaned, sentences = without_specks(mask, organ)
-        told += sentences
+        cleaned, about_specks, about_others = without_specks(mask, organ)
+        notes += about_specks
+        doubts += about_others
         if cleaned is not mask:
             masks[organ] = cleaned
             points_ras[organ] = extreme_points_of_mask(cleaned.voxels, cleaned.grid)
-    return replace(annotation, points_ras=points_ras, masks=masks), tuple(told)
+    return replace(annotation, points_ras=points_ras, masks=masks), tuple(notes), tuple(doubts)
 
 
-def without_specks(mask: Mask, organ: str) -> tuple[Mask, tuple[str, ...]]:
-    """A mask of an organ without its specks (itself if it has none), and what to tell of stray pieces."""
-    found, told = Pieces.of(mask), []
+def without_specks(mask: Mask, organ: str) -> tuple[Mask, list[str], list[str]]:
+    """A mask of an organ without its specks (itself if it has none), notes on these, and doubts about what is kept."""
+    found = Pieces.of(mask)
+    notes: list[str] = []
+    doubts: list[str] = []
     if found is None:
-        return mask, ()
+        return mask, notes, doubts
     if found.specks.any():
-        told.append(
+        notes.append(
             f"The label of {organ} has {_voxels(found.specks, mask)}. Such specks are left out. If they belong to the "
             "organ, join them to it in the label map."
         )
+    if found.gap_mm > APART_MM:
+        notes.append(
+            f"The label of {organ} lies in large pieces, {found.gap_mm:.0f} mm apart. The box spans them all. If they "
+            "are two organs, give each a label of its own. If one is a mistake, erase it."
+        )
     if found.doubted.any():
-        told.append(
+        doubts.append(
             f"The label of {organ} has {_voxels(found.doubted, mask)}. The box spans them, too. If they do not belong "
             "to the organ, erase them in the label map."
         )
     if not found.specks.any():
-        return mask, tuple(told)
-    return Mask.cut_from(mask.voxels & ~found.specks, mask.grid), tuple(told)
+        return mask, notes, doubts
+    return Mask.cut_from(mask.voxels & ~found.specks, mask.grid), notes, doubts
 
 
 def _voxels(voxels: NDArray[np.bool_], mask: Mask) -> str:
@@ -73,11 +85,13 @@ class Pieces:
 
     ``specks`` are small beside the largest piece (see SMALL_SHARE) and reach more than FAR_MM beyond the box of all
     pieces that are not. So pairs such as the lungs stay, and crumbs beside an organ. ``doubted`` are not small, but
-    less than DOUBTED_SHARE of the largest piece, and reach as far beyond the box of all that are more.
+    less than DOUBTED_SHARE of the largest piece, and reach as far beyond the box of all that are more. ``gap_mm`` is
+    the widest between the box of the largest piece and that of another that is neither.
     """
 
     specks: NDArray[np.bool_]
     doubted: NDArray[np.bool_]
+    gap_mm: float
 
     @classmethod
     def of(cls, mask: Mask) -> Pieces | None:
@@ -96,7 +110,11 @@ class Pieces:
             return far
 
         specks, doubted = small & far_from(~small), ~small & ~large & far_from(large)
-        return cls(*(np.concatenate([[False], chosen])[pieces] for chosen in (specks, doubted)))
+        low, high = reach[int(np.argmax(sizes))].T
+        gaps_mm = np.maximum(low - reach[:, :, 1], reach[:, :, 0] - high) * mask.grid.spacing_mm
+        gap_mm = float(gaps_mm.max(1)[large].max())
+        specks, doubted = (np.concatenate([[False], chosen])[pieces] for chosen in (specks, doubted))
+        return cls(specks, doubted, gap_mm)
 
 
 def has_pieces_beyond_the_largest(mask: NDArray[np.bool_]) -> bool:

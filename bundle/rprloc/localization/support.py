@@ -139,15 +139,18 @@ class SupportSet:
     def warnings(self) -> tuple[str, ...]:
         """Reasons to doubt the examples, each in a sentence or two.
 
-        A set in a file keeps those that bear on what it finds: a scan that is turned or hardly looks like a body, and
-        organs that the scan cuts.
+        A set in a file keeps those that bear on what it finds: a scan that is turned or hardly looks like a body, stray
+        pieces of an organ's label that are part of its box, and organs that the scan cuts. Of several examples, each
+        reason names its own.
 
         Examples
         --------
         >>> rprloc.SupportSet.load(support_set_file).warnings
         ()
         """
-        return tuple(dict.fromkeys(warning for support in self.supports for warning in support.warnings))
+        if len(self.supports) == 1:
+            return self.supports[0].warnings
+        return tuple(f"Example {support.scan}: {text}" for support in self.supports for text in support.warnings)
 
     @cached_property
     def identity(self) -> str:
