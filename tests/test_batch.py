@@ -155,6 +155,7 @@ def test_within_one_run_what_failed_is_not_tried_again(example: ExampleFiles, tm
         ("path,name\na.nii,y\nb.nii,y/\n", "would both be called y"),
         ("path,name\na.nii,.\n", "stay inside"),
         ("path,name\na.nii,a\0b\n", "Line 2"),
+        ("path,name\na.nii,a\x1bb\n", "Line 2"),
         ("path,name\na\0.nii,b\n", "Line 2"),
     ],
 )
@@ -320,4 +321,16 @@ def test_another_scan_under_the_name_of_one_that_is_done_is_done_again(example: 
         rows = [{"path": f"{name}.nii.gz", "name": "p1"}, {"path": "bert.nii.gz", "name": "p2"}]
         assert expected in rprloc(*located(example, write_manifest(path, rows), out)).stdout
         assert "0 located, 2 already done" in rprloc(*located(example, path, out)).stdout
-    assert [row["listed"] for row in journal(out) if row["name"] == "p1"] == ["wrong.nii.gz", "right.nii.gz"]
+    assert [row["path"] for row in journal(out) if row["name"] == "p1"] == ["../wrong.nii.gz", "../right.nii.gz"]
+    write_manifest(path, [{"path": "wrong.nii.gz", "name": "p1"}])
+    scans[0].write_bytes(b"no scan any more")
+    assert "1 failed" in rprloc(*located(example, path, out)).stdout
+    assert sorted(file.name for file in out.glob("p1*")) == ["p1.failed.json"]  # nothing of the other scan is left
+
+
+def test_scans_of_one_name_in_two_folders_are_two(example: ExampleFiles, tmp_path: Path) -> None:
+    for ward in ("a", "b"):
+        (tmp_path / ward).mkdir()
+        (tmp_path / ward / "scan.nii.gz").write_bytes(example.image.read_bytes())
+        manifest = write_manifest(tmp_path / ward / "all.csv", [{"path": "scan.nii.gz", "name": "p1"}])
+        assert "1 located" in rprloc(*located(example, manifest, tmp_path / "out")).stdout

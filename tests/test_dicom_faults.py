@@ -162,7 +162,7 @@ def test_a_packed_slice_is_missed(tmp_path: Path, hu: np.ndarray, which: int) ->
     path = sorted(tmp_path.iterdir())[which]
     (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    refusal(lambda: read_volume(tmp_path), "may lack slices", ".dcm.gz is packed")
+    refusal(lambda: read_volume(tmp_path), "may lack slices", ".dcm.gz is compressed")
 
 
 def test_a_gap_in_the_middle_is_refused_whatever_made_it(tmp_path: Path, hu: np.ndarray) -> None:
@@ -360,28 +360,41 @@ def test_slices_whose_preamble_alone_is_lost_are_missed(tmp_path: Path, hu: np.n
     refusal(lambda: read_volume(tmp_path), "20 files", "does not begin as DICOM does")
 
 
-def test_a_picture_or_a_volume_beside_each_slice_is_no_slice(tmp_path: Path, hu: np.ndarray) -> None:
-    write_series(tmp_path, hu)
+def test_what_people_keep_beside_slices_is_no_slice(tmp_path: Path, hu: np.ndarray) -> None:
+    """Nor if the scan's first image was a scout, so that its slices are numbered from 2."""
+    write_series(tmp_path, hu, edited(InstanceNumber=lambda k, old: old + 1))
     for path in sorted(tmp_path.iterdir()):
         path.with_suffix(".jpg").write_bytes(b"\xff\xd8\xff" + bytes(200))
+        path.with_name(path.name + ".tmp").write_bytes(path.read_bytes()[:100])  # the file itself is there
     (tmp_path / "converted.nii.gz").write_bytes(gzip.compress(bytes(400)))
+    for name in ("report.docx", "table.xlsx", "arrays.npz", "all.zip"):
+        (tmp_path / name).write_bytes(b"PK\3\4" + bytes(200))
+    (tmp_path / "old.tar.gz").write_bytes(gzip.compress(bytes(400)))
     scan = read_scan(tmp_path)
     assert scan.warnings == () and scan.volume.hu.shape == SHAPE
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_a_dicomdir_lists_is_missed(tmp_path: Path, hu: np.ndarray, packed: bool) -> None:
+@pytest.mark.parametrize("end", ["", ".dcm"])
+def test_what_a_dicomdir_lists_is_missed(tmp_path: Path, hu: np.ndarray, packed: bool, end: str) -> None:
     (tmp_path / "disc").mkdir()
-    write_series(tmp_path / "disc" / "IMAGES", hu)
+    uid = write_series(tmp_path / "disc" / "IMAGES", hu)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     directory = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    directory.DirectoryRecordSequence = [Dataset()]  # of the patient
+    directory.DirectoryRecordSequence = [Dataset(), Dataset()]
+    of_series, report = directory.DirectoryRecordSequence
+    of_series.DirectoryRecordType, of_series.SeriesInstanceUID = "SERIES", uid
+    report.DirectoryRecordType, report.ReferencedFileID = "SR DOCUMENT", ["REPORT"]
     for number, path in enumerate(sorted((tmp_path / "disc" / "IMAGES").iterdir())):
-        path.rename(path.with_name(f"im{number:04d}"))  # systems differ in capitals
+        path.rename(path.with_name(f"im{number:04d}{end}"))  # systems differ in capitals
         record = Dataset()
-        record.ReferencedFileID = ["IMAGES", f"IM{number:04d}"]
+        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", ["IMAGES", f"IM{number:04d}"]
+        directory.DirectoryRecordSequence.append(record)
+    for kind, tags in (("SERIES", {"SeriesInstanceUID": "1.2.9"}), ("IMAGE", {"ReferencedFileID": ["IMAGES", "IM9"]})):
+        record = Dataset()  # of a series that was not copied
+        record.update({"DirectoryRecordType": kind, **tags})
         directory.DirectoryRecordSequence.append(record)
     directory.save_as(tmp_path / "disc" / "DICOMDIR", enforce_file_format=True)
 
@@ -435,6 +448,13 @@ def test_slices_that_do_not_say_whose_they_are_belong_to_the_others(tmp_path: Pa
     np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
 
 
+def test_a_frame_of_reference_for_each_slice_is_told(tmp_path: Path, hu: np.ndarray) -> None:
+    write_series(tmp_path, hu, edited(FrameOfReferenceUID=lambda k, old: f"1.2.{k + 1}"))
+    scan = read_scan(tmp_path)
+    np.testing.assert_array_equal(scan.volume.hu, hu)
+    assert "frame of reference of its own" in scan.warnings[0]
+
+
 @pytest.mark.parametrize("number", ["A12", "12\\3", "", "1.5"])
 def test_a_number_that_is_none_is_no_obstacle(tmp_path: Path, hu: np.ndarray, number: str) -> None:
     write_series(tmp_path, hu, lambda k, data: data.add_new("InstanceNumber", "SH", number))
@@ -459,7 +479,7 @@ def test_a_deflated_file_that_holds_gigabytes_is_refused_before_it_is_unpacked(t
     data.save_as(path, enforce_file_format=True)
     np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)  # 3 MB harm nobody
     monkeypatch.setattr(archive, "HARMLESS_BYTES", 1 << 20)
-    refusal(lambda: read_volume(tmp_path), "would unpack to more than")
+    refusal(lambda: read_volume(tmp_path), "would unpack to 0.0 GB")
 
 
 def test_small_files_of_huge_slices_are_refused_before_memory_is_asked_for(tmp_path: Path, monkeypatch) -> None:
@@ -467,4 +487,4 @@ def test_small_files_of_huge_slices_are_refused_before_memory_is_asked_for(tmp_p
     write_series(tmp_path, still, lambda k, data: data.compress(RLELossless))
     monkeypatch.setattr(archive, "HARMLESS_BYTES", 1 << 16)
     monkeypatch.setattr(archive, "MAX_PACKING", 10)
-    refusal(lambda: read_volume(tmp_path), "No CT packs so well")
+    refusal(lambda: read_volume(tmp_path), "no CT can be compressed so well")

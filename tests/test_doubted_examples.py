@@ -388,8 +388,24 @@ def test_of_several_examples_each_doubt_names_its_own(untrained: Localizer) -> N
 
 
 def test_a_doubted_piece_is_told_with_what_is_found_by_it(untrained: Localizer) -> None:
-    learned = untrained.learn(phantom_example(pieces(LARGE, (slice(24, 26), slice(6, 8), slice(4, 8))), organ=1))
-    again = SupportSet.from_json(learned.to_json())
-    told = [text for text in again.warnings if "has 16 voxels apart" in text]
-    assert len(told) == 1
-    assert any(told[0] in text for text in untrained.locate(Volume(HU, PHANTOM_GRID), again).warnings)
+    """Not with what is found of other organs."""
+    labels = pieces(LARGE, (slice(24, 26), slice(6, 8), slice(4, 8)))
+    labels[5:9, 18:22, 14:18] = 2
+    learned = SupportSet.from_json(untrained.learn(phantom_example(labels, organ=1, other=2)).to_json())
+    (told,) = [text for text in learned.warnings if "has 16 voxels apart" in text]
+    for organs, count in ((None, 1), (["organ"], 1), (["other"], 0)):
+        found = untrained.locate(Volume(HU, PHANTOM_GRID), learned, organs)
+        assert [f"Example anna: {told}" == text for text in found.warnings].count(True) == count
+
+
+@pytest.mark.parametrize(("apart_vox", "told"), [(3, False), (6, True)])
+def test_pieces_in_a_row_are_measured_from_each_to_the_nearest(
+    untrained: Localizer, apart_vox: int, told: bool
+) -> None:
+    """Vertebrae under one label are as far apart as neighbours are: 12 mm, or 24."""
+    row = [slice(first, first + 4) for first in (4, 8 + apart_vox, 12 + 2 * apart_vox)]
+    learned = untrained.learn(phantom_example(pieces(*((i, slice(6, 16), slice(4, 14)) for i in row)), organ=1))
+    assert [text for text in learned.warnings if "large pieces, 24 mm apart" in text or "large pieces" in text] == (
+        [learned.warnings[0]] if told else []
+    )
+    assert not told or "24 mm apart" in learned.warnings[0]

@@ -71,6 +71,25 @@ def zip_of(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
+@pytest.mark.parametrize("end", ["9" * 300_000, "9" * 300_000 + " 7 7 7 garbage here", "1,2,3" * 70_000])
+def test_a_word_without_end_is_no_number(tmp_path: Path, end: str) -> None:
+    header = "NRRD0004\ntype: float\ndimension: 3\nspace: LPS\nsizes: 20 20 20\nspace origin: (0,0,0)\n"
+    header += "space directions: (4,0,0) (0,4,0) (0,0,4)\nencoding: text\n\n"
+    (tmp_path / "scan.nrrd").write_text(header + " ".join(map(str, range(7999))) + " " + end)
+    with pytest.raises(InputError) as caught:
+        read_volume(tmp_path / "scan.nrrd")
+    assert len(str(caught.value)) < 400
+
+
+def test_a_number_beyond_its_type_is_refused_without_a_stray_line(tmp_path: Path, capfd) -> None:
+    header = "NRRD0004\ntype: float\ndimension: 3\nspace: LPS\nsizes: 20 20 20\nspace origin: (0,0,0)\n"
+    header += "space directions: (4,0,0) (0,4,0) (0,0,4)\nencoding: text\n\n"
+    (tmp_path / "scan.nrrd").write_text(header + " ".join(map(str, range(7999))) + " 1e300")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        read_volume(tmp_path / "scan.nrrd")
+    assert capfd.readouterr().err == ""
+
+
 def test_no_path_in_an_archive_is_followed(tmp_path: Path) -> None:
     names = ["../../evil", "/etc/evil", "C:\\evil\\IM1", "a/b/../../../evil", "\x1b[31mred", "x" * 300, "."]
     found = unpack(zip_of(tmp_path / "a.zip", {name: name.encode() for name in names}))

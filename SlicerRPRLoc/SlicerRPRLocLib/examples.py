@@ -94,7 +94,7 @@ class Examples:
         """
         mask = Mask(*nodes.mask_of_segment(segmentation, segment_id))
         segment = segmentation.GetSegmentation().GetSegment(segment_id)
-        marked, *told = without_specks(mask, segment.GetName())
+        marked, notes, doubt = without_specks(mask, segment.GetName())
         points_ras = extreme_points_of_mask(marked.voxels, marked.grid)
         if volume is not None and not nodes.grid_of(volume).contains(points_ras, OUTSIDE_TOLERANCE_MM).all():
             raise InputError(
@@ -103,8 +103,8 @@ class Examples:
             )
         node = self.add(volume, segment.GetName())
         self.set_points(node, points_ras)
-        if any(told):
-            node.SetAttribute(_SPECKS, " ".join(text for texts in told for text in texts))
+        if notes or doubt:
+            node.SetAttribute(_SPECKS, " ".join(filter(None, [*notes, doubt])))
         return node
 
     def set_points(self, example: Node, points_ras: ArrayLike) -> None:

@@ -89,13 +89,13 @@ def readable(text: str) -> str:
     """A path or a name as text that can be written as UTF-8 and shown: a byte that is no letter becomes ``%FF``.
 
     Python keeps bytes of a file's name that are not UTF-8 as surrogates. Control characters could do anything to a
-    terminal. Different names stay different.
+    terminal.
     """
     return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", text)
 
 
 def is_plain(path: str | Path) -> bool:
-    """Whether a path is UTF-8 without control letters, as some libraries demand of it."""
+    """Whether a path is UTF-8 without control characters, as some libraries demand of it."""
     return readable(str(path)) == str(path)
 
 
@@ -135,7 +135,7 @@ def require_name(name: str | None, option: str) -> None:
         raise InputError(f"{option} is empty or no text. Give a name, or leave the option out.")
     if not is_plain(name):
         raise InputError(
-            f"{option} is {readable(name)!r}, which is not UTF-8 or has control letters. Write another name."
+            f"{option} is {readable(name)!r}, which is not UTF-8 or has control characters. Write another name."
         )
 
 

@@ -146,7 +146,7 @@ _IN_ALL_SLICES: dict[str, tuple[Tags, Outcome]] = {
     "no modality": ({"Modality": None}, True),
     "modality MR": ({"Modality": "MR"}, _values(lambda hu: hu, "MR")),
     "spacings the other way round": ({"PixelSpacing": [4, 5]}, _spaced(4, 5)),
-    "spacings of 9 and 0.9": ({"PixelSpacing": [9, 1.9]}, _spaced(9, 1.9)),
+    "spacings of 9 and 1.9": ({"PixelSpacing": [9, 1.9]}, _spaced(9, 1.9)),
     "spacing 0": ({"PixelSpacing": [0, 4]}, False),
     "spacing -5": ({"PixelSpacing": [-5, 4]}, False),
     "spacing of a metre": ({"PixelSpacing": [5000, 4000]}, False),

@@ -87,7 +87,7 @@ def edits(target: Target) -> st.SearchStrategy[list[Edit]]:
 
 
 def apply_edits(data: bytes, chosen: list[Edit], header: int) -> bytes:
-    """The file after its edits, which meet no byte behind its first ``header`` ones."""
+    """The file after its edits, which begin in its first ``header`` bytes."""
     changed = bytearray(data)
     for kind, place, new in chosen:
         start = min(place, len(changed))

@@ -208,14 +208,14 @@ def check_corpus(folder: Path) -> list[dict[str, Any]]:
         first = len(results)
         command = [sys.executable, "-m", __spec__.name, "--run", str(first), "--out", str(folder)]
         environment = os.environ | {"TMPDIR": str(temporary)}
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        process = subprocess.Popen(  # not buffered, so that no line waits here unseen by select
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment
         )
         assert process.stdout is not None
         running, limit_s = first, 120.0  # the first line comes after the imports
         while True:
             ready, _, _ = select.select([process.stdout], [], [], limit_s)
-            line = process.stdout.readline() if ready else ""
+            line = process.stdout.readline() if ready else b""
             try:
                 record = json.loads(line)
             except ValueError:

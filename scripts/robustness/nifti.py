@@ -20,7 +20,7 @@ _FREE = {
 """Fields that say nothing about values or places."""
 _MORE: dict[str, list[int]] = {"xyzt_units": [2, 3, 4, 8, 10, 26, 64], "qform_code": [2, 3, 4, 5, 6]}
 _MORE["sform_code"] = _MORE["qform_code"]
-_MORE["datatype"] = [1, 128, 1536, 2304]
+_MORE["datatype"] = [128, 1536, 2304]
 _WRONG = [  # what no sweep over single fields finds: several fields at once
     ("huge sizes", 42, "<3h", (32767, 32767, 32767)),
     ("7 axes", 40, "<8h", (7, 30, 24, 20, 2, 2, 2, 2)),

@@ -206,6 +206,8 @@ def _vary_encodings(truth: Truth, usual: Fields) -> Iterator[Kind]:
         if encoding in packed:
             skipped = fields | {"byte skip": "4"}
             yield f".nrrd in {encoding} with byte skip", {"bad.nrrd": encode(skipped, b"1234" + data)}, None
+            inside = gzip.compress(b"1234" + raw) if encoding in ("gz", "gzip") else bz2.compress(b"1234" + raw)
+            yield f".nrrd in {encoding} with byte skip inside", {"bad.nrrd": encode(skipped, inside)}, None
     for bad, where in (text[:-3] + b"1e9", "a number that is too large"), (text + b" 7", "a number too many"):
         yield f".nrrd in text with {where}", {"bad.nrrd": encode(usual | {"encoding": "text"}, bad)}, None
     yield ".nrrd with the other byte order", {"bad.nrrd": encode(usual | {"endian": "big"}, big)}, truth

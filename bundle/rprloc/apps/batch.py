@@ -13,17 +13,18 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rprloc.apps.console import FAILURES, describe_failure
 from rprloc.errors import InputError
-from rprloc.files import is_folder, parse_json, readable, status_of
+from rprloc.files import is_folder, is_plain, parse_json, readable, status_of
 from rprloc.io.results import ResultFiles, read_failure, save_failure
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ JOURNALS = "journal"
 """The folder, beside the results, with one CSV for each process that located something."""
 
 _JOURNAL_COLUMNS = (
-    *("name", "outcome", "bytes_read", "seconds_read", "seconds_locate", "seconds_write", "finished", "listed"),
+    *("name", "outcome", "bytes_read", "seconds_read", "seconds_locate", "seconds_write", "finished", "path", "series"),
 )
 _READ_AHEAD = 2
 _BATCHES_A_WORKER = 3  # handed out at a time: enough that none waits, and few are done again if one dies
@@ -51,8 +52,6 @@ class Query:
     path: Path
     name: str
     series: str | None = None
-    listed: str = ""
-    """How a manifest lists the scan: its path as it stands there, and the series."""
     is_new: bool = False
     """Whether results that are there under its name are of another scan."""
 
@@ -190,7 +189,7 @@ def read_manifest(path: Path) -> list[Query]:
         given, name = (row["path"] or "").strip(), (row.get("name") or "").strip()
         parts = PurePosixPath(name).parts
         name_is_bad = "\\" in name or name.startswith("/") or any(part.startswith(".") for part in parts)
-        name_is_bad = name_is_bad or "\0" in name or name in (".", "./")
+        name_is_bad = name_is_bad or not is_plain(name) or name in (".", "./")
         if not given or "\0" in given or name_is_bad:
             raise InputError(
                 f"Line {number} of {path} has the path {given!r} and the name {name!r}. Give every scan a path, "
@@ -198,8 +197,7 @@ def read_manifest(path: Path) -> list[Query]:
             )
         scan = path.parent / given
         name = str(PurePosixPath(name)) if name else scan_name(scan)  # a//b is a/b
-        series = (row.get("series") or "").strip()
-        queries.append(Query(scan, name, series or None, listed=f"{readable(given)} {series}".strip()))
+        queries.append(Query(scan, name, (row.get("series") or "").strip() or None))
     if not queries:
         raise InputError(f"The manifest {path} lists no scan. {wanted} List at least one scan.")
     require_distinct_names(queries)
@@ -207,15 +205,29 @@ def read_manifest(path: Path) -> list[Query]:
 
 
 def mark_new_scans(job: Job, queries: Sequence[Query]) -> list[Query]:
-    """The queries; marked as new are those under whose name an earlier run located in another scan, by its journals."""
-    last: dict[str, tuple[str, str]] = {}
-    for path in sorted((job.out / JOURNALS).glob("*.csv")):
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    """The queries; marked as new are those under whose name an earlier run located another scan, by its journals."""
+    last: dict[str, tuple[str, str, str]] = {}
+    for journal in sorted((job.out / JOURNALS).glob("*.csv")):
+        with journal.open(newline="", encoding="utf-8", errors="replace") as file:
             for row in csv.DictReader(file):
-                finished, listed = row.get("finished") or "", row.get("listed")
-                if row.get("outcome") == "located" and listed is not None:
-                    last[row["name"]] = max(last.get(row["name"], ("", "")), (finished, listed))
-    return [replace(query, is_new=last.get(query.name, ("", query.listed))[1] != query.listed) for query in queries]
+                if row.get("outcome") == "located" and row.get("series") is not None:
+                    last[row["name"]] = max(last.get(row["name"], ("", "", "")), _scan_of(row))
+    return [
+        replace(query, is_new=query.name in last and last[query.name][1:] != _identity(job, query)) for query in queries
+    ]
+
+
+def _scan_of(row: Mapping[str, str]) -> tuple[str, str, str]:
+    """When a line of the journal was written, and of which scan it is."""
+    return row["finished"], row["path"], row["series"]
+
+
+def _identity(job: Job, query: Query) -> tuple[str, str]:
+    """What tells a scan from another: its path from the results' folder, as both may move together, and its series."""
+    path = query.path.resolve()
+    with suppress(ValueError):  # on another drive
+        path = Path(os.path.relpath(path, job.out.resolve()))
+    return readable(path.as_posix()), query.series or ""
 
 
 def require_distinct_names(queries: Iterable[Query]) -> None:
@@ -290,6 +302,9 @@ def _locate_one(job: Job, localizer: Localizer, query: Query, reading: Future[tu
     except FAILURES as reason:
         _log.info("%s failed here:", query.path, exc_info=True)
         detections, error = None, describe_failure(reason, query.path)
+        if query.is_new:
+            with _going_on(query, "that the results are of another scan"):
+                job.files_of(query).delete()
     if job.keep_record:
         if error is not None:
             _record_failure(job, query, error)
@@ -407,8 +422,8 @@ def _append(job: Job, query: Query, outcome: str, seconds: dict[str, float]) -> 
         if new:
             writer.writerow(_JOURNAL_COLUMNS)
         taken = (f"{seconds[part]:.3f}" for part in ("read", "locate", "write"))
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        writer.writerow([query.name, outcome, _bytes_of(query.path), *taken, now, query.listed])
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        writer.writerow([query.name, outcome, _bytes_of(query.path), *taken, now, *_identity(job, query)])
 
 
 def _bytes_of(path: Path) -> int:

@@ -28,9 +28,12 @@ _DAMAGE = (
 )
 
 
-def is_bomb(unpacked: int, packed: int) -> bool:
-    """Whether so many bytes come out of so few that it cannot be CT."""
-    return unpacked > max(HARMLESS_BYTES, MAX_PACKING * packed)
+def describe_bomb(unpacked: int, packed: int) -> str:
+    """What is wrong with so few bytes out of which so many come that they cannot be CT; an empty text if they can."""
+    if unpacked <= max(HARMLESS_BYTES, MAX_PACKING * packed):
+        return ""
+    size = f"would unpack to {unpacked / 1e9:.1f} GB, {unpacked / max(packed, 1):.0f} times its size"
+    return f"{size}, and no CT can be compressed so well"
 
 
 class Unpacked:
@@ -74,7 +77,7 @@ def _require_reasonable(path: Path, members: list[zipfile.ZipInfo]) -> None:
     size = sum(member.file_size for member in members)  # reading a member never gives more than this
     free = shutil.disk_usage(tempfile.gettempdir()).free
     ratio = size / max(path.stat().st_size, 1)
-    if len(members) > MAX_FILES or size > MAX_BYTES or is_bomb(size, path.stat().st_size) or size > free:
+    if len(members) > MAX_FILES or size > MAX_BYTES or describe_bomb(size, path.stat().st_size) or size > free:
         raise InputError(
             f"{path} would unpack to {len(members)} files and {size / 1e9:.1f} GB, {ratio:.0f} times its size. "
             f"RPR-Loc unpacks at most {MAX_FILES} files and {MAX_BYTES / 1e9:.0f} GB, and as much as "

@@ -95,14 +95,14 @@ def find_series(path: Path) -> list[DicomSeries]:
         files = [path]
     else:
         files, faults = files_below(path)
-    lost = lost_by_directory(files, names)
+    lost = [] if files == [path] else lost_by_directory(files, names)
     files, not_dicom = only_dicom(files, names)
     images = {file: image for file in files if (image := read_image_header(file)) is not None}
     if any(image.uid for image in images.values()):
         images = {file: image if image.uid else _of_no_series(file, image) for file, image in images.items()}
     unknown = [image.fault for image in images.values() if image.uid is None and image.fault is not None]
     series_of = {file: image.uid for file, image in images.items() if image.uid is not None}
-    left_out = with_neighbours([*faults, *lost, *not_dicom, *unknown], series_of, names)
+    left_out = with_neighbours([*faults, *not_dicom, *unknown], series_of, names)
     left_out = [fault.inside(path, names) for fault in left_out]
     images = {
         file: replace(image, fault=image.fault and image.fault.inside(path, names)) for file, image in images.items()
@@ -114,7 +114,8 @@ def find_series(path: Path) -> list[DicomSeries]:
             f"{path} holds no DICOM images that can be read: {describe_faults(left_out)}. "
             "Copy or export the series again."
         )
-    return _as_series(images.values(), kept, left_out)
+    lost = [replace(fault, path=Path(f"{path}/{fault.path}")) if kept else fault for fault in lost]
+    return _as_series(images.values(), kept, left_out, lost)
 
 
 def _of_no_series(path: Path, image: ImageFile) -> ImageFile:
@@ -122,7 +123,9 @@ def _of_no_series(path: Path, image: ImageFile) -> ImageFile:
     return ImageFile(None, fault=image.fault or Fault(path, "does not say to which series it belongs"))
 
 
-def _as_series(images: Iterable[ImageFile], kept: object, left_out: Sequence[Fault]) -> list[DicomSeries]:
+def _as_series(
+    images: Iterable[ImageFile], kept: object, left_out: Sequence[Fault], lost: Sequence[Fault]
+) -> list[DicomSeries]:
     images_of: dict[str, list[ImageFile]] = defaultdict(list)
     for image in images:
         if image.uid is not None:
@@ -135,7 +138,7 @@ def _as_series(images: Iterable[ImageFile], kept: object, left_out: Sequence[Fau
             tuple(plane for image in members for plane in image.slices),
             kept,
             tuple(image.fault for image in members if image.fault is not None),
-            tuple(left_out),
+            (*left_out, *(fault for fault in lost if uid in fault.near)),
         )
         for uid, members in sorted(images_of.items())
     ]

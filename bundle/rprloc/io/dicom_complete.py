@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from rprloc.errors import InputError
 from rprloc.io.dicom import DicomSeries, describe_faults
 from rprloc.io.dicom_files import Fault
-from rprloc.io.dicom_headers import UNSURE_UNITS
+from rprloc.io.dicom_headers import OWNERS, PAUSE_S, UNSURE_UNITS
 from rprloc.io.dicom_slice import Slice
 
-_PAUSE_S = {"AcquisitionTime": 10.0, "AcquisitionDateTime": 10.0, "ContentTime": 30.0}
-"""Between two scans of a patient. The slices of one scan are taken and computed faster, or lie end to end."""
 _WORDS = {
     "AcquisitionNumber": "acquisition number",
     "AcquisitionUID": "acquisition",
@@ -29,19 +27,10 @@ _WORDS = {
     "StackID": "stack",
     "ConvolutionKernel": "reconstruction kernel",
     "KVP": "tube voltage",
-    "SliceThickness": "slice thickness",
-    "AcquisitionDate": "acquisition date",
     "AcquisitionTime": "acquisition time",
     "AcquisitionDateTime": "acquisition time",
     "ContentTime": "content time",
 }
-_OWNERS = {
-    "PatientID": "patient",
-    "StudyInstanceUID": "study",
-    "FrameOfReferenceUID": "frame of reference",
-    "PatientPosition": "the patient's position",
-}
-"""What all slices of one scan have in common."""
 
 
 def one_scan_of(series: DicomSeries, path: Path) -> tuple[list[Slice], list[str]]:
@@ -52,7 +41,7 @@ def one_scan_of(series: DicomSeries, path: Path) -> tuple[list[Slice], list[str]
     if series.faults:
         raise series.faults[0].error()
     slices, notes = _without_copies(series.slices)
-    _require_one_patient(slices, path)
+    notes += _require_common_origin(slices, path)
     _require_all_parts(slices, path)
     lost = _lost_slices(series.uid, slices, series.left_out)
     if lost:
@@ -71,19 +60,26 @@ def one_scan_of(series: DicomSeries, path: Path) -> tuple[list[Slice], list[str]
     return slices, notes
 
 
-def _require_one_patient(slices: Sequence[Slice], path: Path) -> None:
-    """Raises InputError for slices of several patients, studies or frames of reference, whatever their series is."""
-    for name, word in _OWNERS.items():
+def _require_common_origin(slices: Sequence[Slice], path: Path) -> list[str]:
+    """A note if every slice has a frame of reference of its own, as some programs write it that hide names.
+
+    Raises InputError for slices of several patients, studies, frames of reference or positions of the patient, whatever
+    their series is.
+    """
+    for name, word in OWNERS.items():
         first_with: dict[str, Slice] = {}
         for plane in slices:
-            if name in plane.belongs_to:
-                first_with.setdefault(plane.belongs_to[name], plane)
+            if name in plane.owners:
+                first_with.setdefault(plane.owners[name], plane)
+        if name == "FrameOfReferenceUID" and len(first_with) == len(slices) > 1:
+            return ["Every slice has a frame of reference of its own, so nothing tells whether they belong together."]
         if len(first_with) > 1:
             one, other, *_ = first_with.values()
             raise InputError(
                 f"The slices in {path} do not belong together: {one.name} and {other.name} differ in {word}. "
                 "Export one scan as a series of its own."
             )
+    return []
 
 
 def _require_all_parts(slices: Sequence[Slice], path: Path) -> None:
@@ -91,8 +87,8 @@ def _require_all_parts(slices: Sequence[Slice], path: Path) -> None:
     there: dict[str, set[int]] = defaultdict(set)
     told: dict[str, int] = defaultdict(int)
     for plane in slices:
-        if plane.part is not None:
-            uid, number, count = plane.part
+        if plane.concatenation is not None:
+            uid, number, count = plane.concatenation
             there[uid].add(number)
             told[uid] = max(told[uid], number, count or 0)
     for uid, numbers in there.items():
@@ -144,7 +140,7 @@ def require_one_acquisition(ordered: Sequence[Slice], along_mm: NDArray[np.float
     """
     for name, word in _WORDS.items():
         values = [plane.told_apart_by.get(name) for plane in ordered]
-        labels: Sequence[Hashable] = _scans_by_time(values, _PAUSE_S[name]) if name in _PAUSE_S else values
+        labels: Sequence[Hashable] = _scans_by_time(values, PAUSE_S[name]) if name in PAUSE_S else values
         runs_of: dict[Hashable, int] = defaultdict(int)
         for n, label in enumerate(labels):
             runs_of[label] += n == 0 or label != labels[n - 1]

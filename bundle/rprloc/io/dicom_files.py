@@ -17,8 +17,7 @@ _PREAMBLE = 132  # bytes; the last four of them are DICM
 _NAMED_AS_DICOM = (".dcm", ".dicom", ".ima")
 _APPLE_DOUBLE = b"\0\x05\x16\x07"  # what macOS puts beside each file that it copies to another system
 _ADDED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".part", ".partial", ".filepart", ".crdownload", ".tmp")
-"""What packing and broken downloads add to a file's name."""
-_PACKED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""What compression and broken downloads add to a file's name."""
 _COUNTED = re.compile(r"[0-9a-f]{4,}|\d+")
 
 
@@ -120,17 +119,19 @@ def only_dicom(files: Iterable[Path], names: Mapping[Path, Path]) -> tuple[list[
             dicom.append(path)
         else:
             others.append((path, start))
-    sequences = {_sequence(names.get(path, path)) for path in dicom}
+    named = {names.get(path, path) for path in dicom}
+    sequences = {_sequence(name) for name in named}
     for path, start in others:
         name = names.get(path, path)
-        if name.name.startswith(".") or start.startswith(_APPLE_DOUBLE):
+        plain = _without_added_end(name)
+        if name.name.startswith(".") or start.startswith(_APPLE_DOUBLE) or plain in named:
             continue
         ends = {end.lower() for end in name.suffixes}  # also of IM7.dcm.gz
         named_so = not ends.isdisjoint(_NAMED_AS_DICOM) or _sequence(name) in sequences
         if not start:
             faults.append(Fault(path, "is empty", _COPY))
-        elif start.startswith(_PACKED) and ".nii" not in ends:
-            faults.append(Fault(path, "is packed", "Unpack it, and give the folder"))
+        elif named_so and plain != name:
+            faults.append(Fault(path, "is compressed, or was not copied to its end", _COPY))
         elif named_so or start.startswith(b"DICM") or not start.strip(b"\0"):
             cut = len(start) < _PREAMBLE
             faults.append(Fault(path, "is cut off at its beginning" if cut else "does not begin as DICOM does", _COPY))
@@ -141,10 +142,14 @@ _COPY = "Copy or export the series again"
 
 
 def lost_by_directory(files: Sequence[Path], names: Mapping[Path, Path]) -> list[Fault]:
-    """The files that a DICOMDIR among the files lists and that are not there; ``names`` as for :func:`only_dicom`."""
+    """The images that a DICOMDIR among the files lists and that are not there, each near its own series.
+
+    ``names`` as for :func:`only_dicom`. Systems differ in capitals and in extensions.
+    """
     import pydicom
 
-    there = {Path(str(names.get(path, path)).casefold()) for path in files}
+    known = [names.get(path, path) for path in files]
+    there = {str(name).casefold() for path in known for name in (path, path.with_suffix(""))}
     faults = []
     for path in files:
         name = names.get(path, path)
@@ -154,13 +159,18 @@ def lost_by_directory(files: Sequence[Path], names: Mapping[Path, Path]) -> list
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 records = pydicom.dcmread(path, specific_tags=["DirectoryRecordSequence"]).DirectoryRecordSequence
-                listed = [record.get("ReferencedFileID") for record in records]
+                listed = [
+                    (r.DirectoryRecordType, r.get("SeriesInstanceUID"), r.get("ReferencedFileID")) for r in records
+                ]
         except Exception:  # noqa: BLE001 (pydicom raises anything; a list that cannot be read lists nothing)
             continue
-        for parts in listed:
+        series = None
+        for kind, uid, parts in listed:
+            series = uid if kind == "SERIES" else series
             lost = name.parent.joinpath(*([parts] if isinstance(parts, str) else parts or ()))
-            if parts and Path(str(lost).casefold()) not in there:
-                faults.append(Fault(lost, "is listed in DICOMDIR, but is not there", _COPY))
+            if kind == "IMAGE" and series and parts and str(lost).casefold() not in there:
+                what = "is listed in DICOMDIR, but is not there"
+                faults.append(Fault(lost, what, _COPY, near=frozenset([str(series)])))
     return faults
 
 
@@ -192,9 +202,11 @@ def with_neighbours(faults: Sequence[Fault], series_of: Mapping[Path, str], name
 
 def _sequence(path: Path) -> tuple[Path, str]:
     """What files that are numbered one after the other have in common."""
-    name = path.name.lower()
-    name = next((name.removesuffix(end) for end in _ADDED if name.endswith(end)), name)
-    return path.parent, _COUNTED.sub("#", name)
+    return path.parent, _COUNTED.sub("#", _without_added_end(path).name.lower())
+
+
+def _without_added_end(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in _ADDED else path
 
 
 def _by_number(path: Path) -> tuple[list[int], str]:

@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rprloc.io.archive import is_bomb
+from rprloc.io.archive import describe_bomb
 from rprloc.io.dicom_files import Fault, damage
 from rprloc.io.dicom_slice import Slice
 
@@ -58,8 +59,6 @@ _OF_SEVERAL = {
     "ImageType": ("CTImageFrameTypeSequence", "FrameType"),
     "StackID": ("FrameContentSequence", "StackID"),
     "ConvolutionKernel": ("CTReconstructionSequence", "ConvolutionKernel"),
-    "SliceThickness": ("PixelMeasuresSequence", "SliceThickness"),
-    "AcquisitionDate": ("FrameContentSequence", "AcquisitionDate"),
     "KVP": ("CTXRayDetailsSequence", "KVP"),
     "AcquisitionTime": ("FrameContentSequence", "FrameAcquisitionDateTime"),
     "AcquisitionDateTime": ("FrameContentSequence", "FrameAcquisitionDateTime"),
@@ -68,12 +67,19 @@ _OF_SEVERAL = {
 """What tells apart the scans that may share a series; beside it the place of the same in each frame of a file."""
 
 _NO_LENGTH = b"\xff\xff\xff\xff"  # of pixels that are packed in pieces, each with its own
-TIMES = ("AcquisitionTime", "AcquisitionDateTime", "ContentTime")
-BELONGS_TO = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientPosition")
-"""What all slices of one scan have in common."""
-_PART = ("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber")
+PAUSE_S = {"AcquisitionTime": 10.0, "AcquisitionDateTime": 10.0, "ContentTime": 30.0}
+"""What lies between two scans of a patient, by the tag that tells the time. The slices of one scan are taken and
+computed faster, or lie end to end."""
+OWNERS = {
+    "PatientID": "patient",
+    "StudyInstanceUID": "study",
+    "FrameOfReferenceUID": "frame of reference",
+    "PatientPosition": "the patient's position",
+}
+"""What all slices of one scan have in common, and what it is called."""
+_CONCATENATION = ("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber")
 _UNASSIGNED = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")
-_AS_STORED = (*_OF_SEVERAL, *BELONGS_TO, "InstanceNumber")
+_AS_STORED = (*_OF_SEVERAL, *OWNERS, "InstanceNumber")
 """Only compared with others, or of no use if they cannot be read."""
 _TAGS = (
     "SOPClassUID",
@@ -102,8 +108,8 @@ _TAGS = (
     "PixelSpacing",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
-    *BELONGS_TO,
-    *_PART,
+    *OWNERS,
+    *_CONCATENATION,
     *_OF_SEVERAL,
 )
 
@@ -159,8 +165,8 @@ def _refuse_deflate_bomb(file: IO[bytes], path: Path) -> None:
         while block and not stream.eof:
             unpacked += len(stream.decompress(block, 1 << 24))
             block = stream.unconsumed_tail or file.read(1 << 16)
-            if is_bomb(unpacked, packed):
-                raise ValueError(f"it would unpack to more than {unpacked / packed:.0f} times its size")
+            if bomb := describe_bomb(unpacked, packed):
+                raise ValueError(f"it {bomb}")
     file.seek(0)
 
 
@@ -277,13 +283,11 @@ UNSURE_UNITS = ("US", "UNSPECIFIED", "HU_MOD")
 
 
 def _bomb(path: Path, header: Header) -> Fault | None:
-    """Whether the pixels of a file would be far more than any scan is packed into as much."""
+    """Whether the pixels of a file would be far more than any scan is compressed into as much."""
     frames, rows, columns = int(header.get("NumberOfFrames") or 1), int(header["Rows"]), int(header["Columns"])
-    unpacked, packed = frames * rows * columns * int(header.get("BitsAllocated") or 0) // 8, path.stat().st_size
-    if not is_bomb(unpacked, packed):
-        return None
-    what = f"would unpack to {unpacked / 1e9:.1f} GB, {unpacked / packed:.0f} times its size, and no CT packs so well"
-    return Fault(path, what, "Check how it was exported", frames)
+    unpacked = frames * rows * columns * int(header.get("BitsAllocated") or 0) // 8
+    bomb = describe_bomb(unpacked, path.stat().st_size)
+    return Fault(path, bomb, "Check how it was exported") if bomb else None
 
 
 def _require_pixels(path: Path, header: Header, syntax: str, bytes_left: int) -> None:
@@ -308,8 +312,8 @@ def _slices(path: Path, header: Header) -> list[Slice]:
         raise EOFError(f"it describes {len(groups)} images and holds {frames}")
     one_plane = header if frames == 1 else None  # many frames cannot all lie where the file says that it lies
     number = _whole(header.get("InstanceNumber"))
-    belongs_to = {name: str(header[name]) for name in BELONGS_TO if header.get(name)}
-    concatenation, part, parts = (header.get(name) for name in _PART)
+    owners = {name: str(header[name]).strip().upper() for name in OWNERS if str(header.get(name) or "").strip()}
+    concatenation, part, parts = (header.get(name) for name in _CONCATENATION)
     of_parts = None if not concatenation else (str(concatenation), _whole(part) or 0, _whole(parts))
     transformation = "PixelValueTransformationSequence"
     return [
@@ -327,7 +331,7 @@ def _slices(path: Path, header: Header) -> list[Slice]:
             _padding(header, shared, own),
             number if frames == 1 and not groups else None,
             _told_apart_by(header, shared, own),
-            belongs_to,
+            owners,
             of_parts,
         )
         for frame, own in enumerate(groups or [None] * frames)
@@ -394,18 +398,26 @@ def _told_apart_by(header: Header, shared: Dataset | None, own: Dataset | None) 
     for name, (group, in_frame) in _OF_SEVERAL.items():
         value = _value(None, shared, own, group, in_frame)
         value = _converted(header, shared, own, name) if value is None else value
-        value = _seconds(value) if name in TIMES else value
+        value = _seconds(value) if name in PAUSE_S else value
         if value is not None and str(value).strip():
             found[name] = value if isinstance(value, float) else str(value)
     return found
 
 
 def _seconds(value: object) -> float | None:
-    """The seconds since midnight of a DICOM time (HHMMSS.FFFFFF) or date and time; None for what is neither."""
+    """The seconds since midnight of a DICOM time (HHMMSS.FFFFFF), or of a date and time since the calendar began; None
+    for what is neither."""
     text = str(value or "").strip().split("+")[0].split("-")[0]
     whole, _, fraction = text.partition(".")
-    whole = whole[8:] if len(whole) > 6 else whole
+    day = 0
+    if len(whole) > 6:
+        try:
+            day = date(int(whole[:4]), int(whole[4:6]), int(whole[6:8])).toordinal()
+        except ValueError:
+            return None
+        whole = whole[8:]
     if not (whole.isdigit() and len(whole) in (2, 4, 6) and (fraction.isdigit() or not fraction)):
         return None
     parts = [int(whole[n : n + 2]) for n in range(0, len(whole), 2)]
-    return float(sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))) + float(f"0.{fraction}0")
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    return 86400.0 * day + seconds + float(f"0.{fraction}0")

@@ -36,10 +36,10 @@ class Slice:
     instance: int | None = None
     told_apart_by: Mapping[str, str | float] = field(default_factory=dict)
     """Of the tags that tell apart the scans in one series: those that the header has. Times are in seconds."""
-    belongs_to: Mapping[str, str] = field(default_factory=dict)
+    owners: Mapping[str, str] = field(default_factory=dict)
     """Of the tags that all slices of a scan have in common: those that the header has."""
-    part: tuple[str, int, int | None] | None = None
-    """Where the file is a part of a concatenation: its UID, the part's number from 1 on, and how many there are."""
+    concatenation: tuple[str, int, int | None] | None = None
+    """Where the file is a part of one: its UID, the part's number from 1 on, and how many there are, if it says so."""
 
     @property
     def name(self) -> str:

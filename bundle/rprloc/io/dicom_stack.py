@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.intensity import AIR_HU
-from rprloc.io.archive import is_bomb
+from rprloc.io.archive import describe_bomb
 from rprloc.io.dicom import MIN_SLICES, DicomSeries
 from rprloc.io.dicom_complete import one_scan_of, require_one_acquisition
 from rprloc.io.dicom_pixels import read_pixels
 from rprloc.io.dicom_slice import Slice
 
 _MAX_SIDEWAYS_MM, _MIN_TILT_SINE, _MAX_TILT_DEGREES = 0.5, 0.005, 40.0
-_GAP = 1.5  # a step so many times as long as most of the steps around it is a missing slice, not another spacing
-_AROUND = 2  # steps on either side
-_MAX_STEP = 10.0  # times the narrow ones; no scan changes its spacing by as much
+_GAP = 1.5  # a step so many times as long as both of its neighbours, or as most around it, is a missing slice
+_AROUND = 2  # steps on either side: a slice or two that are left in a hole do not make it another spacing
+_MAX_STEP = 20.0  # times the narrow ones: thick slices beside thin ones, 10 and 0.5 mm, are no more
 _EVEN = 0.01  # steps may differ by this part of one, and slices lie as far from where even steps would put them
 _EVEN_MM = 0.05  # at least, as headers round
 
@@ -53,14 +53,11 @@ def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], G
 
 
 def _refuse_bomb(slices: Sequence[Slice], path: Path) -> None:
-    """Before memory is asked for: whether any scan packs as well as these files do."""
+    """Before memory is asked for: whether any scan can be compressed as well as these files are."""
     unpacked = sum(2 * plane.shape[0] * plane.shape[1] for plane in slices)
     packed = sum(file.stat().st_size for file in {plane.path for plane in slices})
-    if is_bomb(unpacked, packed):
-        raise InputError(
-            f"The series in {path} would unpack to {unpacked / 1e9:.1f} GB, {unpacked / max(packed, 1):.0f} times its "
-            "size. No CT packs so well. Check how it was exported."
-        )
+    if bomb := describe_bomb(unpacked, packed):
+        raise InputError(f"The series in {path} {bomb}. Check how it was exported.")
 
 
 def reason_not_to_read(series: DicomSeries, path: Path) -> str | None:
@@ -143,8 +140,10 @@ def _require_no_gaps(ordered: Sequence[Slice], steps_mm: NDArray[np.float64], pa
         )
     around = [np.sort(steps_mm[max(n - _AROUND, 0) : n + _AROUND + 1]) for n in range(len(steps_mm))]
     usual_mm = np.array([some[len(some) // 2] for some in around])
-    narrow_mm = float(np.quantile(steps_mm, 0.1))
-    gaps = np.flatnonzero((steps_mm > _GAP * usual_mm) | (steps_mm > _MAX_STEP * narrow_mm))
+    beside_mm = np.pad(steps_mm, 1)
+    beside_mm = np.maximum(beside_mm[:-2], beside_mm[2:])
+    longest_mm = 1.001 * _MAX_STEP * float(np.quantile(steps_mm, 0.1))
+    gaps = np.flatnonzero(steps_mm > np.minimum(_GAP * np.minimum(usual_mm, beside_mm), longest_mm))
     if len(gaps) and len(steps_mm) > 1:
         one, other = (ordered[gaps[0] + n].name for n in range(2))
         raise InputError(

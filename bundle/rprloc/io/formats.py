@@ -36,8 +36,6 @@ def scan_name(path: str | Path) -> str:
 def require_content(path: Path) -> None:
     if not path.exists():
         raise InputError(f"There is no {path}. Check the path.")
-    if not path.is_file() and not path.is_dir():
-        raise InputError(f"{path} is no ordinary file, but a pipe or a device. Give a file or a folder.")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty. Copy or export it again.")
 

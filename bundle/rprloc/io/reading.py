@@ -180,6 +180,8 @@ def explain_reading_errors(path: Path) -> Iterator[None]:
 def open_image_file(path: Path) -> StoredImage:
     """What the header of a 3D scalar image file says, once it is clear that the file can hold it."""
     require_content(path)
+    if not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is no ordinary file, but a pipe or a device. Give a file or a folder.")
     extension = image_extension(path)
     if not extension:
         raise InputError(f"{path} has an extension that is not known. {READABLE_FORMATS} Convert it to one of these.")

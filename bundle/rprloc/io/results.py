@@ -69,6 +69,16 @@ class ResultFiles:
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self.name}{suffix}"
 
+    @property
+    def drawn(self) -> tuple[Path, ...]:
+        """All that a result may consist of besides the detections."""
+        return (self.rois, self.picture, self.label_map, *(self.dicom(kind) for kind in DICOM_KINDS))
+
+    def delete(self) -> None:
+        """Delete a result, the detections first: without them the rest is none."""
+        for path in (self.detections, *self.drawn):
+            path.unlink(missing_ok=True)
+
     def require_possible(self, scan: Path) -> None:
         """Raise InputError before the work if the results of the scan at a path cannot be called like this."""
         if not self.name:
@@ -180,8 +190,7 @@ def write_results(
                 f"{files.name} was not read from DICOM, so no {kind.upper()} can refer to it. Leave --{kind} out."
             )
     files.require_possible(Path(files.name or "The scan"))
-    drawn = (files.rois, files.picture, files.label_map, *(files.dicom(kind) for kind in DICOM_KINDS))
-    outdated = () if _is_written(files.detections, detections) else drawn
+    outdated = () if _is_written(files.detections, detections) else files.drawn
     with atomic_folder(files.detections.parent, files.detections.name, outdated) as temporary:
         complete = ResultFiles(temporary, Path(files.name).name)
         _write_kinds(complete, scan, detections, picture, label_map, dicom, truth)

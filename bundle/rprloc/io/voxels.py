@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
-from rprloc.io.archive import is_bomb
+from rprloc.io.archive import describe_bomb
 
-_MAX_PADDING = 1 << 16  # bytes behind the voxels
+_MAX_PADDING = 1 << 24  # bytes of zeros behind the voxels
+_LONGEST_WORD = 1000  # letters; no number is longer
 _BLOCK = 1 << 18  # bytes, so that a block stays in the processor's cache on its way
 # How many bytes one compressed byte can stand for: deflate cannot do better, and no text needs less than a letter.
 _EXPANSION = {"raw": 1, "text": 8, "gzip": 1040, "zlib": 1040, "bzip2": 2_000_000}
@@ -78,14 +79,9 @@ def require_possible(image: StoredImage) -> None:
 
 
 def refuse_bomb(image: StoredImage) -> None:
-    """Before memory is asked for: whether a scan can pack as well as this file does. Label maps can."""
-    unpacked = math.prod(image.grid.shape) * image.kind.itemsize
-    size = max(image.data.stat().st_size, 1)
-    if is_bomb(unpacked, size):
-        raise InputError(
-            f"{image.path} would unpack to {unpacked / 1e9:.1f} GB, {unpacked / size:.0f} times its size. No CT scan "
-            "packs so well. Check how it was exported."
-        )
+    """Before memory is asked for: whether a scan can be compressed as well as this file is. Label maps can."""
+    if bomb := describe_bomb(math.prod(image.grid.shape) * image.kind.itemsize, image.data.stat().st_size):
+        raise InputError(f"{image.path} {bomb}. Check how it was exported.")
 
 
 def read_voxels(image: StoredImage) -> NDArray[np.generic]:
@@ -174,7 +170,7 @@ def _voxels_of_text(image: StoredImage) -> NDArray[np.generic]:
                 numbers = _numbers(words[: max(len(values) - count, 0)], image.kind)
             except ValueError as error:
                 raise InputError(
-                    f"{image.path} holds voxels that are no numbers of its type ({error}). Export it again."
+                    f"{image.path} holds voxels that are no numbers of its type ({str(error)[:80]}). Export it again."
                 ) from error
             values[count : count + len(numbers)] = numbers
             count += len(words)
@@ -192,16 +188,19 @@ def _words(file: IO[bytes]) -> Iterator[list[bytes]]:
         block = rest + block
         end = 1 + max(block.rfind(space) for space in (b" ", b"\n", b"\r", b"\t", b"\f", b"\v"))
         yield block[:end].split()
-        rest = block[end:]  # may go on in the next block; without a space at all it would not end
-        if len(rest) >= _BLOCK:
-            break
+        rest = block[end:]  # may go on in the next block
+        if len(rest) > _LONGEST_WORD:
+            yield [rest]  # which is no number, and is refused as such
     yield rest.split()
 
 
 def _numbers(words: list[bytes], kind: np.dtype[np.generic]) -> NDArray[np.generic]:
     """Raises ValueError for a word that is no number of this type."""
+    if any(len(word) > _LONGEST_WORD for word in words):
+        raise ValueError(f"one of more than {_LONGEST_WORD} letters")
     if np.issubdtype(kind, np.floating):
-        return np.array([float(word) for word in words]).astype(kind)
+        with np.errstate(over="ignore"):  # what is not finite is refused with every other such voxel
+            return np.array([float(word) for word in words]).astype(kind)
     values, limits = [int(word) for word in words], np.iinfo(cast(np.dtype[np.integer], kind))
     if values and (min(values) < limits.min or max(values) > limits.max):
         raise ValueError(f"from {min(values)} to {max(values)}")

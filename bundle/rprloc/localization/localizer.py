@@ -157,10 +157,12 @@ class Localizer:
         warnings: Sequence[str] = (),
     ) -> SupportSet:
         """:meth:`learn` from a scan on ``grid``, called ``name``, whose position field and ``warnings`` are known."""
-        annotation, specks, pieces = leave_out_specks(annotation)
+        annotation, specks, doubted = leave_out_specks(annotation)
         support = with_self_error(build_support(field, grid, annotation, name, self.config), field, self.config)
         doubts = () if self.calibration is None else self.calibration.doubts(FieldEvidence.of(field).as_a_whole(), ())
-        return SupportSet(self.model_id, (replace(support, doubts=(*doubts, *pieces), notes=(*warnings, *specks)),))
+        organs = {name: replace(organ, doubt=doubted.get(name, "")) for name, organ in support.organs.items()}
+        notes = (*warnings, *specks)
+        return SupportSet(self.model_id, (replace(support, organs=organs, doubts=doubts, notes=notes),))
 
     def locate(self, scan: Scan | Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
         """Locate organs in a scan.

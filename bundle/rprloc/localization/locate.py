@@ -53,6 +53,9 @@ def _doubt_examples(support_set: SupportSet, found: Sequence[OrganDetection | Ab
         if not sought.isdisjoint(support.organs):
             yield from (f"Example {support.scan}: {doubt}" for doubt in support.doubts)
     located = [organ.organ for organ in found if isinstance(organ, OrganDetection)]
+    for support in support_set.supports:
+        doubts = (support.organs[name].doubt for name in located if name in support.organs)
+        yield from (f"Example {support.scan}: {doubt}" for doubt in doubts if doubt)
     marked = {
         name: [support.organs[name].cut_walls for support in support_set.supports if name in support.organs]
         for name in located

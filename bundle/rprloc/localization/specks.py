@@ -25,31 +25,34 @@ APART_MM = 20.0
 """Large pieces that are further apart may be two organs, such as the kidneys, or one and a mistake: that is told."""
 
 
-def leave_out_specks(annotation: Annotation) -> tuple[Annotation, tuple[str, ...], tuple[str, ...]]:
-    """The annotation without the specks of its masks; notes on these; and doubts about pieces that are kept.
+def leave_out_specks(annotation: Annotation) -> tuple[Annotation, tuple[str, ...], dict[str, str]]:
+    """The annotation without the specks of its masks; notes on these; and, by organ, doubts about pieces that are kept.
 
     See :class:`Pieces` for what a speck is. Organs without a mask, and those without specks, stay as they are.
     """
     points_ras, masks = dict(annotation.points_ras), dict(annotation.masks)
     notes: list[str] = []
-    doubts: list[str] = []
+    doubts: dict[str, str] = {}
     for organ, mask in annotation.masks.items():
-        cleaned, about_specks, about_others = without_specks(mask, organ)
-        notes += about_specks
-        doubts += about_others
+        cleaned, told, doubt = without_specks(mask, organ)
+        notes += told
+        if doubt:
+            doubts[organ] = doubt
         if cleaned is not mask:
             masks[organ] = cleaned
             points_ras[organ] = extreme_points_of_mask(cleaned.voxels, cleaned.grid)
-    return replace(annotation, points_ras=points_ras, masks=masks), tuple(notes), tuple(doubts)
+    return replace(annotation, points_ras=points_ras, masks=masks), tuple(notes), doubts
 
 
-def without_specks(mask: Mask, organ: str) -> tuple[Mask, list[str], list[str]]:
-    """A mask of an organ without its specks (itself if it has none), notes on these, and doubts about what is kept."""
+def without_specks(mask: Mask, organ: str) -> tuple[Mask, list[str], str]:
+    """A mask of an organ without its specks (itself if it has none), notes on its pieces, and a doubt about some that
+    are kept, or an empty text.
+    """
     found = Pieces.of(mask)
     notes: list[str] = []
-    doubts: list[str] = []
+    doubt = ""
     if found is None:
-        return mask, notes, doubts
+        return mask, notes, doubt
     if found.specks.any():
         notes.append(
             f"The label of {organ} has {_voxels(found.specks, mask)}. Such specks are left out. If they belong to the "
@@ -57,17 +60,17 @@ def without_specks(mask: Mask, organ: str) -> tuple[Mask, list[str], list[str]]:
         )
     if found.gap_mm > APART_MM:
         notes.append(
-            f"The label of {organ} lies in large pieces, {found.gap_mm:.0f} mm apart. The box spans them all. If they "
-            "are two organs, give each a label of its own. If one is a mistake, erase it."
+            f"The label of {organ} lies in large pieces, {found.gap_mm:.0f} mm apart. The box spans them all. If that "
+            "is not meant, give each a label of its own, or erase what does not belong to the organ."
         )
     if found.doubted.any():
-        doubts.append(
+        doubt = (
             f"The label of {organ} has {_voxels(found.doubted, mask)}. The box spans them, too. If they do not belong "
             "to the organ, erase them in the label map."
         )
     if not found.specks.any():
-        return mask, notes, doubts
-    return Mask.cut_from(mask.voxels & ~found.specks, mask.grid), notes, doubts
+        return mask, notes, doubt
+    return Mask.cut_from(mask.voxels & ~found.specks, mask.grid), notes, doubt
 
 
 def _voxels(voxels: NDArray[np.bool_], mask: Mask) -> str:
@@ -81,12 +84,12 @@ def _voxels(voxels: NDArray[np.bool_], mask: Mask) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """The connected pieces of a mask that lie apart from the organ, as voxels (I, J, K).
+    """The connected pieces of a mask: which voxels (I, J, K) lie apart from the organ, and how far the rest is spread.
 
     ``specks`` are small beside the largest piece (see SMALL_SHARE) and reach more than FAR_MM beyond the box of all
     pieces that are not. So pairs such as the lungs stay, and crumbs beside an organ. ``doubted`` are not small, but
     less than DOUBTED_SHARE of the largest piece, and reach as far beyond the box of all that are more. ``gap_mm`` is
-    the widest between the box of the largest piece and that of another that is neither.
+    the widest between the boxes of the other pieces, from each to the nearest.
     """
 
     specks: NDArray[np.bool_]
@@ -110,11 +113,23 @@ class Pieces:
             return far
 
         specks, doubted = small & far_from(~small), ~small & ~large & far_from(large)
-        low, high = reach[int(np.argmax(sizes))].T
-        gaps_mm = np.maximum(low - reach[:, :, 1], reach[:, :, 0] - high) * mask.grid.spacing_mm
-        gap_mm = float(gaps_mm.max(1)[large].max())
+        gap_mm = _widest_gap(reach[large] * mask.grid.spacing_mm[:, None])
         specks, doubted = (np.concatenate([[False], chosen])[pieces] for chosen in (specks, doubted))
         return cls(specks, doubted, gap_mm)
+
+
+def _widest_gap(reach_mm: NDArray[np.float64]) -> float:
+    """The widest gap between boxes (N, 3, 2), from each to the nearest: the longest edge of their spanning tree."""
+    low, high = reach_mm[..., 0], reach_mm[..., 1]
+    between = np.maximum(low[:, None] - high[None], low[None] - high[:, None]).max(-1).clip(0.0)
+    to_tree, widest = between[0].copy(), 0.0
+    joined = np.zeros(len(between), bool)
+    joined[0] = True
+    while not joined.all():
+        nearest = int(np.where(joined, np.inf, to_tree).argmin())
+        widest, joined[nearest] = max(widest, float(to_tree[nearest])), True
+        to_tree = np.minimum(to_tree, between[nearest])
+    return widest
 
 
 def has_pieces_beyond_the_largest(mask: NDArray[np.bool_]) -> bool:

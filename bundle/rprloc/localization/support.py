@@ -75,6 +75,8 @@ class SupportOrgan:
     scans is corrected by it."""
     cut_walls: tuple[str, ...] = ()
     """The walls, of WALLS, at which the organ ends with the example's scan, which may show only a part of it."""
+    doubt: str = ""
+    """Why its label may hold more than the organ, in a sentence or two."""
 
     @property
     def points_ras(self) -> Points:
@@ -103,8 +105,9 @@ class Support:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The notes, the doubts, and which organs the scan cuts."""
-        return (*self.notes, *self.doubts, *cut_warnings({name: [o.cut_walls] for name, o in self.organs.items()}))
+        """The notes, the doubts of the scan and of its organs, and which organs the scan cuts."""
+        doubts = (*self.doubts, *(organ.doubt for organ in self.organs.values() if organ.doubt))
+        return (*self.notes, *doubts, *cut_warnings({name: [o.cut_walls] for name, o in self.organs.items()}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,6 +278,7 @@ def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
         "extreme_points_ras_mm": np.round(organ.points_ras, 4).tolist(),
         "self_error_ras_mm": np.round(organ.self_error_mm, 4).tolist(),
         **({"cut_walls": list(organ.cut_walls)} if organ.cut_walls else {}),
+        **({"doubt": organ.doubt} if organ.doubt else {}),
         "context_ras_mm": _encode(organ.anchors_ras[6:]),
         "latents": _encode(organ.latents),
         "appearance": {name: _encode(array) for name, array in arrays.items()},
@@ -318,8 +322,8 @@ def _organ_of_record(name: str, record: Mapping[str, Any], where: str) -> Suppor
         raise InputError(f"{where}: an error of the points is not finite. {_BUILD_AGAIN}")
     arrays = {key: _decode(entry, where) for key, entry in record["appearance"].items()}
     appearance = _appearance_of_arrays(arrays, latents.shape[1] - _POSITIONS, f"{where}: its appearance")
-    cut_walls = tuple(record.get("cut_walls", ()))
-    return SupportOrgan(name, anchors, latents.astype(np.float32), appearance, self_error, cut_walls)
+    cut_walls, doubt = tuple(record.get("cut_walls", ())), record.get("doubt", "")
+    return SupportOrgan(name, anchors, latents.astype(np.float32), appearance, self_error, cut_walls, doubt)
 
 
 def _appearance_of_arrays(arrays: Mapping[str, NDArray[Any]], channels: int, where: str) -> Appearance:
