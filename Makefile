@@ -45,7 +45,7 @@ test: setup docs
 # Warnings of such old packages are no errors here. It downloads some gigabytes, so make test does not do it.
 FLOOR := .venv-floor
 FLOOR_PYTHON ?= python3.10
-FLOOR_TOOLS := hypothesis pytest
+FLOOR_TOOLS := hypothesis pynrrd pytest
 
 $(FLOOR)/.ready: pyproject.toml
 	$(FLOOR_PYTHON) -m venv $(FLOOR)
