@@ -154,9 +154,9 @@ def test_within_one_run_what_failed_is_not_tried_again(example: ExampleFiles, tm
         ("path,name\na.nii,x/y\nb.nii,x/./y\n", "would both be called x/y"),
         ("path,name\na.nii,y\nb.nii,y/\n", "would both be called y"),
         ("path,name\na.nii,.\n", "stay inside"),
-        ("path,name\na.nii,a\0b\n", "Line 2"),
+        ("path,name\na.nii,a\0b\n", "Line 2|contains NUL"),
         ("path,name\na.nii,a\x1bb\n", "Line 2"),
-        ("path,name\na\0.nii,b\n", "Line 2"),
+        ("path,name\na\0.nii,b\n", "Line 2|contains NUL"),
     ],
 )
 def test_a_manifest_that_is_not_clear_is_refused(tmp_path: Path, text: str, about: str) -> None:

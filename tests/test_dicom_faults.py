@@ -455,6 +455,14 @@ def test_a_frame_of_reference_for_each_slice_is_told(tmp_path: Path, hu: np.ndar
     assert "frame of reference of its own" in scan.warnings[0]
 
 
+@pytest.mark.parametrize("letter", [b"\n", b"\r", b"\x1b"])
+def test_no_letter_of_a_header_breaks_a_message(tmp_path: Path, hu: np.ndarray, letter: bytes) -> None:
+    write_series(tmp_path, hu)
+    path = sorted(tmp_path.iterdir())[7]
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1" + letter + b"2.840.10008.1.2.1\0"))
+    assert refusal(lambda: read_volume(tmp_path), "cannot decode").isprintable()
+
+
 @pytest.mark.parametrize("number", ["A12", "12\\3", "", "1.5"])
 def test_a_number_that_is_none_is_no_obstacle(tmp_path: Path, hu: np.ndarray, number: str) -> None:
     write_series(tmp_path, hu, lambda k, data: data.add_new("InstanceNumber", "SH", number))

@@ -208,6 +208,8 @@ def vary_series(truth: Truth, rng: random.Random) -> Iterator[Kind]:
         start = rng.randrange(132, 500)
         noisy[start : start + 60] = rng.randbytes(60)
         yield f"DICOM slice with noise in its header {n}", with_slice(bytes(noisy)), None
+    broken = series["series/slice07.dcm"].replace(b"1.2.840.10008.1.2.1\0", b"1\n2.840.10008.1.2.1\0")
+    yield "DICOM slice with a line end in its transfer syntax", with_slice(broken), None  # what the fuzzer found
     for name, tags in _IN_ONE_SLICE.items():
         yield f"DICOM slice with {name}", with_slice(encode_slice(hu, 7, tags)), None
     for name, (tags, outcome) in _IN_ALL_SLICES.items():

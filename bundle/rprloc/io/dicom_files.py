@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rprloc.errors import InputError
+from rprloc.files import readable
 
 _PREAMBLE = 132  # bytes; the last four of them are DICM
 _NAMED_AS_DICOM = (".dcm", ".dicom", ".ima")
@@ -40,7 +41,7 @@ class Fault:
         return replace(self, path=Path(f"{archive}/{names[self.path]}")) if self.path in names else self
 
     def error(self) -> InputError:
-        return InputError(f"{self.path} {self.what}. {self.advice}.")
+        return InputError(readable(f"{self.path} {self.what}. {self.advice}."))  # headers may hold any letter
 
 
 def damage(path: Path, error: object) -> Fault:
