@@ -56,6 +56,18 @@ def write_series(folder: Path, hu: np.ndarray, change: Callable[[int, FileDatase
     return series_uid
 
 
+IN_COLOUR: dict[str, Callable[[int, Any], Any]] = {
+    "SamplesPerPixel": lambda k, old: 3,
+    "PhotometricInterpretation": lambda k, old: "RGB",
+    "PlanarConfiguration": lambda k, old: 0,
+    "BitsAllocated": lambda k, old: 8,
+    "BitsStored": lambda k, old: 8,
+    "HighBit": lambda k, old: 7,
+    "PixelData": lambda k, old: bytes(30 * 24 * 3),
+}
+"""What :func:`edited` replaces to make a picture in colour of a slice."""
+
+
 def edited(**tags: Callable[[int, Any], Any]) -> Callable[[int, FileDataset], None]:
     """A change that replaces tags by functions of the slice's number and the old value."""
 

@@ -27,7 +27,7 @@ from rprloc.io.dicom_stack import read_series
 from rprloc.io.reading import read_scan, read_volume
 from rprloc.volume import Volume
 from tests.command_line import rprloc
-from tests.dicoms import edited, multi_frame, position, write_series, zipped
+from tests.dicoms import IN_COLOUR, edited, multi_frame, position, write_series, zipped
 from tests.phantoms import SHAPE
 from tests.refusals import refusal
 
@@ -140,15 +140,9 @@ REFUSED_SERIES = {
     "more pixels promised than there are": (edited(Rows=lambda k, old: 60000), ["shorter than"]),
     "colour": (
         edited(
-            SamplesPerPixel=lambda k, old: 3,
-            PhotometricInterpretation=lambda k, old: "RGB",
-            PlanarConfiguration=lambda k, old: 0,
-            BitsAllocated=lambda k, old: 8,
-            BitsStored=lambda k, old: 8,
-            HighBit=lambda k, old: 7,
+            **IN_COLOUR,
             RescaleSlope=lambda k, old: None,
             RescaleIntercept=lambda k, old: None,
-            PixelData=lambda k, old: bytes(30 * 24 * 3),
         ),
         ["3 values at each voxel"],
     ),

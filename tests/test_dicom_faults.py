@@ -27,7 +27,7 @@ from rprloc.io import archive
 from rprloc.io.dataset import scans_below
 from rprloc.io.reading import read_scan, read_volume
 from tests.command_line import rprloc
-from tests.dicoms import edited, multi_frame, write_series, zipped
+from tests.dicoms import IN_COLOUR, edited, multi_frame, write_series, zipped
 from tests.odd_dicoms import (
     cut_early,
     cut_in_the_meta_header,
@@ -41,17 +41,6 @@ from tests.odd_dicoms import (
 from tests.phantoms import SHAPE
 from tests.refusals import refusal
 from tests.test_dicom import DICOM_RAS
-
-AS_COLOUR = edited(
-    SamplesPerPixel=lambda k, old: 3,
-    PhotometricInterpretation=lambda k, old: "RGB",
-    PlanarConfiguration=lambda k, old: 0,
-    BitsAllocated=lambda k, old: 8,
-    BitsStored=lambda k, old: 8,
-    HighBit=lambda k, old: 7,
-    PixelData=lambda k, old: bytes(30 * 24 * 3),
-)
-
 
 LOST = [
     emptied,
@@ -267,7 +256,7 @@ def test_an_image_that_is_there_twice_with_other_pixels_is_refused(tmp_path: Pat
 def test_pictures_and_damaged_files_of_other_series_do_not_stand_in_the_way(tmp_path: Path, hu: np.ndarray) -> None:
     scan = write_series(tmp_path / "scan", hu)
     faulty = {
-        "3 values": write_series(tmp_path / "colour", hu, AS_COLOUR),
+        "3 values": write_series(tmp_path / "colour", hu, edited(**IN_COLOUR)),
         "palette": write_series(
             tmp_path / "palette", hu, edited(PhotometricInterpretation=lambda k, old: "PALETTE COLOR")
         ),

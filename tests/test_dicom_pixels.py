@@ -208,15 +208,20 @@ def test_a_table_for_the_values_is_refused(tmp_path: Path, hu: np.ndarray) -> No
     refusal(lambda: read_volume(tmp_path), "Modality LUT")
 
 
-@pytest.mark.parametrize("syntax", [HTJ2KLossless, UID("1.2.840.10008.1.2.4.102"), UID("1.2.3.4.5")])
-def test_a_compression_that_cannot_be_decoded_is_named_with_the_way_out(tmp_path, hu, capfd, syntax: UID) -> None:
-    write_series(tmp_path, hu)
-    for path in tmp_path.iterdir():
+def call_compressed(folder: Path, syntax: UID) -> None:
+    """Let the files of a series say that their pixels are compressed, which they are not."""
+    for path in folder.iterdir():
         data = pydicom.dcmread(path)
         data.PixelData = pydicom.encaps.encapsulate([bytes(data.PixelData)])
         data["PixelData"].is_undefined_length = True
         data.file_meta.TransferSyntaxUID = syntax
         data.save_as(path, implicit_vr=False, little_endian=True)
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, UID("1.2.840.10008.1.2.4.102"), UID("1.2.3.4.5")])
+def test_a_compression_that_cannot_be_decoded_is_named_with_the_way_out(tmp_path, hu, capfd, syntax: UID) -> None:
+    write_series(tmp_path, hu)
+    call_compressed(tmp_path, syntax)
     message = refusal(lambda: read_volume(tmp_path), str(syntax), syntax.name, "gdcmconv --raw", "dcmdjpeg")
     assert len(message.replace(str(tmp_path), "")) <= 300
     assert capfd.readouterr().err == ""
@@ -241,12 +246,7 @@ def test_compressed_pixels_of_which_nobody_says_how_are_refused(tmp_path: Path, 
 def test_what_was_never_compressed_as_it_says_is_damaged_in_plain_words(tmp_path, hu, capfd, syntax: UID) -> None:
     """Decoders print to the terminal, and ITK's messages hold addresses."""
     write_series(tmp_path, hu)
-    for path in tmp_path.iterdir():
-        data = pydicom.dcmread(path)
-        data.PixelData = pydicom.encaps.encapsulate([bytes(data.PixelData)])
-        data["PixelData"].is_undefined_length = True
-        data.file_meta.TransferSyntaxUID = syntax
-        data.save_as(path, implicit_vr=False, little_endian=True)
+    call_compressed(tmp_path, syntax)
     message = refusal(lambda: read_volume(tmp_path), "is damaged or cut off")
     assert "0x" not in message and "SimpleITK" not in message and "itk::" not in message
     assert len(message.replace(str(tmp_path), "")) <= 300

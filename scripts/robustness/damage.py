@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -65,6 +66,30 @@ class Truth:
 
 Kind = tuple[str, Content, Truth | None]
 """A case: what it is, its files, and the truth; None if it must be refused."""
+
+Fields = dict[str, str]
+"""The fields of a header that is text."""
+
+Outcome = bool | Callable[[Truth], Truth]
+"""What a file with one thing changed must give: the same scan, a refusal (False), or the scan that this makes of it."""
+
+
+def right_of(truth: Truth, outcome: Outcome) -> Truth | None:
+    """The truth about a case; None if it must be refused."""
+    return outcome(truth) if callable(outcome) else truth if outcome else None
+
+
+def vary_fields(
+    usual: Fields, values: Mapping[str, Sequence[tuple[str | None, Outcome]]]
+) -> Iterator[tuple[str, str | None, Fields, Outcome]]:
+    """Yield the usual fields with one of them changed, or left out (None): its name, its text, all fields, the outcome.
+
+    A field that is changed goes to the end.
+    """
+    for field, texts in values.items():
+        others = {name: text for name, text in usual.items() if name != field}
+        for text, outcome in texts:
+            yield field, text, others if text is None else others | {field: text}, outcome
 
 
 def cut(data: bytes, rng: random.Random) -> bytes:

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from pydicom.uid import UID
 
-from scripts.robustness.damage import Content, Kind, Truth, cut
+from scripts.robustness.damage import Content, Kind, Outcome, Truth, cut, right_of
 from scripts.robustness.good_files import Words, encode_slice
 
 Tags = dict[str, Any]
-Outcome = bool | Callable[[Truth], Truth]
 
 # Wrong in one slice of the series, which must be refused.
 _IN_ONE_SLICE: dict[str, Tags] = {
@@ -214,7 +213,7 @@ def vary_series(truth: Truth, rng: random.Random) -> Iterator[Kind]:
         yield f"DICOM slice with {name}", with_slice(encode_slice(hu, 7, tags)), None
     for name, (tags, outcome) in _IN_ALL_SLICES.items():
         content = {file: encode_slice(hu, k, tags) for k, file in enumerate(series)}
-        yield f"DICOM series with {name}", content, outcome(truth) if callable(outcome) else truth if outcome else None
+        yield f"DICOM series with {name}", content, right_of(truth, outcome)
     yield from _vary_pixels(truth, list(series))
     yield from _vary_folder(truth, series)
 

@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from scripts.robustness.damage import Kind, Truth
-
-Fields = dict[str, str]
-Outcome = bool | Callable[[Truth], Truth]
+from scripts.robustness.damage import Fields, Kind, Outcome, Truth, right_of, vary_fields
 
 _HUGE = "99999999999999999999"
 
@@ -132,14 +129,9 @@ def vary_metaimage(truth: Truth) -> Iterator[Kind]:
     """Yield MetaImage files, each with a value that is at a limit or otherwise not the usual one."""
     raw = truth.hu.tobytes(order="F")
     usual = _usual_fields(truth)
-    for field, values in _VALUES.items():
-        for text, outcome in values:
-            fields = {name: value for name, value in usual.items() if name != field}
-            if text is not None:
-                fields[field] = text
-            right = outcome(truth) if callable(outcome) else truth if outcome else None
-            what = f"{field} = {text[:40]}" if text is not None else f"no {field}"
-            yield f".mha with {what}", {"bad.mha": encode(fields, raw)}, right
+    for field, text, fields, outcome in vary_fields(usual, _VALUES):
+        what = f"{field} = {text[:40]}" if text is not None else f"no {field}"
+        yield f".mha with {what}", {"bad.mha": encode(fields, raw)}, right_of(truth, outcome)
     for name, others in _SAME_FIELDS.items():
         for other in others:
             fields = {other if field == name else field: text for field, text in usual.items()}

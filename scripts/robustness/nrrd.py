@@ -9,10 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.robustness.damage import Content, Kind, Truth
-
-Fields = dict[str, str]
-Outcome = bool | Callable[[Truth], Truth]
+from scripts.robustness.damage import Content, Fields, Kind, Outcome, Truth, right_of, vary_fields
 
 _HUGE = "99999999999999999999"
 
@@ -50,7 +47,7 @@ _VALUES: dict[str, list[tuple[str | None, Outcome]]] = {
     "space directions": [
         ("( -4 , 0 , 0 ) ( 0 , 5 , 0 ) ( 0 , 0 , 6 )", True),
         ("(-4e0,0,0) (0,5.0,0) (0,0,+6)", True),
-        ("(0,5,0) (-4,0,0) (0,0,6)", _moved(1, 1, 1)),  # replaced below: another order of the axes
+        ("(0,5,0) (-4,0,0) (0,0,6)", lambda truth: truth.placed(truth.ras_from_ijk[:, [1, 0, 2, 3]])),
         *(
             (text, False)
             for text in (
@@ -135,20 +132,15 @@ def vary_nrrd(truth: Truth) -> Iterator[Kind]:
     """Yield NRRD files, each with a value that is at a limit or otherwise not the usual one."""
     data = truth.hu.tobytes(order="F")
     usual = _usual_fields(truth)
-    for field, values in _VALUES.items():
-        for text, outcome in values:
-            fields = {name: value for name, value in usual.items() if name != field}
-            if text is not None:
-                fields[field] = text
-            right = _in_other_axes(truth) if text == "(0,5,0) (-4,0,0) (0,0,6)" else _right(truth, outcome)
-            what = f"{field}: {text[:40]}" if text is not None else f"no {field}"
-            yield f".nrrd with {what}", {"bad.nrrd": encode(fields, data)}, right
+    for field, text, fields, outcome in vary_fields(usual, _VALUES):
+        what = f"{field}: {text[:40]}" if text is not None else f"no {field}"
+        yield f".nrrd with {what}", {"bad.nrrd": encode(fields, data)}, right_of(truth, outcome)
     plain = encode(usual, data)
     for line, outcome in _LINES:
         changed = plain.replace(b"sizes:", line + b"\nsizes:", 1)
-        yield f".nrrd with the line {line[:40]!r}", {"bad.nrrd": changed}, _right(truth, outcome)
+        yield f".nrrd with the line {line[:40]!r}", {"bad.nrrd": changed}, right_of(truth, outcome)
     for magic, outcome in _MAGIC:
-        yield f".nrrd that begins with {magic!r}", {"bad.nrrd": magic + plain[8:]}, _right(truth, outcome)
+        yield f".nrrd that begins with {magic!r}", {"bad.nrrd": magic + plain[8:]}, right_of(truth, outcome)
     yield from _vary_encodings(truth, usual)
 
 
@@ -156,10 +148,6 @@ def encode(fields: Fields, data: bytes) -> bytes:
     """A NRRD file."""
     lines = ["NRRD0004", *(f"{name}: {text}" for name, text in fields.items()), "", ""]
     return "\n".join(lines).encode("utf-8", "surrogateescape") + data
-
-
-def _right(truth: Truth, outcome: Outcome) -> Truth | None:
-    return outcome(truth) if callable(outcome) else truth if outcome else None
 
 
 def _usual_fields(truth: Truth) -> Fields:
@@ -175,11 +163,6 @@ def _usual_fields(truth: Truth) -> Fields:
         "encoding": "raw",
         "space origin": texts[3],
     }
-
-
-def _in_other_axes(truth: Truth) -> Truth:
-    """The truth where the directions of the first two axes have changed places."""
-    return truth.placed(truth.ras_from_ijk[:, [1, 0, 2, 3]])
 
 
 def _vary_encodings(truth: Truth, usual: Fields) -> Iterator[Kind]:
