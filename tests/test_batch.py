@@ -334,3 +334,14 @@ def test_scans_of_one_name_in_two_folders_are_two(example: ExampleFiles, tmp_pat
         (tmp_path / ward / "scan.nii.gz").write_bytes(example.image.read_bytes())
         manifest = write_manifest(tmp_path / ward / "all.csv", [{"path": "scan.nii.gz", "name": "p1"}])
         assert "1 located" in rprloc(*located(example, manifest, tmp_path / "out")).stdout
+
+
+def test_a_damaged_journal_stops_nothing(example: ExampleFiles, tmp_path: Path) -> None:
+    scan, out = tmp_path / "anna.nii.gz", tmp_path / "out"
+    scan.write_bytes(example.image.read_bytes())
+    (out / "journal").mkdir(parents=True)
+    (out / "journal" / "old.csv").write_text(f"name,outcome\n{'x' * 200_000}\n", encoding="utf-8")
+    done = rprloc(*located(example, write_manifest(tmp_path / "all.csv", [{"path": str(scan)}]), out))
+    assert (
+        done.exit_code == 0 and "1 located" in done.stdout and "old.csv cannot be read" in " ".join(done.stderr.split())
+    )

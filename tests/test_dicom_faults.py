@@ -452,6 +452,13 @@ def test_no_letter_of_a_header_breaks_a_message(tmp_path: Path, hu: np.ndarray, 
     assert refusal(lambda: read_volume(tmp_path), "cannot decode").isprintable()
 
 
+def test_no_letter_of_a_description_breaks_a_list_of_series(tmp_path: Path, hu: np.ndarray) -> None:
+    for name in ("a", "b"):
+        write_series(tmp_path / name, hu, edited(SeriesDescription=lambda k, old: "Thorax\x1b[31m\n"))
+    assert refusal(lambda: read_volume(tmp_path), "2 DICOM series").isprintable()
+    assert "\x1b" not in rprloc("series", tmp_path).stdout
+
+
 @pytest.mark.parametrize("number", ["A12", "12\\3", "", "1.5"])
 def test_a_number_that_is_none_is_no_obstacle(tmp_path: Path, hu: np.ndarray, number: str) -> None:
     write_series(tmp_path, hu, lambda k, data: data.add_new("InstanceNumber", "SH", number))

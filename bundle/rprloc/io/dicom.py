@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rprloc.errors import InputError
+from rprloc.files import readable
 from rprloc.io.archive import unpack
 from rprloc.io.dicom_files import (
     Fault,
@@ -59,7 +60,7 @@ class DicomSeries:
     def summary(self) -> str:
         about = self.description[:_ABOUT_LETTERS]
         about += "..." if about != self.description else ""
-        return f"{self.uid} ({about or 'no description'}, {self.count} slices)"
+        return readable(f"{self.uid} ({about or 'no description'}, {self.count} slices)")
 
     @cached_property
     def headers(self) -> list[Dataset]:
