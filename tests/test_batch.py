@@ -336,11 +336,19 @@ def test_scans_of_one_name_in_two_folders_are_two(example: ExampleFiles, tmp_pat
         assert "1 located" in rprloc(*located(example, manifest, tmp_path / "out")).stdout
 
 
-def test_a_damaged_journal_stops_nothing(example: ExampleFiles, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"name,outcome\n{'x' * 200_000}\n",
+        "n\ufffdme,outcome,finished,path,series\nanna,located,2026-01-01T00:00:00,anna.nii.gz,\n",
+    ],
+    ids=["an endless field", "no column of names"],
+)
+def test_a_damaged_journal_stops_nothing(example: ExampleFiles, tmp_path: Path, text: str) -> None:
     scan, out = tmp_path / "anna.nii.gz", tmp_path / "out"
     scan.write_bytes(example.image.read_bytes())
     (out / "journal").mkdir(parents=True)
-    (out / "journal" / "old.csv").write_text(f"name,outcome\n{'x' * 200_000}\n", encoding="utf-8")
+    (out / "journal" / "old.csv").write_text(text, encoding="utf-8")
     done = rprloc(*located(example, write_manifest(tmp_path / "all.csv", [{"path": str(scan)}]), out))
     assert (
         done.exit_code == 0 and "1 located" in done.stdout and "old.csv cannot be read" in " ".join(done.stderr.split())

@@ -213,7 +213,7 @@ def mark_new_scans(job: Job, queries: Sequence[Query]) -> list[Query]:
                 for row in csv.DictReader(file):
                     if row.get("outcome") == "located" and row.get("series") is not None:
                         last[row["name"]] = max(last.get(row["name"], ("", "", "")), _scan_of(row))
-        except (csv.Error, OSError) as error:  # a computer that goes down may damage it
+        except (csv.Error, OSError, KeyError) as error:  # a computer that goes down may damage it
             _log.warning("%s cannot be read (%s), so it does not tell which scans were located.", journal, error)
     return [
         replace(query, is_new=query.name in last and last[query.name][1:] != _identity(job, query)) for query in queries
