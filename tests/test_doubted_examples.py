@@ -181,9 +181,9 @@ def test_a_set_keeps_doubts_and_cuts_and_tells_of_them(untrained: Localizer) -> 
     assert both.to_json() == kept.to_json() and both.warnings == kept.warnings
 
 
-def test_a_set_without_doubts_is_written_as_before(untrained: Localizer) -> None:
+def test_a_set_without_doubts_says_nothing_of_them(untrained: Localizer) -> None:
     (entry,) = json.loads(untrained.learn(phantom_example()).to_json())["supports"]
-    assert set(entry) == {"scan", "source", "organs"}
+    assert set(entry) == {"scan", "source", "organs", "surroundings"}
     written = {"extreme_points_ras_mm", "self_error_ras_mm", "context_ras_mm", "latents", "appearance"}
     assert all(set(organ) == written for organ in entry["organs"].values())
 

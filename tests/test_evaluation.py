@@ -90,9 +90,10 @@ def support_of(untrained: Localizer, data: Path, case: str) -> SupportSet:
 
 def assert_score_is_that_of(one: PairScore, found: OrganDetection, truth: Points) -> None:
     box, true_box = found.box, Box.from_extreme_points(truth)
-    assert one.iou == pytest.approx(box.iou(true_box))
-    assert one.awd_mm == pytest.approx(box.wall_distances_mm(true_box).mean())
-    assert one.point_mm == pytest.approx(np.linalg.norm(found.points_ras - truth, axis=1).mean())
+    # Sums over one organ or several round differently.
+    assert one.iou == pytest.approx(box.iou(true_box), abs=1e-4)
+    assert one.awd_mm == pytest.approx(box.wall_distances_mm(true_box).mean(), abs=1e-3)
+    assert one.point_mm == pytest.approx(np.linalg.norm(found.points_ras - truth, axis=1).mean(), abs=1e-3)
 
 
 def test_one_shot_scores_every_pair_for_the_targets_of_both_scans(

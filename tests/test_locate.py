@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from rprloc.annotation import Annotation
-from rprloc.localization.locate import locate
-from rprloc.localization.marking import build_support, with_self_error
+from rprloc.localization.config import DEFAULT
+from rprloc.localization.locate import combine, locate
+from rprloc.localization.marking import build_support
 from rprloc.localization.matching import SearchField, match_finely, regularize
+from rprloc.localization.one_shot import with_self_error
 from rprloc.localization.support import SupportSet
 from tests.fields import FINE, SHIFT, TURN, body_mm, make_field, texture
 
@@ -75,5 +77,39 @@ def test_support_equal_to_query_gives_its_points_back(off_mm: float) -> None:
     points = np.array([[-20.0, 0, 0], [30, 5, 0], [0, -35, 5], [5, 10, 0], [0, 0, -30], [0, 0, 25]]) + off_mm
     same = make_field(off_mm=3.0)
     support = build_support(same, FINE, Annotation.from_points({"organ": points}), "s")
-    (found,) = locate(SupportSet("m", (with_self_error(support, same),)), same)
+    support = with_self_error(support, SearchField.of(same))
+    assert np.abs(support.organs["organ"].self_error_mm).max() < 5.0
+    (found,) = locate(SupportSet("m", (support,)), same)
     np.testing.assert_allclose(found.points_ras, support.organs["organ"].points_ras, atol=1e-3)
+
+
+def test_supports_are_weighed_by_how_much_their_votes_agree() -> None:
+    apart = np.stack([np.zeros((6, 3)), np.full((6, 3), 6.0)])
+    alike, sure = np.full((2, 6), 2.0), np.array([np.full(6, 1.0), np.full(6, 5.0)])
+    np.testing.assert_allclose(combine(apart, alike, DEFAULT), 3.0)
+    assert combine(apart, sure, DEFAULT).max() < 0.6
+    np.testing.assert_allclose(combine(apart[1:], sure[1:], DEFAULT), apart[1])
+
+
+@pytest.mark.parametrize("supports", [3, 5])
+def test_a_support_that_is_far_off_hardly_moves_the_box(supports: int) -> None:
+    points = np.random.default_rng(0).normal(0.0, 2.0, (supports, 6, 3))
+    spread = np.full((supports, 6), 3.0)
+    wild = points.copy()
+    wild[0] += 150.0
+    assert np.abs(combine(wild, spread, DEFAULT) - combine(points, spread, DEFAULT)).max() < 6.0
+
+
+def test_two_supports_of_one_name_both_count() -> None:
+    person = make_field(np.eye(3), np.zeros(3))
+    points = np.array([[-20.0, 0, 0], [30, 5, 0], [0, -35, 5], [5, 10, 0], [0, 0, -30], [0, 0, 25]])
+    supports = [
+        build_support(person, FINE, Annotation.from_points({name: points + off}), "s")
+        for name, off in (("organ", 0.0), ("organ", 8.0), ("other", 0.0))
+    ]
+    first, second, both = (
+        locate(SupportSet("m", chosen), make_field())[0].points_ras
+        for chosen in (tuple(supports[:1]), tuple(supports[1:2]), tuple(supports))
+    )
+    assert (np.abs(both - first).max(0) > 1.0).all() and (np.abs(both - second).max(0) > 1.0).all()
+    assert [organ.organ for organ in locate(SupportSet("m", tuple(supports)), make_field())] == ["organ", "other"]

@@ -6,7 +6,7 @@ import base64
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from rprloc.io.annotations import read_example, read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.marking import build_support
-from rprloc.localization.support import GREY_BINS, SHAPE_SPACING_MM, Appearance, Support, SupportOrgan, SupportSet
+from rprloc.localization.support import GREY_BINS, Appearance, Support, SupportOrgan, SupportSet
+from rprloc.localization.surroundings import CELL_MM, Surroundings
 from rprloc.volume import Volume
 from tests.example import ExampleFiles
 
@@ -41,12 +42,20 @@ def appearance(channels: int) -> Appearance:
     grey = np.full((2, GREY_BINS), 0.25, np.float32)
     descriptors, precision = np.ones((2, channels), np.float32), np.eye(channels, dtype=np.float32)
     outline = np.arange(15, dtype=np.float32).reshape(5, 3)
-    lattice, bias, weight = Grid.isotropic((2, 3, 4), SHAPE_SPACING_MM, [8.0, -16.0, 4.5]), np.ones(6), np.full(6, 0.5)
+    lattice, bias, weight = Grid.isotropic((2, 3, 4), CELL_MM, [8.0, -16.0, 24.0]), np.ones(6), np.full(6, 0.5)
     return Appearance(outline, occupancy, lattice, grey, descriptors, precision, bias, weight)
 
 
 def one(scan: str, *organs: SupportOrgan, model: str = "m1", marking: Marking = Marking.LABEL_MAP) -> SupportSet:
-    return SupportSet(model, (Support(scan, marking, {entry.name: entry for entry in organs}),))
+    return SupportSet(model, (Support(scan, marking, {entry.name: entry for entry in organs}, around(organs)),))
+
+
+def around(organs: Sequence[SupportOrgan]) -> Surroundings:
+    """Descriptors at three cells for each organ, of which the second lies where the next organ has its first."""
+    cells = np.concatenate([np.rint(entry.anchors_ras[:3] / 10.0) + 1 for entry in organs]).astype(np.int16)
+    cells = np.unique(cells, axis=0)
+    descriptors = np.eye(2, dtype=np.float32)[np.arange(len(cells)) % 2]
+    return Surroundings.of(cells, descriptors)
 
 
 HEART, LIVER = organ("heart", (0.0, 40.0, -100.0)), organ("liver", (60.0, 10.0, -220.5))
@@ -73,6 +82,10 @@ def test_a_written_set_is_read_as_it_was(tmp_path: Path) -> None:
             np.testing.assert_array_equal(ours, theirs)
             assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(got.box.walls_mm, expected.box.walls_mm, atol=1e-4)
+    for field in fields(Surroundings):
+        ours, theirs = (getattr(each.supports[0].surroundings, field.name) for each in (read, written))
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
     assert read.identity == written.identity
     assert [path.name for path in tmp_path.iterdir()] == ["set.json"]
 
@@ -117,10 +130,11 @@ def change(*keys: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
 
 
 HEART_KEYS = ("supports", 0, "organs", "heart")
+AROUND_KEYS = ("supports", 0, "surroundings")
 NAN = base64.b64encode(np.full((10, 8), np.nan, "<f4").tobytes()).decode()
 DAMAGED = {
-    "newer version": (change("version", to=3), "support set of version 3, but this program knows version 2"),
-    "older version": (change("version", to=1), "support set of version 1, but this program knows version 2"),
+    "newer version": (change("version", to=4), "support set of version 4, but this program knows version 3"),
+    "older version": (change("version", to=2), "support set of version 2, but this program knows version 3"),
     "other format": (change("format", to="rprloc-detections"), "is not a support set"),
     "other frame": (change("frame", to="LPS"), "is not a support set"),
     "no support": (change("supports", to=[]), "is not a support set"),
@@ -157,6 +171,25 @@ DAMAGED = {
         "organ heart: its appearance does not fit together",
     ),
     "no appearance": (change(*HEART_KEYS, "appearance", to={}), "is not a support set"),
+    "no surroundings": (change(*AROUND_KEYS, to={}), "is not a support set"),
+    "surroundings of too few descriptors": (
+        change(*AROUND_KEYS, "descriptors", to={"dtype": "|i1", "shape": [1, 2], "base64": "AAA="}),
+        "what surrounds its organs, does not fit together",
+    ),
+    "surroundings of other descriptors": (
+        change(*AROUND_KEYS, "basis", to={"dtype": "<f4", "shape": [1, 2], "base64": "AAAAAAAAAAA="}),
+        "what surrounds its organs, does not fit together",
+    ),
+    "surroundings at no cells": (
+        change(*AROUND_KEYS, "cells", to={"dtype": "<f4", "shape": [1, 3], "base64": "AAAAAAAAAAAAAAAA"}),
+        "what surrounds its organs, does not fit together",
+    ),
+    "a shape between the cells": (
+        change(
+            *HEART_KEYS, "appearance", "origin_body_mm", "base64", to=base64.b64encode(np.full(3, 4.5, "<f4")).decode()
+        ),
+        "organ heart: its appearance does not fit together",
+    ),
     "other numbers": (change(*HEART_KEYS, "latents", "dtype", to="|O"), "is not a support set"),
 }
 
@@ -206,7 +239,7 @@ def test_a_set_holds_no_voxels_and_no_name_of_the_file(example: ExampleFiles, tm
     content = json.loads(text)
     assert set(content) == {"format", "version", "model_id", "software", "frame", "supports"}
     (entry,) = content["supports"]
-    assert set(entry) == {"scan", "source", "organs"}
+    assert set(entry) == {"scan", "source", "organs", "surroundings"}
     assert set(entry["organs"]["lung"]) == {
         "extreme_points_ras_mm",
         "self_error_ras_mm",
@@ -217,6 +250,9 @@ def test_a_set_holds_no_voxels_and_no_name_of_the_file(example: ExampleFiles, tm
     # Of the organ's shape no more than a blur of 8 mm cells.
     shape = built.supports[0].organs["lung"].appearance.occupancy
     assert shape.dtype == np.uint8 and np.abs(np.diff(shape.astype(int), axis=0)).max() < 128
+    # Around it descriptors 8 mm apart, 16 bytes each.
+    around = built.supports[0].surroundings
+    assert around.descriptors.dtype == np.int8 and around.descriptors.shape == (len(around.cells), 16)
     # Places and latents, those of the extreme points and of a lattice, however large the scan.
     anchors = len(built.supports[0].organs["lung"].anchors_ras)
     assert anchors <= 6 + 5**3

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,10 @@ from rprloc.model.body import BodyMap
 from rprloc.model.field import PositionField, compute_position_field, look_coarsely
 from rprloc.model.input import prepare_input
 
-STEPS = ("coarse pose", "registered", "fine steps", "outline", "own voxels")
+STEPS = ("coarse pose", "registered", "dense match", "fine steps", "outline", "own voxels")
 REST = ("no common shift", "centres right", "no support's part", "no query's part")
 CONFIGS = {
+    "dense match": LocalizationConfig(fine_share=0.0, follow_outline=False, follow_voxels=False),
     "fine steps": LocalizationConfig(follow_outline=False, follow_voxels=False),
     "outline": LocalizationConfig(follow_voxels=False),
     "own voxels": DEFAULT,
@@ -56,12 +57,14 @@ Offsets = dict[str, dict[tuple[str, str], NDArray[np.float64]]]
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What is known of a case: its position field, the pose that the coarse Pnet sees, and the true points."""
+    """What is known of a case: its position field, the pose that the coarse Pnet sees, and the true points; and of a
+    support case, for each step of CONFIGS, what is learned from it.
+    """
 
     field: PositionField
     pose: BodyMap
     truth_ras: Mapping[str, Points]
-    support: Support | None
+    supports: Mapping[str, Support]
 
 
 def main() -> None:
@@ -108,26 +111,26 @@ def measure_region(localizer: Localizer, cases: Sequence[Case], name: str, regio
 
 
 def look_at(localizer: Localizer, case: Case) -> View:
-    """A case as the networks see it, and, of a support case, what is learned from it."""
+    """A case as the networks see it, and what is learned from it."""
     example = read_case(case)
     model, volume, annotation = localizer.model, example.volume, example.annotation
     pose = look_coarsely(model, prepare_input(volume, next(model.parameters()).device), case.name)[1]
-    field, support = compute_position_field(model, volume), None
-    if case.split == "support":
-        (support,) = localizer.learn_in(field, volume.grid, annotation, case.name).supports
-    return View(field, pose, annotation.points_ras, support)
+    field, supports = compute_position_field(model, volume), {}
+    for step, config in CONFIGS.items() if case.split == "support" else ():
+        learner = replace(localizer, config=config)
+        (supports[step],) = learner.learn_in(field, volume.grid, annotation, case.name).supports
+    return View(field, pose, annotation.points_ras, supports)
 
 
 def locate_boxes(model_id: str, example: View, query: View, organs: Sequence[str]) -> dict[str, dict[str, Box]]:
     """The boxes of organs of a query after each step."""
-    assert example.support is not None
-    marks = example.support.organs
+    marks = example.supports[STEPS[-1]].organs
     boxes = {
         "coarse pose": {o: box_of(query.pose.ras(example.pose.body(marks[o].points_ras))) for o in organs},
         "registered": {o: box_of(query.field.body.ras(marks[o].latents[:6, :3].astype(float))) for o in organs},
     }
-    support_set = SupportSet(model_id, (example.support,))
     for step, config in CONFIGS.items():
+        support_set = SupportSet(model_id, (example.supports[step],))
         detections = locate(support_set, query.field, organs, config=config)
         boxes[step] = {detection.organ: box_of(detection.points_ras) for detection in detections}
     return boxes

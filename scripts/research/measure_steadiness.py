@@ -5,6 +5,9 @@
 The first two supports of each region locate all their organs in up to six test cases, or, with "tuned", in the support
 and val cases on which the fine match was tuned; as stored and at 2 mm. Compared are boxes that lie wholly inside the
 scan, by the wall that moves furthest.
+
+A box is steady if it moves by no more than 2 mm, or by a quarter of its expected wall error where that is more. Of all
+boxes 95 % should be steady, and none should move by more than the expected error.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from rprloc.annotation import Annotation, Example
-from rprloc.geometry import Box, Grid
+from rprloc.detection import OrganDetection
+from rprloc.geometry import Grid
 from rprloc.io.annotations import read_label_map
 from rprloc.io.dataset import Case, Region, read_dataset, read_regions
 from rprloc.io.reading import read_volume
@@ -26,7 +30,7 @@ from rprloc.localization.support import SupportSet
 from rprloc.volume import Volume, resample
 
 SPLITS = {"tuned": ("support", "val"), "test": ("test",)}
-SPACING_MM = 2.0
+SPACING_MM, STEADY_MM = 2.0, 2.0
 _SUPPORTS, _QUERIES = 2, 6
 
 
@@ -39,26 +43,33 @@ def main() -> None:
     cases, localizer = read_dataset(given.data), Localizer.load(device="cpu")
     for name, region in read_regions(given.data, given.about).items():
         region_cases = [case for case in cases if case.region == name]
-        moved_mm = np.array(list(measure_region(localizer, region_cases, region, SPLITS[given.cases])))
+        measured = list(measure_region(localizer, region_cases, region, SPLITS[given.cases]))
+        moved_mm, expected_mm = np.array(measured).T
+        steady = moved_mm <= np.maximum(STEADY_MM, expected_mm / 4.0)
         print(
-            f"{name}: {len(moved_mm)} boxes, {int((moved_mm > 2.0).sum())} move by more than 2 mm; "
-            f"median {np.median(moved_mm):.1f} mm, at most {moved_mm.max():.1f} mm"
+            f"{name}: {len(moved_mm)} boxes, {100.0 * steady.mean():.1f} % steady; "
+            f"{int((moved_mm > STEADY_MM).sum())} move by more than {STEADY_MM:g} mm, "
+            f"{int((moved_mm > expected_mm).sum())} by more than their expected error; "
+            f"median {np.median(moved_mm):.1f} mm, at most {moved_mm.max():.1f} mm",
+            flush=True,
         )
 
 
 def measure_region(
     localizer: Localizer, cases: Sequence[Case], region: Region, splits: Sequence[str]
-) -> Iterator[float]:
-    """By how much each box moves, in mm."""
+) -> Iterator[tuple[float, float]]:
+    """By how much each box moves, and its expected wall error, in mm."""
     for support in [case for case in cases if case.split == "support"][:_SUPPORTS]:
         organs = localizer.learn(read_all_organs(support))
         for query in [case for case in cases if case.split in splits and case.name != support.name][:_QUERIES]:
             scan = read_volume(query.image_path)
-            stored = locate_boxes(localizer, organs, scan)
-            resampled = locate_boxes(localizer, organs, make_isotropic(scan))
+            stored = locate_all(localizer, organs, scan)
+            resampled = locate_all(localizer, organs, make_isotropic(scan))
             for name in region.mean_of(stored):
-                if scan.grid.contains(np.stack([stored[name].min_ras, stored[name].max_ras])).all():
-                    yield np.abs(stored[name].walls_mm - resampled[name].walls_mm).max()
+                found, box = stored[name], stored[name].box
+                if scan.grid.contains(np.stack([box.min_ras, box.max_ras])).all():
+                    moved_mm = np.abs(box.walls_mm - resampled[name].box.walls_mm).max()
+                    yield float(moved_mm), found.expected_wall_error_mm or 0.0
 
 
 def read_all_organs(case: Case) -> Example:
@@ -76,9 +87,11 @@ def make_isotropic(scan: Volume) -> Volume:
     return resample(scan, Grid.isotropic(shape, SPACING_MM, bounds.min_ras + 0.5 * SPACING_MM))
 
 
-def locate_boxes(localizer: Localizer, organs: SupportSet, scan: Volume) -> dict[str, Box]:
-    """The box of every organ, of those that are likely absent, too."""
-    return {organ.organ: organ.box for organ in locate(organs, localizer.compute_position_field(scan))}
+def locate_all(localizer: Localizer, organs: SupportSet, scan: Volume) -> dict[str, OrganDetection]:
+    """Every organ, those that are likely absent, too."""
+    field = localizer.compute_position_field(scan)
+    found = locate(organs, field, calibration=localizer.calibration, config=localizer.config)
+    return {organ.organ: organ for organ in found}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from rprloc.annotation import Mask
 from rprloc.geometry import Box, Grid, Points, wall_coordinates
 from rprloc.intensity import GREY_VALUE_WINDOW
 from rprloc.localization.config import DEFAULT, LocalizationConfig
-from rprloc.localization.support import GREY_BINS, SHAPE_SPACING_MM, Appearance
+from rprloc.localization.dense_match import DenseMatch
+from rprloc.localization.support import GREY_BINS, Appearance
+from rprloc.localization.surroundings import CELL_MM
 from rprloc.model.body import sample
 from rprloc.model.field import PositionField
 
@@ -43,9 +45,9 @@ def learn_appearance(
     smoothed = gaussian_filter(inside, config.prior_smoothing_mm / field.grid.spacing_mm, mode="nearest")
     corners_ijk = np.stack(np.meshgrid(*[(0, n - 1) for n in voxels.shape]), -1).reshape(-1, 3)
     corners_body = field.body.body(voxels.ras(corners_ijk))
-    origin_body_mm = corners_body.min(0)
-    shape = np.ceil((corners_body.max(0) - origin_body_mm) / SHAPE_SPACING_MM).astype(int) + 1
-    lattice = Grid.isotropic(shape.tolist(), SHAPE_SPACING_MM, origin_body_mm)
+    first = np.floor(corners_body.min(0) / CELL_MM)
+    shape = np.ceil(corners_body.max(0) / CELL_MM).astype(int) - first.astype(int) + 1
+    lattice = Grid.isotropic(shape.tolist(), CELL_MM, CELL_MM * first)
     occupancy = sample(torch.from_numpy(smoothed)[None], voxels, field.body.ras(lattice.centres_ras()))[..., 0]
 
     seen = _VoxelStatistics.of(field, voxels)
@@ -70,10 +72,11 @@ def judge_walls(
     near_ras: Points,
     displaced_mm: ArrayLike = (0.0, 0.0, 0.0),
     config: LocalizationConfig = DEFAULT,
+    match: DenseMatch | None = None,
 ) -> NDArray[np.float64] | None:
     """The walls (6,) of the organ around places ``near_ras`` (N, 3), from its own voxels; None if hardly any show it.
 
-    The prior may be displaced (by mm of the scan's world), to see what that does.
+    The prior is the example's shape, displaced by mm of the scan's world, together with what a dense match has seen.
     """
     voxels = _near(field.grid, near_ras, config)
     occupancy = F.pad(torch.from_numpy(appearance.occupancy), [1] * 6).float() / 255.0
@@ -82,9 +85,13 @@ def judge_walls(
     )  # nothing of the organ lies beyond the lattice
     displaced = voxels.ras_from_ijk.copy()
     displaced[:3, 3] += np.asarray(displaced_mm)
-    prior = field.body.sampled_on(occupancy[None], padded, Grid(voxels.shape, displaced))[..., 0]
-    prior = prior.clip(config.prior_floor, 1.0 - config.prior_floor)
-    share = _judge_voxels(appearance, _VoxelStatistics.of(field, voxels), prior, config)
+    prior_odds = _log_odds(
+        field.body.sampled_on(occupancy[None], padded, Grid(voxels.shape, displaced))[..., 0], config
+    )
+    if match is not None:
+        thickness = float(occupancy.max()) ** config.seen_power
+        prior_odds += config.seen_weight * thickness * (_log_odds(match.sampled_on(voxels), config) - prior_odds)
+    share = _judge_voxels(appearance, _VoxelStatistics.of(field, voxels), prior_odds, config)
     none, all_of_it = config.soft_share
     organ = ((share - none) / (all_of_it - none)).clip(0.0, 1.0)
     if organ.sum() < config.least_voxels:
@@ -98,12 +105,24 @@ def judge_walls(
     return walls.reshape(6)
 
 
+def _log_odds(share: NDArray[np.float32], config: LocalizationConfig) -> NDArray[np.float32]:
+    """The log odds of shares that nothing makes certain."""
+    share = share.clip(config.prior_floor, 1.0 - config.prior_floor)
+    odds: NDArray[np.float32] = np.log(share / (1.0 - share))
+    return odds
+
+
+def _share_of(odds: NDArray[np.float32]) -> NDArray[np.float32]:
+    share: NDArray[np.float32] = np.reciprocal(1.0 + np.exp(-odds))
+    return share
+
+
 def _judge_voxels(
-    appearance: Appearance, seen: _VoxelStatistics, prior: NDArray[np.float32], config: LocalizationConfig
+    appearance: Appearance, seen: _VoxelStatistics, prior_odds: NDArray[np.float32], config: LocalizationConfig
 ) -> NDArray[np.float32]:
-    """The organ's share of each voxel (i, j, k), given the prior (i, j, k)."""
-    prior_odds = np.log(prior / (1.0 - prior))
-    grey, descriptors, share = appearance.grey, appearance.descriptors, prior
+    """The organ's share of each voxel (i, j, k), given the prior's log odds (i, j, k)."""
+    grey, descriptors = appearance.grey, appearance.descriptors
+    share = _share_of(prior_odds)
     kept = np.float32(config.from_support)
     for _ in range(config.rounds):
         direction = appearance.precision @ (descriptors[0] - descriptors[1])
@@ -111,7 +130,7 @@ def _judge_voxels(
         odds = prior_odds + config.neighbours_weight * (2.0 * _mean_of_27(share) - 1.0)
         odds += np.take(config.grey_weight * np.log(grey[0] / grey[1]), seen.grey_bins)
         odds += np.take(config.descriptor_weight * (seen.descriptors @ direction - threshold), seen.cells)
-        share = 1.0 / (1.0 + np.exp(-odds))
+        share = _share_of(odds)
         own_grey, own_descriptors = seen.grey_distributions(share), seen.mean_descriptors(share)
         grey = kept * appearance.grey + (1 - kept) * own_grey
         descriptors = kept * appearance.descriptors + (1 - kept) * own_descriptors
@@ -141,6 +160,7 @@ def _with_wall_weights(
             squared_mm2.append(np.square(moved_mm))
     prior_mm2 = config.displaced_mm**2 / 3.0  # what the displacements come to on average
     weight = prior_mm2 / (prior_mm2 + np.mean(squared_mm2, axis=0) + np.square(bias_mm))
+    weight = weight**config.wall_weight_power
     end_mm = field.grid.bounds.walls_mm
     weight[4:] *= (
         np.abs(marked_mm - end_mm)[4:] > config.displaced_mm
@@ -154,18 +174,20 @@ def refine_points(
     points_ras: Points,
     shift_mm: ArrayLike,
     config: LocalizationConfig = DEFAULT,
+    match: DenseMatch | None = None,
 ) -> Points:
     """Located extreme points (6, 3), stretched along each axis: walls that the outline passes move out to it, then all
     move towards the judged ones by their weight, and the less the further these are away.
 
     ``shift_mm`` (3,): how far they lie from where the map to the body frame alone would put them; the prior goes along.
+    ``match``: what the query shows of the organ, place by place.
     """
     walls_mm = wall_coordinates(points_ras)
     outline_body_mm = appearance.outline_body_mm[: None if config.follow_outline else 0].astype(float)
     outline_ras = field.body.ras(outline_body_mm) + np.asarray(shift_mm)
     for wall, sign in enumerate(np.tile([-1.0, 1.0], 3) if len(outline_ras) else ()):
         walls_mm[wall] = sign * max(sign * walls_mm[wall], (sign * outline_ras[:, wall // 2]).max())
-    found_mm = judge_walls(appearance, field, points_ras, -np.asarray(shift_mm), config)
+    found_mm = judge_walls(appearance, field, points_ras, -np.asarray(shift_mm), config, match)
     if found_mm is not None and config.follow_voxels:
         away_mm = found_mm - appearance.bias_mm - walls_mm
         walls_mm = walls_mm + appearance.wall_weight * away_mm / (1.0 + np.square(away_mm / config.far_mm))

@@ -25,9 +25,24 @@ class LocalizationConfig:
     E17, E30)."""
     least_confidence: float = 0.05
     ridge_mm2: float = 100.0
-    robust_rounds: int = 4
     fine_share: float = 0.5
     """Of the way to where the fine steps lead: they and registration are wrong in different ways (E16)."""
+
+    # The dense match: every place around an organ looks for its descriptor among the example's (E40).
+    surroundings_mm: float = 32.0  # how far around an organ
+    dense_window_cells: int = 3  # of 8 mm, to either side
+    dense_prior_mm: float = 12.0
+    displacement_smoothing_mm: float = 24.0
+    displacement_further: float = 1.5  # a mean over a window around the registered place falls short
+    displacement_votes: float = 20.0  # so many independent displacements are in such a mean
+    seen_weight: float = 0.5  # of the share that places show by what they look like, against the example's shape
+    seen_power: float = 4.0  # less for organs that fill no cell of 8 mm: this power of their largest share of one
+
+    robust_rounds: int = 4  # of the fine match and of several examples
+
+    # Several examples (E37).
+    least_spread_mm: float = 0.5  # added to the votes' spread before examples are weighed by it
+    far_support_mm: float = 30.0  # a point that lies further from the others counts little
 
     # Where anchors of an example lie: its six points and a lattice over its box and a margin (E15).
     context_margin_mm: float = 15.0
@@ -51,6 +66,7 @@ class LocalizationConfig:
     least_voxels: float = 10.0
     tail: float = 0.005  # the share of the organ left outside of each wall
     displaced_mm: float = 15.0  # of the priors that are put in wrong places in the example (E19)
+    wall_weight_power: float = 0.5  # judged walls are worth more than such priors tell, since places are matched (E40)
     far_mm: float = 25.0  # a judged wall that lies further from the registered one has found something else (E20)
     outline_directions: int = 100  # E18
 

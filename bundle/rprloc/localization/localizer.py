@@ -19,7 +19,9 @@ from rprloc.io.reading import Scan
 from rprloc.localization.confidence import CALIBRATION_FILE, Calibration, FieldEvidence, load_calibration
 from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.locate import check_support_set, detect
-from rprloc.localization.marking import build_support, with_self_error
+from rprloc.localization.marking import build_support
+from rprloc.localization.matching import SearchField
+from rprloc.localization.one_shot import with_self_error
 from rprloc.localization.specks import leave_out_specks
 from rprloc.localization.support import SupportSet
 from rprloc.model.device import choose_device, run_on_device
@@ -158,7 +160,8 @@ class Localizer:
     ) -> SupportSet:
         """:meth:`learn` from a scan on ``grid``, called ``name``, whose position field and ``warnings`` are known."""
         annotation, specks, doubted = leave_out_specks(annotation)
-        support = with_self_error(build_support(field, grid, annotation, name, self.config), field, self.config)
+        support = build_support(field, grid, annotation, name, self.config)
+        support = with_self_error(support, SearchField.of(field, self.config))
         doubts = () if self.calibration is None else self.calibration.doubts(FieldEvidence.of(field).as_a_whole(), ())
         organs = {name: replace(organ, doubt=doubted.get(name, "")) for name, organ in support.organs.items()}
         notes = (*warnings, *specks)

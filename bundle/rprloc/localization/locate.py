@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from rprloc.detection import AbsentOrgan, Detections, OrganDetection
 from rprloc.errors import InputError
 from rprloc.geometry import Points
-from rprloc.localization.appearance import refine_points
 from rprloc.localization.confidence import NOT_CALIBRATED, Calibration, Evidence, FieldEvidence
 from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.cuts import cut_warnings
-from rprloc.localization.matching import SearchField, step_coarse_and_fine
-from rprloc.localization.support import SupportOrgan, SupportSet
+from rprloc.localization.matching import SearchField
+from rprloc.localization.one_shot import locate_by_one
+from rprloc.localization.support import SupportSet
 from rprloc.model.device import small_steps
 from rprloc.model.field import PositionField
 
@@ -88,8 +88,9 @@ def locate(
 ) -> tuple[OrganDetection, ...]:
     """Find organs (by default all of the set) by look-ups in the query's position field.
 
-    Every support that has an organ locates it alone; their points are combined by the median in millimetres. An organ
-    that is not in the scan is among them, with a place where it would lie; its ``presence`` tells.
+    Every support that has an organ locates it alone; the points are the mean of theirs in millimetres, weighed by how
+    much their votes agree. An organ that is not in the scan is among them, with a place where it would lie; its
+    ``presence`` tells.
     """
     return _locate_and_judge(support_set, FieldEvidence.of(field), organs, calibration, config)
 
@@ -114,20 +115,30 @@ def observe(
 ) -> Iterator[tuple[OrganDetection, Evidence]]:
     """The organs as :func:`locate` finds them, not yet judged, and the evidence on each."""
     search = SearchField.of(evidence.field, config)
-    for name in organs or support_set.organs:
+    wanted = list(organs or support_set.organs)
+    found = [
+        locate_by_one(support, [name for name in wanted if name in support.organs], search)
+        for support in support_set.supports
+    ]
+    for name in wanted:
         supports = [support for support in support_set.supports if name in support.organs]
-        located = [_locate_by_one(support.organs[name], search) for support in supports]
-        points_ras = np.median([points for points, _ in located], axis=0)
-        spread_mm = np.median([spread for _, spread in located], axis=0)
+        located = [by_one[name] for by_one in found if name in by_one]
+        spreads_mm = np.stack([spread for _, spread in located])
+        points_ras = combine(np.stack([points for points, _ in located]), spreads_mm, config)
+        spread_mm = np.median(spreads_mm, axis=0)
         scans = tuple(support.scan for support in supports)
         starts = sum(len(support.organs[name].anchors_ras) for support in supports)
         seen = evidence.evidence([support.organs[name] for support in supports], located, points_ras, config)
         yield OrganDetection(name, points_ras, spread_mm, starts, scans), seen
 
 
-def _locate_by_one(organ: SupportOrgan, search: SearchField) -> tuple[Points, NDArray[np.float64]]:
-    """The six points (6, 3) by one support, refined by the organ's own voxels, and the votes' spread (6,) in mm."""
-    registered_ras, matched_ras, spread_mm = step_coarse_and_fine(organ, search)
-    points_ras = registered_ras + search.config.fine_share * (matched_ras - organ.self_error_mm - registered_ras)
-    shift_mm = (points_ras - registered_ras).mean(0)
-    return refine_points(organ.appearance, search.field, points_ras, shift_mm, search.config), spread_mm
+def combine(points_ras: NDArray[np.float64], spread_mm: NDArray[np.float64], config: LocalizationConfig) -> Points:
+    """The points (6, 3) that several supports (n, 6, 3) agree on: their mean, by one over the square of the votes'
+    spread (n, 6), and less by those that lie far from the others.
+    """
+    certainty = 1.0 / np.square(spread_mm + config.least_spread_mm)[..., None]
+    agreed_ras = np.median(points_ras, axis=0)
+    for _ in range(config.robust_rounds):
+        weight = certainty / (1.0 + np.square((points_ras - agreed_ras) / config.far_support_mm))
+        agreed_ras = (weight * points_ras).sum(0) / weight.sum(0)
+    return agreed_ras

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from rprloc.annotation import OUTSIDE_TOLERANCE_MM, Annotation
@@ -12,11 +10,13 @@ from rprloc.geometry import Box, Grid, Points, assign_extreme_points
 from rprloc.localization.appearance import learn_appearance
 from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.cuts import find_cut_walls
-from rprloc.localization.matching import SearchField, step_coarse_and_fine
+from rprloc.localization.dense_match import describe_surroundings
 from rprloc.localization.support import Support, SupportOrgan
+from rprloc.model.device import small_steps
 from rprloc.model.field import PositionField
 
 
+@small_steps()
 def build_support(
     field: PositionField, grid: Grid, annotation: Annotation, scan: str, config: LocalizationConfig = DEFAULT
 ) -> Support:
@@ -41,7 +41,7 @@ def build_support(
         appearance = learn_appearance(field, points_ras, mask, config)
         cut_walls = find_cut_walls(field, grid, points_ras, mask)
         organs[name] = SupportOrgan(name, anchors_ras, field.at(anchors_ras), appearance, cut_walls=cut_walls)
-    return Support(scan, annotation.marking, organs)
+    return Support(scan, annotation.marking, organs, describe_surroundings(organs.values(), field, config))
 
 
 def _context(box: Box, grid: Grid, config: LocalizationConfig) -> Points:
@@ -53,16 +53,3 @@ def _context(box: Box, grid: Grid, config: LocalizationConfig) -> Points:
     ]
     places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     return places[grid.contains(places)]
-
-
-def with_self_error(support: Support, field: PositionField, config: LocalizationConfig = DEFAULT) -> Support:
-    """The support with the ``self_error_mm`` of its organs, measured in its own position field.
-
-    Smoothing and search windows pull points to one side in much the same way in the support and in a query.
-    """
-    search = SearchField.of(field, config)
-    organs = {
-        name: replace(organ, self_error_mm=step_coarse_and_fine(organ, search)[1] - organ.points_ras)
-        for name, organ in support.organs.items()
-    }
-    return replace(support, organs=organs)

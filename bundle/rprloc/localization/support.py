@@ -1,7 +1,7 @@
 """Support sets: what is kept of annotated examples so that their organs can be found in other scans, and the file.
 
-A support set holds points, latents and a coarse shape of each organ, never the image: it can be shared without the
-patient's scan. Reading one needs numpy alone.
+A support set holds points, latents and a coarse shape of each organ, and descriptors around them, never the image: it
+can be shared without the patient's scan. Reading one needs numpy alone.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from rprloc.errors import InputError
 from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import Box, Grid, Points, wall_coordinates
 from rprloc.localization.cuts import cut_warnings
+from rprloc.localization.surroundings import CELL_MM, Surroundings
 from rprloc.version import __version__
 
-FORMAT, VERSION = "rprloc-support", 2
+FORMAT, VERSION = "rprloc-support", 3
 GREY_BINS = 42
-SHAPE_SPACING_MM = 8.0
-"""Of the lattice in the body frame on which an organ's shape is kept."""
-
 _POSITIONS = 6  # numbers of a latent before the descriptor: body coordinates and fine position
+_FURTHEST_MM, _MOST_CELLS = 10_000.0, 8_000_000  # from the origin of the body frame; that a scan's organs span
 _BUILD_AGAIN = "Build the set again with 'rprloc support build'."
 
 
@@ -71,8 +70,8 @@ class SupportOrgan:
     latents: NDArray[np.float32]
     appearance: Appearance
     self_error_mm: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 3)))
-    """(6, 3): by how much localization misses the extreme points in the support scan itself; what is found in other
-    scans is corrected by it."""
+    """(6, 3): by how much localization misses the extreme points in the support scan itself; what is found in any scan
+    is corrected by it."""
     cut_walls: tuple[str, ...] = ()
     """The walls, of WALLS, at which the organ ends with the example's scan, which may show only a part of it."""
     doubt: str = ""
@@ -91,7 +90,7 @@ class SupportOrgan:
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """The organs that are marked on one scan, and how they were marked.
+    """The organs that are marked on one scan, how they were marked, and what the scan looks like around them.
 
     ``doubts``: reasons why what the example finds may lie anywhere, each in a sentence or two. ``notes``: what else was
     noticed when the example was read and learned; they are not part of the file, because they may name files.
@@ -100,6 +99,7 @@ class Support:
     scan: str
     marking: Marking
     organs: dict[str, SupportOrgan]
+    surroundings: Surroundings = field(default_factory=Surroundings.none)
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -229,6 +229,7 @@ class SupportSet:
                     "source": support.marking.value,
                     **({"doubts": list(support.doubts)} if support.doubts else {}),
                     "organs": {name: _organ_record(organ) for name, organ in support.organs.items()},
+                    "surroundings": _surroundings_record(support.surroundings),
                 }
                 for support in self.supports
             ],
@@ -246,7 +247,12 @@ class SupportSet:
                 for name, record in entry["organs"].items()
             }
             doubts = tuple(entry.get("doubts", ()))
-            supports.append(Support(entry["scan"], Marking(entry["source"]), organs, doubts))
+            _check_extent(organs.values(), source)
+            channels = {organ.latents.shape[1] - _POSITIONS for organ in organs.values()}
+            surroundings = _surroundings_of_record(
+                entry["surroundings"], channels, f"{source}, what surrounds its organs"
+            )
+            supports.append(Support(entry["scan"], Marking(entry["source"]), organs, surroundings, doubts))
         return cls(content["model_id"], tuple(supports))
 
 
@@ -259,7 +265,12 @@ def _join(known: Support, other: Support) -> Support:
             )
     marking = known.marking if known.marking == other.marking else Marking.MIXED
     doubts, notes = (tuple(dict.fromkeys(a + b)) for a, b in ((known.doubts, other.doubts), (known.notes, other.notes)))
-    return Support(known.scan, marking, known.organs | other.organs, doubts, notes)
+    if len({len(part.surroundings.basis) for part in (known, other) if len(part.surroundings.cells)}) > 1:
+        raise InputError(
+            f"The descriptors of scan {known.scan} are of two kinds, so they do not fit together. {_BUILD_AGAIN}"
+        )
+    surroundings = known.surroundings.joined(other.surroundings)
+    return Support(known.scan, marking, known.organs | other.organs, surroundings, doubts, notes)
 
 
 def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
@@ -285,6 +296,31 @@ def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
     }
 
 
+def _surroundings_record(surroundings: Surroundings) -> dict[str, Any]:
+    arrays: dict[str, NDArray[Any]] = {
+        "cells": surroundings.cells,
+        "descriptors": surroundings.descriptors,
+        "basis": surroundings.basis,
+    }
+    return {name: _encode(array) for name, array in arrays.items()}
+
+
+def _surroundings_of_record(record: Mapping[str, Any], channels: set[int], where: str) -> Surroundings:
+    """The surroundings, checked: their basis must be one for descriptors of so many channels."""
+    arrays = {key: _decode(entry, where) for key, entry in record.items()}
+    cells, descriptors, basis = arrays["cells"], arrays["descriptors"], arrays["basis"]
+    if not (
+        all(array.ndim == 2 for array in arrays.values())
+        and (cells.dtype, descriptors.dtype, basis.dtype) == (np.int16, np.int8, np.float32)
+        and cells.shape == (len(descriptors), 3)
+        and descriptors.shape[1] == basis.shape[1]
+        and (len(cells) == 0 or channels == {len(basis)})
+        and (np.abs(basis) < 1.01).all()
+    ):
+        raise InputError(f"{where}, does not fit together. {_BUILD_AGAIN}")
+    return Surroundings(cells, descriptors, basis)
+
+
 def _parse(text: str, source: str) -> dict[str, Any]:
     """The JSON object of the text, checked against the schema."""
     import jsonschema
@@ -300,7 +336,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
                 f"{source} is a support set of version {version}, but this program knows version {VERSION}. "
                 "Build the set with this program, or use the program that it was built with."
             )
-    schema = json.loads(files("rprloc").joinpath("schemas/support-v2.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(files("rprloc").joinpath("schemas/support-v3.schema.json").read_text(encoding="utf-8"))
     try:
         jsonschema.validate(content, schema)
     except jsonschema.ValidationError as error:
@@ -326,6 +362,15 @@ def _organ_of_record(name: str, record: Mapping[str, Any], where: str) -> Suppor
     return SupportOrgan(name, anchors, latents.astype(np.float32), appearance, self_error, cut_walls, doubt)
 
 
+def _check_extent(organs: Iterable[SupportOrgan], source: str) -> None:
+    """Raise InputError if the shapes of a scan's organs span more cells than a body has."""
+    lattices = [organ.appearance.lattice for organ in organs]
+    first = np.min([lattice.ras_from_ijk[:3, 3] for lattice in lattices], axis=0)
+    last = np.max([lattice.ras_from_ijk[:3, 3] + CELL_MM * np.array(lattice.shape) for lattice in lattices], axis=0)
+    if max(np.abs(first).max(), np.abs(last).max()) > _FURTHEST_MM or np.prod((last - first) / CELL_MM) > _MOST_CELLS:
+        raise InputError(f"{source}: its organs lie further apart than in a body. {_BUILD_AGAIN}")
+
+
 def _appearance_of_arrays(arrays: Mapping[str, NDArray[Any]], channels: int, where: str) -> Appearance:
     """The arrays of an appearance, checked against each other."""
     occupancy, outline = arrays["occupancy"], arrays["outline_body_mm"]
@@ -340,12 +385,13 @@ def _appearance_of_arrays(arrays: Mapping[str, NDArray[Any]], channels: int, whe
     fits = occupancy.dtype == np.uint8 and occupancy.ndim == 3 and occupancy.size > 0
     fits = fits and outline.ndim == 2 and outline.shape[1] == 3
     fits = fits and all(arrays[name].shape == shape for name, shape in shapes.items())
+    fits = fits and not (arrays["origin_body_mm"] % CELL_MM).any()
     if not (fits and (arrays["grey"] > 0.0).all() and (np.abs(arrays["trust"] - 0.5) <= 0.5).all()):
         raise InputError(f"{where} does not fit together. {_BUILD_AGAIN}")
     return Appearance(
         outline_body_mm=outline.astype(np.float32),
         occupancy=occupancy.astype(np.uint8),
-        lattice=Grid.isotropic(occupancy.shape, SHAPE_SPACING_MM, arrays["origin_body_mm"].astype(float)),
+        lattice=Grid.isotropic(occupancy.shape, CELL_MM, arrays["origin_body_mm"].astype(float)),
         grey=arrays["grey"].astype(np.float32),
         descriptors=arrays["descriptors"].astype(np.float32),
         precision=arrays["precision"].astype(np.float32),
@@ -355,7 +401,7 @@ def _appearance_of_arrays(arrays: Mapping[str, NDArray[Any]], channels: int, whe
 
 
 def _encode(array: NDArray[np.generic]) -> dict[str, Any]:
-    dtype = "|u1" if array.dtype == np.uint8 else "<f4"
+    dtype = {"uint8": "|u1", "int8": "|i1", "int16": "<i2"}.get(array.dtype.name, "<f4")
     data = np.ascontiguousarray(array, dtype=dtype)
     return {"dtype": dtype, "shape": list(data.shape), "base64": base64.b64encode(data.tobytes()).decode("ascii")}
 

@@ -61,17 +61,18 @@ class BodyMap:
         sampled = F.grid_sample(values[None], lattice.movedim(0, -1)[None], padding_mode="border", align_corners=False)
         return sampled[0].movedim(0, -1).numpy()
 
-    def ras(self, points_body: Points) -> Points:
+    def ras(self, points_body: Points, tolerance_mm: float = 0.005) -> Points:
         """World points (..., 3) whose body coordinates are (..., 3): the agent's walk from where the affine sends it.
 
-        Every step moves by the offset that is still missing, as in the paper; smooth maps are found to 0.01 mm.
+        Every step moves by the offset that is still missing, as in the paper; smooth maps are found to
+        ``tolerance_mm``, about.
         """
         ras_from_body = np.linalg.inv(self.body_from_ras)
         points_ras = apply_affine(ras_from_body, points_body)
         for _ in range(30):
             missing_mm = points_body - self.body(points_ras)
             points_ras = points_ras + 0.7 * missing_mm @ ras_from_body[:3, :3].T
-            if np.abs(missing_mm).max(initial=0.0) < 0.005:
+            if np.abs(missing_mm).max(initial=0.0) < tolerance_mm:
                 break
         return points_ras
 

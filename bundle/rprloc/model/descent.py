@@ -50,9 +50,10 @@ def improve(
     starts: Sequence[BodyMap],
     steps: int,
     control_mm: float | None,
+    rates_mm: tuple[float, float],
     stages: Stages,
 ) -> list[BodyMap]:
-    """One stage of R registrations side by side, whose maps ``starts`` have the same controls."""
+    """One stage of R registrations side by side, whose maps ``starts`` have the same controls, steps and rates."""
     count, voxel_mm = len(stages), float(picture.grid.spacing_mm[0])
     tables = [atlas.compared(stage.look) for stage in stages]
     at_places = tuple(places.ijk.T)
@@ -64,9 +65,10 @@ def improve(
     origin_mm = torch.from_numpy(atlas.origin_mm.copy()).float()[:, None]
     roughness = torch.tensor([stage.roughness for stage in stages]).repeat_interleave(3)
     ways = _ways_to_places(places, picture.grid, controls, range(min(steps, len(places.groups))))
-    moving = [(affine, torch.tensor([0.01, 0.01, 0.01, 1.0]))]
+    shift_mm, displacement_mm = rates_mm
+    moving = [(affine, torch.tensor([0.01, 0.01, 0.01, shift_mm]))]
     if control_mm is not None:
-        moving.append((displacement, torch.ones(())))
+        moving.append((displacement, torch.full((), displacement_mm)))
     optimizer = _Adam(moving, steps)
     for step in range(steps):
         number = step % len(places.groups)

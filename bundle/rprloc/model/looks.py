@@ -28,13 +28,15 @@ Look = Callable[[Tensor, Tensor], Tensor]
 
 class Stage(NamedTuple):
     """Steps of a registration: how many, the mm between the controls of the displacement (None: affine alone), what is
-    compared, and the weight of the displacement's squared gradient.
+    compared, the weight of the displacement's squared gradient, and how far a step goes at most in mm, about: the
+    affine's shift, and the displacement.
     """
 
     steps: int
     control_mm: float | None
     look: Look
     roughness: float = 10.0
+    rates_mm: tuple[float, float] = (1.0, 1.0)
 
 
 Stages = Sequence[Stage]

@@ -17,23 +17,25 @@ from rprloc.model.descent import Places, improve
 from rprloc.model.device import small_steps
 from rprloc.model.looks import RegistrationImage, Stage, Stages, grey, local_contrast, smooth_contrast, smooth_grey
 
-# Steps, controls, roughness and looks: docs/experiments.md, E5 to E7 and E29.
+_RATES_MM, _LAST_RATES_MM = (1.5, 3.0), (1.0, 1.5)  # the last stage goes slowly, for the sake of steadiness
+
+# Steps, controls, roughness, looks and rates: docs/experiments.md, E5 to E7, E29 and E32.
 BY_GREY: Stages = (
-    Stage(30, None, grey),
-    Stage(30, 64.0, grey, 5.0),
-    Stage(40, 32.0, grey, 5.0),
-    Stage(60, 20.0, grey, 5.0),
+    Stage(30, None, grey, rates_mm=_RATES_MM),
+    Stage(30, 64.0, grey, 3.5, _RATES_MM),
+    Stage(40, 32.0, grey, 3.5, _RATES_MM),
+    Stage(60, 20.0, grey, 3.5, _LAST_RATES_MM),
 )
 
 BY_CONTRAST: Stages = (
-    Stage(30, None, smooth_grey),
-    Stage(30, 64.0, smooth_contrast, 2.5),
-    Stage(40, 32.0, local_contrast, 2.5),
-    Stage(60, 20.0, local_contrast, 2.5),
+    Stage(30, None, smooth_grey, rates_mm=_RATES_MM),
+    Stage(30, 64.0, smooth_contrast, 1.75, _RATES_MM),
+    Stage(40, 32.0, local_contrast, 1.75, _RATES_MM),
+    Stage(60, 20.0, local_contrast, 1.75, _LAST_RATES_MM),
 )
 
-_FURTHER = 1.2
-"""A displacement that is to be smooth falls short of the true one: by this it goes further (E7)."""
+_FURTHER = 1.1
+"""A displacement that is to be smooth falls short of the true one: by this it goes further (E7, E32)."""
 
 
 def register_query(picture: RegistrationImage, atlas: BodyAtlas, pose: BodyMap) -> BodyMap:
@@ -67,6 +69,6 @@ def register_side_by_side(
     places = Places.of(picture)
     maps = [start] * len(courses)
     for alike in zip(*courses, strict=True):
-        ((steps, control_mm),) = {(stage.steps, stage.control_mm) for stage in alike}
-        maps = improve(places, picture, atlas, maps, steps, control_mm, alike)
+        ((steps, control_mm, rates_mm),) = {(stage.steps, stage.control_mm, stage.rates_mm) for stage in alike}
+        maps = improve(places, picture, atlas, maps, steps, control_mm, rates_mm, alike)
     return tuple(maps)
