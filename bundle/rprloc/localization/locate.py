@@ -136,6 +136,8 @@ def combine(points_ras: NDArray[np.float64], spread_mm: NDArray[np.float64], con
     """The points (6, 3) that several supports (n, 6, 3) agree on: their mean, by one over the square of the votes'
     spread (n, 6), and less by those that lie far from the others.
     """
+    if len(points_ras) == 1:
+        return points_ras[0]
     certainty = 1.0 / np.square(spread_mm + config.least_spread_mm)[..., None]
     agreed_ras = np.median(points_ras, axis=0)
     for _ in range(config.robust_rounds):
