@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rprloc.detection import AbsentOrgan, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.files import parse_json
-from rprloc.geometry import Box, Grid, Points, wall_coordinates
+from rprloc.geometry import Box, Grid, Points, apply_affine, wall_coordinates
 from rprloc.intensity import DENSE_BODY_INPUT
 from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.support import SupportOrgan
@@ -90,8 +90,10 @@ class ScanEvidence:
 class FieldEvidence:
     """A scan beside the body atlas: its grey values (N,) at world places (N, 3), and the atlas's there.
 
-    ``known`` (N,): whether the atlas knows the place. ``mirrored``, ``mirrored_known``: the same where the place would
-    lie in a mirrored body. ``bounds``: what the scan shows of the body along its axis, and its own ends across.
+    ``known`` (N,): whether the atlas knows the place. ``straight`` and ``mirrored`` (N,): the atlas where the affine
+    part of the map alone leads, which cannot bend a mirrored body into shape, and where the place would lie in a
+    mirrored body; ``both_known`` (N,): whether the atlas knows both. ``bounds``: what the scan shows of the body along
+    its axis, and its own ends across.
     """
 
     field: PositionField
@@ -99,8 +101,9 @@ class FieldEvidence:
     grey: NDArray[np.float32]
     atlas: NDArray[np.float32]
     known: NDArray[np.float32]
+    straight: NDArray[np.float32]
     mirrored: NDArray[np.float32]
-    mirrored_known: NDArray[np.float32]
+    both_known: NDArray[np.float32]
     bounds: Box
 
     @classmethod
@@ -116,24 +119,28 @@ class FieldEvidence:
         values = field.atlas.values.cpu()
         lattice = field.atlas.grid
         middle_mm = float(lattice.bounds.centre_ras[0]) if len(body_mm) == 0 else float(_middle_mm(values, lattice))
-        mirrored_mm = body_mm * [-1.0, 1.0, 1.0] + [2.0 * middle_mm, 0.0, 0.0]
+        straight_mm = apply_affine(field.body.body_from_ras, places_ras)
+        mirrored_mm = straight_mm * [-1.0, 1.0, 1.0] + [2.0 * middle_mm, 0.0, 0.0]
         atlas, known = sample(values, lattice, body_mm).T
+        straight, straight_known = sample(values, lattice, straight_mm).T
         mirrored, mirrored_known = sample(values, lattice, mirrored_mm).T
+        straight_known = straight_known * lattice.contains(straight_mm)
         return cls(
             field,
             places_ras,
             grey,
             atlas,
             known * lattice.contains(body_mm),
+            straight,
             mirrored,
-            mirrored_known * lattice.contains(mirrored_mm),
+            straight_known * mirrored_known * lattice.contains(mirrored_mm),
             _shown(field),
         )
 
     def as_a_whole(self) -> ScanEvidence:
         """The evidence on the scan."""
-        weight = self.known * self.mirrored_known
-        odd, even = 0.5 * (self.atlas - self.mirrored), 0.5 * (self.atlas + self.mirrored)
+        weight = self.both_known
+        odd, even = 0.5 * (self.straight - self.mirrored), 0.5 * (self.straight + self.mirrored)
         squares, both = float((weight * odd * odd).sum()), float((weight * (self.grey - even) * odd).sum())
         differs = squares > _LEAST_DIFFERENCE**2 * float(weight.sum())
         return ScanEvidence(
