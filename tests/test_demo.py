@@ -53,7 +53,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of two small wheels that pip looks into, and nowhere else."""
     folder = tmp_path / "index"
     folder.mkdir()
-    for name, members, attribute in (("rprdemoa", SUPPORT, "_SUPPORT"), ("rprdemob", QUERY, "_QUERY")):
+    for name, members, attribute in (("rprdemoa", SUPPORT, "_SUPPORT"), ("rprdemob", QUERY, "QUERY")):
         wheel = make_wheel(folder, name, dict(members.values()) | {"data/other": b"not wanted"})
         monkeypatch.setattr(demo, attribute, package_of(wheel, members))
     for key, value in (("CONFIG_FILE", os.devnull), ("NO_INDEX", "1"), ("FIND_LINKS", str(folder)), ("CONSTRAINT", "")):

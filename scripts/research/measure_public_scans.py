@@ -2,7 +2,7 @@
 
     python -m scripts.research.measure_public_scans --data DATASETS.json --out public
 
-The scans lie in packages of the Python package index (100 MB). With a datasets.json, its support cases locate organs in
+The scans lie in packages of the Python package index (75 MB). With a datasets.json, its support cases locate organs in
 them; without one, the public scans are each other's examples. Only organs that lie wholly inside a scan count. Their
 masks were made by another network, so a box can be right and the mask wrong.
 """
@@ -18,30 +18,25 @@ import nibabel
 import numpy as np
 from scipy.ndimage import find_objects
 
-from rprloc.apps.demo import Member, Package, fetch_demo_scans, fetch_files
+from rprloc.apps.demo import QUERY, Member, fetch_demo_scans, fetch_files
 from rprloc.evaluation.evaluate import evaluate
 from rprloc.evaluation.scores import SHOTS, save_evaluation
 from rprloc.io.dataset import Case, read_dataset
 from rprloc.localization.localizer import Localizer
 
-_BELLY = Package(
-    requirement="totalsegmentator==2.18.0",
-    form=("--no-binary", "totalsegmentator"),
-    archive="totalsegmentator-2.18.0.tar.gz",
-    sha256="5d4223ef93973bc36d710869d11e7742ead2c154c72f7f9edcaaadd5b6c4bd03",
-    members=(
-        Member(
-            "totalsegmentator-2.18.0/tests/reference_files/example_ct.nii.gz",
-            "belly_ct.nii.gz",
-            "dbd3ae6d614d1d7ef3a46925c30c70038ed52da6b37fdd6afdc7b9b71387e3e1",
-        ),
-        Member(
-            "totalsegmentator-2.18.0/tests/reference_files/example_seg_fast_force_split.nii.gz",
-            "belly_labels.nii.gz",
-            "e8097758e56e73099075b6caaebce23ef11bc6fad66a4ec3753b9406846558c7",
-        ),
+_BELLY = (
+    Member(
+        "totalsegmentator-2.18.0/tests/reference_files/example_ct.nii.gz",
+        "belly_ct.nii.gz",
+        "dbd3ae6d614d1d7ef3a46925c30c70038ed52da6b37fdd6afdc7b9b71387e3e1",
+    ),
+    Member(
+        "totalsegmentator-2.18.0/tests/reference_files/example_seg_fast_force_split.nii.gz",
+        "belly_labels.nii.gz",
+        "e8097758e56e73099075b6caaebce23ef11bc6fad66a4ec3753b9406846558c7",
     ),
 )
+"""They lie in the package of the demonstration's query."""
 
 NAMES = {
     1: "spleen",
@@ -62,9 +57,9 @@ places: esophagus, trachea, vessels that go on."""
 
 def fetch_public_cases(folder: Path) -> list[Case]:
     """The public scans in ``folder`` as cases of one region, each with the organs that lie wholly inside it."""
+    fetch_files(replace(QUERY, members=(*QUERY.members, *_BELLY)), folder)  # one download for both
     scans = fetch_demo_scans(folder)
-    fetch_files(_BELLY, folder)
-    belly_image, belly_labels = (folder / member.name for member in _BELLY.members)
+    belly_image, belly_labels = (folder / member.name for member in _BELLY)
     return [
         _case("trunk", scans.support_image, scans.support_labels, NAMES),
         _case("belly", belly_image, belly_labels, NAMES),

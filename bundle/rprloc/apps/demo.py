@@ -78,7 +78,7 @@ _SUPPORT = Package(
     ),
 )
 
-_QUERY = Package(
+QUERY = Package(
     requirement="totalsegmentator==2.18.0",
     form=("--no-binary", "totalsegmentator"),
     archive="totalsegmentator-2.18.0.tar.gz",
@@ -106,10 +106,10 @@ def fetch_demo_scans(folder: str | Path) -> DemoScans:
     archive is not the expected one.
     """
     folder = Path(folder)
-    for package in (_SUPPORT, _QUERY):
+    for package in (_SUPPORT, QUERY):
         fetch_files(package, folder)
     support_image, support_labels = (folder / member.name for member in _SUPPORT.members)
-    query_image, query_truth = (folder / member.name for member in _QUERY.members)
+    query_image, query_truth = (folder / member.name for member in QUERY.members)
     # structures.csv beside the label map gives the number 51 to the heart.
     return DemoScans(support_image, support_labels, {51: "heart"}, query_image, query_truth)
 
