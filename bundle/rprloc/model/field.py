@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rprloc.geometry import Box, Grid, Points
-from rprloc.model.body import BodyAtlas, BodyMap
+from rprloc.model.body import BodyAtlas, BodyMap, sample
 from rprloc.model.dense import LatentMap, compute_latents
-from rprloc.model.input import NetworkInput, no_body_error, prepare_input
+from rprloc.model.input import LATTICE_ANCHOR_MM, SPACING_MM, NetworkInput, no_body_error, prepare_input
 from rprloc.model.looks import RegistrationImage
-from rprloc.model.network import RPRNet, mixed_precision
+from rprloc.model.network import Pnet, RPRNet, mixed_precision
 from rprloc.model.registration import register_query
 from rprloc.model.robust import robust_affine
 from rprloc.volume import Volume
 
 _BORDER_PLACES = 2  # of the coarse lattice: they see much of what lies outside the scan, so they have no vote (E8)
 _SIZES = (0.6, 1.6)
+
+# Head and neck are small, so there the fine network sees voxels that are smaller by this (E45).
+_ENLARGED = 1.5
+_NECK_MM = 20.0  # from there upwards, in the body frame: above the shoulders
+_SEEN_BELOW_MM = 48.0  # of what lies below, more than half a receptive field
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +87,36 @@ def register_beside_fine_pass(
 
             with mixed_precision(seen.image.device):
                 fine = compute_latents(model.fine, seen, threads=left)
+                fine = _look_closer(model.fine, seen, pose, fine, left)
             return registering.result(), fine
     finally:
         torch.set_num_threads(threads)
+
+
+def _look_closer(
+    net: Pnet, seen: NetworkInput, pose: BodyMap, fine: LatentMap, threads: Callable[[], int]
+) -> LatentMap:
+    """The fine latents with other descriptors in head and neck: there the network sees the scan enlarged.
+
+    What it sees is made of the same voxels of 4 mm, so a scan of thin slices looks like one of thick ones.
+    """
+    places_ras = fine.grid.centres_ras()
+    closer = pose.body(places_ras)[..., 2] > _NECK_MM
+    if not (closer & fine.inside.cpu().numpy()).any():
+        return fine
+    lowest_mm = places_ras[closer][:, 2].min() - _SEEN_BELOW_MM
+    step = round(LATTICE_ANCHOR_MM / SPACING_MM)
+    first = max(0, int((lowest_mm - seen.grid.bounds.min_ras[2]) // LATTICE_ANCHOR_MM) * step)
+    a, b, c = seen.image.shape
+    part = seen.grid.cropped((0, 0, first), (a, b, c - first))
+    image = F.interpolate(seen.image[None, None, :, :, first:], scale_factor=_ENLARGED, mode="trilinear")[0, 0]
+    spacing_mm = SPACING_MM / _ENLARGED
+    grid = Grid.isotropic(image.shape, spacing_mm, part.bounds.min_ras + 0.5 * spacing_mm)
+    enlarged = compute_latents(net, NetworkInput.of(image, grid), threads=threads)
+    descriptors = torch.from_numpy(sample(enlarged.latents[3:], enlarged.grid, places_ras[closer]))
+    latents = fine.latents.clone()
+    latents[3:, torch.from_numpy(closer)] = F.normalize(descriptors, dim=1).T.to(latents)
+    return replace(fine, latents=latents)
 
 
 def look_coarsely(model: RPRNet, seen: NetworkInput, name: str) -> tuple[RegistrationImage, BodyMap]:
