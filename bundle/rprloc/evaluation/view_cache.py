@@ -20,7 +20,7 @@ from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.dense import LatentMap
 from rprloc.model.field import PositionField
 
-_VERSION = 2  # of the files; raise it when what lies in them or the way to a position field changes
+_VERSION = 3  # of the files; raise it when what lies in them or the way to a position field changes
 
 _Arrays = dict[str, NDArray[Any]]
 
