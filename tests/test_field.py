@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.model import dense
-from rprloc.model.body import BodyAtlas
+from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.dense import LatentMap, compute_latents
-from rprloc.model.field import compute_position_field, register_input
+from rprloc.model.field import compute_position_field, look_closer, look_coarsely, register_input
 from rprloc.model.input import SPACING_MM, NetworkInput, prepare_input
 from rprloc.model.network import Pnet, RPRNet, load_model, mixed_precision, save_model
 from rprloc.volume import Volume
@@ -145,9 +146,36 @@ def test_what_goes_on_side_by_side_gives_what_it_gives_alone(phantom: Volume) ->
     seen = prepare_input(phantom, torch.device("cpu"))
     alone = register_input(model, seen, phantom.name)
     np.testing.assert_allclose(alone.body(seen.grid.centres_ras()), whole.body.body(seen.grid.centres_ras()), atol=1e-3)
+    _, pose = look_coarsely(model, seen, phantom.name)
     with mixed_precision(torch.device("cpu")):
-        fine = compute_latents(model.fine, seen)
+        fine = look_closer(model.fine, seen, pose, compute_latents(model.fine, seen), torch.get_num_threads)
     torch.testing.assert_close(fine.latents, whole.fine.latents, atol=0.05, rtol=0.01)
+
+
+def test_head_and_neck_are_seen_enlarged(model: RPRNet) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = 0.4 + 0.2 * torch.rand(20, 16, 48, generator=generator)
+    seen = NetworkInput.of(image, Grid.isotropic((20, 16, 48), SPACING_MM, [2.0, 2.0, 2.0]))
+    fine, pose = compute_latents(model.fine, seen), BodyMap.affine(np.eye(3), [0.0, 0.0, -100.0])
+    closer = look_closer(model.fine, seen, pose, fine, torch.get_num_threads)
+    above = pose.body(fine.grid.centres_ras())[..., 2] > 20.0
+    assert 0.2 < above.mean() < 0.8
+    torch.testing.assert_close(closer.latents[:, ~torch.from_numpy(above)], fine.latents[:, ~torch.from_numpy(above)])
+    torch.testing.assert_close(closer.latents[:3], fine.latents[:3])  # positions stay
+
+    enlarged = F.interpolate(image[None, None], scale_factor=1.5, mode="trilinear")[0, 0]
+    grid = Grid.isotropic(enlarged.shape, SPACING_MM / 1.5, [SPACING_MM / 3.0] * 3)
+    np.testing.assert_allclose(grid.bounds.walls_mm, seen.grid.bounds.walls_mm)
+    whole = compute_latents(model.fine, NetworkInput.of(enlarged, grid))
+    expected = F.normalize(torch.from_numpy(whole.at(fine.grid.centres_ras()[above])[:, 3:]), dim=1)
+    torch.testing.assert_close(closer.latents[3:, torch.from_numpy(above)].T, expected, atol=1e-3, rtol=0)
+
+
+def test_a_scan_below_the_neck_is_seen_as_it_is(model: RPRNet) -> None:
+    image = torch.full((20, 16, 24), 0.5)
+    seen = NetworkInput.of(image, Grid.isotropic((20, 16, 24), SPACING_MM, [2.0, 2.0, 2.0]))
+    fine, pose = compute_latents(model.fine, seen), BodyMap.affine(np.eye(3), [0.0, 0.0, -300.0])
+    assert look_closer(model.fine, seen, pose, fine, torch.get_num_threads) is fine
 
 
 def test_a_scan_of_air_is_refused(model: RPRNet) -> None:

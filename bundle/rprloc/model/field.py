@@ -87,15 +87,13 @@ def register_beside_fine_pass(
 
             with mixed_precision(seen.image.device):
                 fine = compute_latents(model.fine, seen, threads=left)
-                fine = _look_closer(model.fine, seen, pose, fine, left)
+                fine = look_closer(model.fine, seen, pose, fine, left)
             return registering.result(), fine
     finally:
         torch.set_num_threads(threads)
 
 
-def _look_closer(
-    net: Pnet, seen: NetworkInput, pose: BodyMap, fine: LatentMap, threads: Callable[[], int]
-) -> LatentMap:
+def look_closer(net: Pnet, seen: NetworkInput, pose: BodyMap, fine: LatentMap, threads: Callable[[], int]) -> LatentMap:
     """The fine latents with other descriptors in head and neck: there the network sees the scan enlarged.
 
     What it sees is made of the same voxels of 4 mm, so a scan of thin slices looks like one of thick ones.
