@@ -16,7 +16,7 @@ from pathlib import Path
 import rprloc
 from rprloc.apps.demo import fetch_demo_scans
 from rprloc.model.device import choose_device
-from rprloc.model.network import load_model, shipped_weights
+from rprloc.model.network import load_model
 from rprloc.training.prepare import prepare_run
 from rprloc.training.training import train
 
@@ -39,7 +39,7 @@ def main() -> None:
     print(f"{len(run.scans)} scans; those left out are in {args.out / 'skipped.csv'}")
 
     # Train, from the shipped weights on. The logs coarse.csv and fine.csv hold errors in mm.
-    start = load_model(shipped_weights())
+    start = load_model()
     train(run.scans, args.out, run.config, device=choose_device("auto"), validation=run.validation, init=start)
 
     # Support sets belong to weights, and so do expected errors: both are made anew.

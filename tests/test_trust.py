@@ -32,7 +32,7 @@ from rprloc.localization.locate import observe
 from rprloc.localization.marking import build_support
 from rprloc.localization.support import SupportSet
 from rprloc.model.body import BodyAtlas
-from rprloc.model.network import shipped_weights
+from rprloc.model.shipped import find_weights
 from rprloc.volume import Volume
 from tests.command_line import rprloc
 from tests.example import ExampleFiles
@@ -56,7 +56,7 @@ POINTS = np.array([[-20.0, 0, 0], [30, 5, 0], [0, -35, 5], [5, 10, 0], [0, 0, -3
 @pytest.fixture(scope="module")
 def shipped() -> Calibration:
     """The calibration of the shipped weights."""
-    found = load_calibration(shipped_weights())
+    found = load_calibration(find_weights())
     assert found is not None
     return found
 

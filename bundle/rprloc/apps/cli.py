@@ -146,6 +146,7 @@ def locate(
     from rprloc.apps import batch
     from rprloc.io.dicom_export import require_dicom_writers
     from rprloc.io.results import DICOM_KINDS
+    from rprloc.model.shipped import find_weights
 
     wanted = batch.choose_queries(queries or [], manifest, series)
     batch.require_ways_to_share(manifest, jobs, scheduler)
@@ -157,7 +158,7 @@ def locate(
         SupportSet.load(support_set),
         out.absolute(),
         tuple(dict.fromkeys(organ)) if organ else None,
-        None if model is None else model.absolute(),
+        None if model is None else find_weights(model).absolute(),
         device.value,
         picture,
         labels,
@@ -249,6 +250,16 @@ def list_series(
             typer.echo(f"    cannot be read: {reason}")
     if found[0].left_out:
         typer.echo(f"left out, of no known series: {describe_faults(found[0].left_out)}")
+
+
+@app.command("models")
+def list_models(verbose: Verbose = False) -> None:
+    """List the models that are shipped, for --model, and the licence of each."""
+    from rprloc.model.shipped import DEFAULT, read_licence, shipped_models
+
+    for name, weights in shipped_models().items():
+        typer.echo(f"{name}{' (the default)' if name == DEFAULT else ''}: {weights}")
+        typer.echo(f"    {read_licence(weights)}")
 
 
 @app.command()

@@ -45,7 +45,9 @@ def train(
         typer.Option(metavar="DIR", help="Or a folder of unlabelled scans. Every 20th is kept to measure on."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the folder.")] = False,
-    init: Annotated[Path | None, typer.Option(metavar="model.pt", help="Weights to start from.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Weights to start from, as in --model of the others.")
+    ] = None,
     config_file: Annotated[
         Path | None,
         typer.Option(
@@ -134,9 +136,7 @@ def evaluate(
 
 def calibrate(
     data: Data,
-    model: Annotated[
-        Path | None, typer.Option(metavar="model.pt", help="The weights; by default the ones shipped.")
-    ] = None,
+    model: Model = None,
     test: Annotated[
         bool, typer.Option("--test", help="Only measure the present calibration, on the test cases.")
     ] = False,
@@ -160,10 +160,11 @@ def calibrate(
     from rprloc.io.dataset import read_dataset, read_regions
     from rprloc.localization.confidence import CALIBRATION_FILE
     from rprloc.model.device import choose_device
-    from rprloc.model.network import load_model, shipped_weights
+    from rprloc.model.network import load_model
+    from rprloc.model.shipped import find_weights
 
     require_scikit_learn()
-    weights = shipped_weights() if model is None else model
+    weights = find_weights(model)
     out = weights.with_name(CALIBRATION_FILE)
     for folder in (report, fields):
         if folder is not None:

@@ -46,7 +46,10 @@ def set_verbose(verbose: bool) -> bool:
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=set_verbose, help="Print more on stderr.")]
-Model = Annotated[Path | None, typer.Option(help="Weights (model.pt); by default the ones shipped.")]
+Model = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL", help="Weights (model.pt), or the name of shipped ones ('rprloc models' lists them)."),
+]
 Where = Annotated[Device, typer.Option(help="auto: the GPU if there is one with enough memory, else the CPU.")]
 SetFile = Annotated[Path, typer.Argument(metavar="SET.json", help="A support set of 'rprloc support build'.")]
 Series = Annotated[str | None, typer.Option(metavar="UID", help="DICOM series, if a folder has several.")]

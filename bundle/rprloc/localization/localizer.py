@@ -26,7 +26,8 @@ from rprloc.localization.specks import leave_out_specks
 from rprloc.localization.support import SupportSet
 from rprloc.model.device import choose_device, run_on_device
 from rprloc.model.field import PositionField, compute_position_field
-from rprloc.model.network import RPRNet, load_model, shipped_weights
+from rprloc.model.network import RPRNet, load_model
+from rprloc.model.shipped import find_weights
 from rprloc.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -71,8 +72,9 @@ class Localizer:
 
         Parameters
         ----------
-        model : path, optional
-            The weights, ``model.pt`` of a bundle or a training run; by default the ones that are shipped.
+        model : str or path, optional
+            The weights, ``model.pt`` of a bundle or a training run, or the name of a shipped model: ``research``, which
+            is the default, or ``open``. ``rprloc models`` tells what each may be used for.
         device : {"auto", "cpu", "cuda"}
             ``auto`` takes a GPU if there is one that works, and goes on with the CPU if its memory does not suffice.
 
@@ -86,7 +88,7 @@ class Localizer:
         >>> rprloc.Localizer.load(device="cpu").device_name
         'cpu'
         """
-        weights = shipped_weights() if model is None else Path(model)
+        weights = find_weights(model)
         localizer = cls.of(load_model(weights, choose_device(device)), weights, fall_back=device == "auto")
         _log.info("Model %s on %s.", localizer.model_id, localizer.device_name)
         return localizer

@@ -68,7 +68,7 @@ def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[s
     if support_set.model_id != model_id:
         raise InputError(
             f"The support set was built with model {support_set.model_id}, but the model in use is {model_id}. "
-            "Build the support set again with this model."
+            "Build the support set again with this model, or choose the one that it was built with (--model)."
         )
     missing = [name for name in organs or () if name not in support_set.organs]
     if missing:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.model.body import BodyAtlas
+from rprloc.model.shipped import find_weights
 
 MM_PER_UNIT = 100.0
 
@@ -176,21 +177,17 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
-def shipped_weights() -> Path:
-    """Where the shipped weights lie: inside the package when it was installed, beside it in the bundle."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "models" / "model.pt"
-    return installed if installed.is_file() else package.parent / "models" / "model.pt"
-
-
-def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> RPRNet:
-    """The model from a state dict on disk (by default the shipped weights), for inference on ``device``.
+def load_model(path: str | Path | None = None, device: torch.device | str = "cpu") -> RPRNet:
+    """The model from a state dict on disk, or a shipped one by its name (by default the default one), for inference.
 
     Raises InputError if there is no such file or if it does not hold an RPRNet's weights.
     """
-    path = shipped_weights() if path is None else path
+    path = find_weights(path)
     if not path.is_file():
-        raise InputError(f"There are no weights at {path}. Give the path of model.pt of the RPR-Loc bundle.")
+        raise InputError(
+            f"There are no weights at {path}. Give the path of model.pt of the RPR-Loc bundle or of a training run, or "
+            "a name that 'rprloc models' lists."
+        )
     model = RPRNet()
     try:
         with warnings.catch_warnings():
