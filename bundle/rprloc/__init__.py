@@ -1,4 +1,4 @@
-"""Find organs in CT scans from one annotated example, by relative position regression.
+"""Find organs and landmarks in CT scans from one annotated example, by relative position regression.
 
 >>> import rprloc
 >>> localizer = rprloc.Localizer.load()
@@ -21,7 +21,7 @@ from rprloc.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from rprloc.annotation import Annotation, Example
-    from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
+    from rprloc.detection import AbsentLandmark, AbsentOrgan, Detections, LandmarkDetection, OrganDetection, Presence
     from rprloc.errors import InputError
     from rprloc.geometry import WALLS, Box, Grid
     from rprloc.io.annotations import read_example, read_label_map
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rprloc.volume import Volume
 
 _HOMES = {
+    "AbsentLandmark": "detection",
     "AbsentOrgan": "detection",
     "Annotation": "annotation",
     "Box": "geometry",
@@ -45,6 +46,7 @@ _HOMES = {
     "Example": "annotation",
     "Grid": "geometry",
     "InputError": "errors",
+    "LandmarkDetection": "detection",
     "Localizer": "localization.localizer",
     "OrganDetection": "detection",
     "Presence": "detection",
@@ -69,6 +71,7 @@ _HOMES = {
 """The module of each public name."""
 
 __all__ = [
+    "AbsentLandmark",
     "AbsentOrgan",
     "Annotation",
     "Box",
@@ -76,6 +79,7 @@ __all__ = [
     "Example",
     "Grid",
     "InputError",
+    "LandmarkDetection",
     "Localizer",
     "OrganDetection",
     "Presence",

@@ -1,4 +1,4 @@
-"""What a person has marked on a scan: organs by their extreme points or their masks, and the scan they belong to."""
+"""What a person has marked on a scan: organs by extreme points or masks, landmarks by a point each, and the scan."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Mask:
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """The organs that are marked on one scan.
+    """The organs and landmarks that are marked on one scan.
 
     Parameters
     ----------
@@ -60,6 +60,13 @@ class Annotation:
         The masks of organs, where they are known. A box is better with one, because the whole outline is known.
     marking : Marking
         How the organs were marked.
+    landmarks_ras : mapping of str to (3,) float64
+        The landmarks by their name, each a point in RAS mm. No landmark may have the name of an organ.
+
+    Raises
+    ------
+    InputError
+        If a landmark is not one finite point, or has the name of an organ.
 
     See Also
     --------
@@ -74,6 +81,30 @@ class Annotation:
     points_ras: Mapping[str, Points]
     masks: Mapping[str, Mask] = field(default_factory=dict)
     marking: Marking = Marking.EXTREME_POINTS
+    landmarks_ras: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        landmarks_ras = {name: _one_point(name, given) for name, given in self.landmarks_ras.items()}
+        object.__setattr__(self, "landmarks_ras", landmarks_ras)
+        both = [name for name in landmarks_ras if name in self.points_ras]
+        if both:
+            raise InputError(f"{', '.join(both)} is marked as an organ and as a landmark. Give each a name of its own.")
+
+    @classmethod
+    def from_landmarks(cls, landmarks_ras: Mapping[str, ArrayLike]) -> Annotation:
+        """The annotation of landmarks alone, by one point (3,) of each, RAS mm.
+
+        Raises
+        ------
+        InputError
+            If a landmark is not one finite point.
+
+        Examples
+        --------
+        >>> rprloc.Annotation.from_landmarks({"carina": [2.0, 31.5, 120.0]}).landmarks_ras["carina"].shape
+        (3,)
+        """
+        return cls({}, landmarks_ras={name: np.asarray(given, float) for name, given in landmarks_ras.items()})
 
     @classmethod
     def from_points(cls, points_ras: Mapping[str, ArrayLike]) -> Annotation:
@@ -123,6 +154,17 @@ class Annotation:
         if missing:
             raise InputError(_describe_missing(missing))
         return cls(points_ras, masks, Marking.LABEL_MAP)
+
+
+def _one_point(name: str, given: ArrayLike) -> NDArray[np.float64]:
+    """The point (3,) of a landmark, checked."""
+    try:
+        point_ras = np.array(given, float)
+    except (TypeError, ValueError):
+        point_ras = np.zeros(0)
+    if point_ras.shape != (3,) or not np.isfinite(point_ras).all():
+        raise InputError(f"Landmark {name} is not one point of three finite numbers in mm: {given!r}. Mark it again.")
+    return point_ras
 
 
 def _describe_missing(missing: Mapping[int, str]) -> str:

@@ -16,7 +16,7 @@ from rprloc.errors import InputError
 from rprloc.files import parse_json, write_text_atomically
 from rprloc.geometry import WALLS, Box, Points
 
-FORMAT, VERSION = "rprloc-detections", 1
+FORMAT, VERSION = "rprloc-detections", 2
 CUT = "the scan shows only a part of it"
 """Said wherever a box is shown of an organ that the scan cuts."""
 
@@ -169,8 +169,103 @@ class AbsentOrgan:
 
 
 @dataclass(frozen=True, eq=False)
+class LandmarkDetection:
+    """Where one landmark lies in the query scan.
+
+    Parameters
+    ----------
+    landmark : str
+        Its name.
+    point_ras : (3,) array
+        Its place in RAS mm.
+    spread_mm : float
+        How far the votes for it spread.
+    starts : int
+        How many starting points voted.
+    supports : tuple of str
+        The names of the examples' scans.
+    expected_error_mm : float, optional
+        How far the point is off on average; None with weights that are not calibrated for landmarks.
+    in_scan : float, optional
+        The probability that it lies in the scan, 0 to 1; None with weights that are not calibrated for landmarks.
+
+    Raises
+    ------
+    ValueError
+        For other shapes and for numbers that are not finite or out of range.
+
+    Examples
+    --------
+    >>> tip = rprloc.LandmarkDetection("carina", [2.0, 31.5, 120.0], 3.2, 28, ("anna",), 6.0, 0.98)
+    >>> tip.is_absent, tip.remark
+    (False, 'expected error 6 mm')
+    """
+
+    landmark: str
+    point_ras: NDArray[np.float64]
+    spread_mm: float
+    starts: int
+    supports: tuple[str, ...]
+    expected_error_mm: float | None = None
+    in_scan: float | None = None
+
+    def __post_init__(self) -> None:
+        point_ras = np.array(self.point_ras, float)
+        if point_ras.shape != (3,) or not np.isfinite(point_ras).all():
+            raise ValueError(f"{self.landmark}: point_ras must be finite and of shape (3,), got {point_ras}")
+        point_ras.setflags(write=False)
+        object.__setattr__(self, "point_ras", point_ras)
+        for name, value in (("spread_mm", self.spread_mm), ("expected_error_mm", self.expected_error_mm)):
+            if value is not None and not 0.0 <= value < np.inf:
+                raise ValueError(f"{self.landmark}: {name} must be finite and not negative, got {value}")
+        if self.in_scan is not None and not 0.0 <= self.in_scan <= 1.0:
+            raise ValueError(f"{self.landmark}: in_scan must lie between 0 and 1, got {self.in_scan}")
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is likely not in the scan; its point then tells where it would lie."""
+        return self.in_scan is not None and self.in_scan < 0.5
+
+    @property
+    def remark(self) -> str:
+        """What a person should know of this point besides where it lies."""
+        if self.expected_error_mm is None:
+            return "expected error not calibrated"
+        return f"expected error {self.expected_error_mm:.0f} mm"
+
+
+@dataclass(frozen=True)
+class AbsentLandmark:
+    """A landmark that is likely not in the query scan, and so has no point.
+
+    Parameters
+    ----------
+    landmark : str
+        Its name.
+    in_scan : float
+        The probability that it lies in the scan after all.
+    supports : tuple of str
+        The names of the examples' scans.
+
+    Examples
+    --------
+    >>> rprloc.AbsentLandmark("carina", 0.04, ("anna",)).remark
+    'not in the scan (96 %)'
+    """
+
+    landmark: str
+    in_scan: float
+    supports: tuple[str, ...]
+
+    @property
+    def remark(self) -> str:
+        """How sure it is that the landmark is not there."""
+        return f"not in the scan ({100.0 * (1.0 - self.in_scan):.0f} %)"
+
+
+@dataclass(frozen=True, eq=False)
 class Detections:
-    """All organs that were looked for in one scan, in order, with what they were located by.
+    """All organs and landmarks that were looked for in one scan, in order, with what they were located by.
 
     Parameters
     ----------
@@ -184,6 +279,8 @@ class Detections:
         Reasons to doubt the scan, each in a sentence or two.
     seconds : float, optional
         How long it took. It is not part of the file, so that two equal runs write equal files.
+    landmarks : tuple of LandmarkDetection or AbsentLandmark
+        What was found of each landmark.
 
     Examples
     --------
@@ -199,6 +296,7 @@ class Detections:
     support_id: str
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
+    landmarks: tuple[LandmarkDetection | AbsentLandmark, ...] = ()
 
     @property
     def located(self) -> tuple[OrganDetection, ...]:
@@ -215,12 +313,35 @@ class Detections:
         """The box of every organ that is located, by its name."""
         return {entry.organ: entry.box for entry in self.located}
 
-    def __getitem__(self, organ: str) -> OrganDetection | AbsentOrgan:
-        """What was found of an organ. Raises KeyError if it was not looked for."""
-        for entry in self.organs:
-            if entry.organ == organ:
-                return entry
-        raise KeyError(f"No {organ} among the results in {self.query}, only {', '.join(o.organ for o in self.organs)}")
+    @property
+    def located_landmarks(self) -> tuple[LandmarkDetection, ...]:
+        """The landmarks that have a point."""
+        return tuple(entry for entry in self.landmarks if isinstance(entry, LandmarkDetection))
+
+    @property
+    def absent_landmarks(self) -> tuple[AbsentLandmark, ...]:
+        """The landmarks that are likely not in the scan."""
+        return tuple(entry for entry in self.landmarks if isinstance(entry, AbsentLandmark))
+
+    @property
+    def points_ras(self) -> dict[str, NDArray[np.float64]]:
+        """The point (3,) of every landmark that is located, by its name, RAS mm."""
+        return {entry.landmark: entry.point_ras for entry in self.located_landmarks}
+
+    @property
+    def targets(self) -> dict[str, OrganDetection | AbsentOrgan | LandmarkDetection | AbsentLandmark]:
+        """Everything that was looked for, by its name: the organs, then the landmarks."""
+        return {
+            **{entry.organ: entry for entry in self.organs},
+            **{entry.landmark: entry for entry in self.landmarks},
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        """What was found of an organ or a landmark. Raises KeyError if it was not looked for."""
+        targets = self.targets
+        if name not in targets:
+            raise KeyError(f"No {name} among the results in {self.query}, only {', '.join(targets)}")
+        return targets[name]
 
     def save(self, path: str | Path) -> None:
         """Write the detections as JSON, whole or not at all. Raises InputError if the folder cannot be written to."""
@@ -251,6 +372,7 @@ class Detections:
             "model_id": self.model_id,
             "support_id": self.support_id,
             "organs": [_organ_record(entry) for entry in self.organs],
+            **({"landmarks": [_landmark_record(entry) for entry in self.landmarks]} if self.landmarks else {}),
             "warnings": list(self.warnings),
         }
         return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -265,6 +387,7 @@ class Detections:
         return cls(
             query=record["query"],
             organs=tuple(_organ_of_record(item, source) for item in record["organs"]),
+            landmarks=tuple(_landmark_of_record(item, source) for item in record.get("landmarks", ())),
             model_id=record["model_id"],
             support_id=record["support_id"],
             warnings=tuple(record["warnings"]),
@@ -305,6 +428,40 @@ def _organ_record(entry: OrganDetection | AbsentOrgan) -> dict[str, Any]:
         else _round([entry.expected_wall_error_mm])[0],
         "presence": None if entry.presence is None else _presence_record(entry.presence),
     }
+
+
+def _landmark_record(entry: LandmarkDetection | AbsentLandmark) -> dict[str, Any]:
+    in_scan = None if entry.in_scan is None else round(entry.in_scan, _DECIMALS)
+    if isinstance(entry, AbsentLandmark):
+        return {"landmark": entry.landmark, "supports": list(entry.supports), "in_scan": in_scan}
+    expected_mm = entry.expected_error_mm
+    return {
+        "landmark": entry.landmark,
+        "ras_mm": _round(entry.point_ras),
+        "spread_mm": _round([entry.spread_mm])[0],
+        "starts": int(entry.starts),
+        "supports": list(entry.supports),
+        "expected_error_mm": None if expected_mm is None else _round([expected_mm])[0],
+        "in_scan": in_scan,
+    }
+
+
+def _landmark_of_record(item: dict[str, Any], source: str) -> LandmarkDetection | AbsentLandmark:
+    supports = tuple(item["supports"])
+    if "ras_mm" not in item:
+        return AbsentLandmark(item["landmark"], item["in_scan"], supports)
+    try:
+        return LandmarkDetection(
+            item["landmark"],
+            np.array(item["ras_mm"], float),
+            item["spread_mm"],
+            item["starts"],
+            supports,
+            item.get("expected_error_mm"),
+            item.get("in_scan"),
+        )
+    except ValueError as error:
+        raise InputError(f"{source}: {error}. Write the detections again.") from error
 
 
 def _presence_record(presence: Presence) -> dict[str, float]:
@@ -373,7 +530,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
             f"{source} has version {version} of the detections format, but this RPR-Loc reads versions up to "
             f"{VERSION}. Update RPR-Loc, or write the detections again with this one."
         )
-    schema = json.loads((files("rprloc") / "schemas" / "detections-v1.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((files("rprloc") / "schemas" / "detections-v2.schema.json").read_text(encoding="utf-8"))
     fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(record))
     if fault is not None:
         raise InputError(

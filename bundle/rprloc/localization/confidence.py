@@ -1,4 +1,4 @@
-"""Expected error of a box, presence of its organ, and plausibility of the scan as a whole.
+"""Expected error of a box or point, presence of the organ or landmark, and plausibility of the scan as a whole.
 
 What tells these without the truth is the *evidence*: how well the votes agree, how much the places found look like
 those of the example, whether they lead back to them, whether the scan looks like the body atlas where it was registered
@@ -14,22 +14,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rprloc.detection import AbsentOrgan, OrganDetection, Presence
+from rprloc.detection import AbsentLandmark, AbsentOrgan, LandmarkDetection, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.files import parse_json
 from rprloc.geometry import Box, Grid, Points, apply_affine, wall_coordinates
 from rprloc.intensity import DENSE_BODY_INPUT
 from rprloc.localization.config import DEFAULT, LocalizationConfig
-from rprloc.localization.support import SupportOrgan
+from rprloc.localization.support import SupportTarget
 from rprloc.model.body import sample
 from rprloc.model.field import PositionField
 from rprloc.model.input import NetworkInput
 from rprloc.model.looks import RegistrationImage
+
+Target = TypeVar("Target", OrganDetection, LandmarkDetection)
 
 _MOST_PLACES = 20_000  # of a scan that are compared with the atlas
 _NEAR_MM = 24.0  # around a box
@@ -37,9 +39,14 @@ _MOST_SUPPORTS = 5  # more than were seen together in calibration count as so ma
 _FURTHEST = 8.0  # expected errors from the end of the scan; beyond it nothing changes
 _LEAST_DIFFERENCE = 0.03  # of grey values between left and right, root mean square
 _MIN_BODY_VOXELS = 20  # of 4 mm: a slice with less shows nothing
+_OF_LANDMARKS = ("landmark_error", "landmark_absent")
 CALIBRATION_FILE = "trust.json"
 """The name of the file beside the weights."""
 
+NOT_CALIBRATED_FOR_LANDMARKS = (
+    "These weights are not calibrated for landmarks: each gets a point, even one that is not in the scan, and no "
+    "expected error. Check each point, or run 'rprloc calibrate' on cases with landmarks."
+)
 NOT_CALIBRATED = (
     "These weights are not calibrated: every organ gets a box, even one that is not in the scan, and no expected "
     "error. Check each box, or run 'rprloc calibrate'."
@@ -47,11 +54,13 @@ NOT_CALIBRATED = (
 
 # What tells how far a box is off, and what was tried: docs/experiments.md, E24 to E26.
 ERROR_EVIDENCE = ("log_size", "log_spread", "log_back", "atlas", "log_supports", "log_disagreement")
+LANDMARK_EVIDENCE = ERROR_EVIDENCE[1:]
+"""The same of landmarks, which have no size."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What tells how far one organ's box is to be trusted.
+    """What tells how far one organ's box, or one landmark's point, is to be trusted. A landmark is a box of no size.
 
     ``log_size`` and ``log_spread``: logarithms of the box's mean edge and the votes' mean spread, mm. ``log_back``:
     logarithm of how far from an anchor in the support the place is that looks most like the one in the query where the
@@ -156,21 +165,21 @@ class FieldEvidence:
 
     def evidence(
         self,
-        organs: Sequence[SupportOrgan],
+        targets: Sequence[SupportTarget],
         located: Sequence[tuple[Points, NDArray[np.float64]]],
         points_ras: Points,
         config: LocalizationConfig = DEFAULT,
     ) -> Evidence:
-        """The evidence on an organ at points (6, 3), from what every support located alone: points (6, 3) and spread
-        (6,).
+        """The evidence on an organ or landmark at points (P, 3), from what every support located alone: points (P, 3)
+        and spread (P,).
         """
-        walls_mm = wall_coordinates(points_ras)
-        box = Box.from_extreme_points(points_ras)
+        walls_mm = _coordinates_mm(points_ras)
+        box = _box_around(points_ras)
         temperature = config.match_temperature
         back_mm = np.mean(
-            [self._back_mm(organ, points, temperature) for organ, (points, _) in zip(organs, located, strict=True)]
+            [self._back_mm(target, points, temperature) for target, (points, _) in zip(targets, located, strict=True)]
         )
-        apart_mm = np.mean([np.abs(wall_coordinates(points) - walls_mm).mean() for points, _ in located])
+        apart_mm = np.mean([np.abs(_coordinates_mm(points) - walls_mm).mean() for points, _ in located])
         low, high = box.walls_mm.reshape(3, 2).T
         first, last = self.bounds.walls_mm.reshape(3, 2).T
         return Evidence(
@@ -178,26 +187,37 @@ class FieldEvidence:
             log_spread=float(np.log(np.mean([spread_mm for _, spread_mm in located]) + 1.0)),
             log_back=float(np.log(back_mm + 1.0)),
             atlas=self.near(box),
-            log_supports=float(np.log(min(len(organs), _MOST_SUPPORTS))),
+            log_supports=float(np.log(min(len(targets), _MOST_SUPPORTS))),
             log_disagreement=float(np.log(apart_mm + 1.0)),
             seen_mm=float(min((high - first).min(), (last - low).min())),
             inside_mm=float(min((low - first).min(), (last - high).min())),
         )
 
-    def _back_mm(self, organ: SupportOrgan, points_ras: Points, temperature: float) -> float:
+    def _back_mm(self, target: SupportTarget, points_ras: Points, temperature: float) -> float:
         """How far off, on average, the places where one support's anchors went lead back to in the support.
 
-        Anchors are taken to where the box's walls went; those that come to lie outside of the scan do not count.
+        Anchors are taken to where the box's walls, or the point, went; those that come to lie outside of the scan do
+        not count.
         """
-        own, box = organ.box, Box.from_extreme_points(points_ras)
+        own, box = _box_around(target.points_ras), _box_around(points_ras)
         stretch = (box.size_mm + 1.0) / (own.size_mm + 1.0)
-        places_ras = box.centre_ras + (organ.anchors_ras - own.centre_ras) * stretch
-        places_ras[:6] = points_ras
+        places_ras = box.centre_ras + (target.anchors_ras - own.centre_ras) * stretch
+        places_ras[: len(points_ras)] = points_ras
         shown = ((places_ras >= self.bounds.min_ras) & (places_ras <= self.bounds.max_ras)).all(1)
-        likeness = self.field.fine.at(places_ras)[:, 3:] @ organ.latents[:, 6:].T / temperature  # (place, anchor)
+        likeness = self.field.fine.at(places_ras)[:, 3:] @ target.latents[:, 6:].T / temperature  # (place, anchor)
         weight = np.exp(likeness - likeness.max(1, keepdims=True))
-        back_ras = weight @ organ.anchors_ras / weight.sum(1, keepdims=True)
-        return float(np.average(np.linalg.norm(back_ras - organ.anchors_ras, axis=1), weights=shown + 1e-3))
+        back_ras = weight @ target.anchors_ras / weight.sum(1, keepdims=True)
+        return float(np.average(np.linalg.norm(back_ras - target.anchors_ras, axis=1), weights=shown + 1e-3))
+
+
+def _coordinates_mm(points_ras: Points) -> NDArray[np.float64]:
+    """The walls (6,) of an organ's points (6, 3), or the coordinates (3,) of a landmark's (1, 3)."""
+    return points_ras[0] if len(points_ras) == 1 else wall_coordinates(points_ras)
+
+
+def _box_around(points_ras: Points) -> Box:
+    """The box of an organ's points (6, 3); one of no size of a landmark's (1, 3)."""
+    return Box(points_ras[0], points_ras[0]) if len(points_ras) == 1 else Box.from_extreme_points(points_ras)
 
 
 def _middle_mm(values: Any, lattice: Grid) -> float:
@@ -245,7 +265,8 @@ class Calibration:
     ``error``: the logarithm of the expected wall error in mm. ``absent``: the log odds that an organ is absent;
     ``whole``: those that one which is not absent lies wholly in the scan. Of these two the evidence is ``seen`` and
     ``inside``, the distances to the scan's end over the expected error. ``least_likeness`` and ``least_sidedness``:
-    what a scan must have so that it is not doubted; see :class:`ScanEvidence`.
+    what a scan must have so that it is not doubted; see :class:`ScanEvidence`. ``landmark_error`` and
+    ``landmark_absent``: the same of landmarks; None if no landmarks were known.
     """
 
     model_id: str
@@ -254,14 +275,31 @@ class Calibration:
     whole: Linear
     least_likeness: float
     least_sidedness: float
+    landmark_error: Linear | None = None
+    landmark_absent: Linear | None = None
 
-    def judge(self, detection: OrganDetection, evidence: Evidence) -> OrganDetection:
+    def judge(self, detection: Target, evidence: Evidence) -> Target:
         """The detection with its expected error and presence."""
+        if isinstance(detection, LandmarkDetection):
+            if self.landmark_error is None or self.landmark_absent is None:
+                return detection
+            expected_mm = self.expected_landmark_mm(evidence)
+            return replace(
+                detection, expected_error_mm=expected_mm, in_scan=self.landmark_in_scan(evidence, expected_mm)
+            )
         expected_mm = self.expected_mm(evidence)
         return replace(detection, expected_wall_error_mm=expected_mm, presence=self.presence(evidence, expected_mm))
 
     def expected_mm(self, evidence: Evidence) -> float:
         return float(np.exp(self.error.of(dataclasses.asdict(evidence))))
+
+    def expected_landmark_mm(self, evidence: Evidence) -> float:
+        assert self.landmark_error is not None
+        return float(np.exp(self.landmark_error.of(dataclasses.asdict(evidence))))
+
+    def landmark_in_scan(self, evidence: Evidence, expected_mm: float) -> float:
+        assert self.landmark_absent is not None
+        return float(1.0 / (1.0 + np.exp(self.landmark_absent.of(presence_evidence(evidence, expected_mm)))))
 
     def presence(self, evidence: Evidence, expected_mm: float) -> Presence:
         values = presence_evidence(evidence, expected_mm)
@@ -269,7 +307,11 @@ class Calibration:
         whole *= 1.0 - absent
         return Presence(float(whole), float(max(0.0, 1.0 - whole - absent)), float(absent))
 
-    def doubts(self, scan: ScanEvidence, organs: Sequence[OrganDetection | AbsentOrgan]) -> tuple[str, ...]:
+    def doubts(
+        self,
+        scan: ScanEvidence,
+        found: Sequence[OrganDetection | AbsentOrgan | LandmarkDetection | AbsentLandmark],
+    ) -> tuple[str, ...]:
         """A sentence for everything that is wrong with a scan as a whole, or with it and the examples together."""
         doubts = []
         if scan.upside_down:
@@ -285,7 +327,7 @@ class Calibration:
                 "The scan seems to be mirrored, with the liver not on the right. Check its orientation: boxes of left "
                 "and right organs may be exchanged."
             )
-        if organs and all(isinstance(organ, AbsentOrgan) for organ in organs):
+        if found and all(isinstance(one, (AbsentOrgan, AbsentLandmark)) for one in found):
             doubts.append(
                 "The scan shows none of the wanted organs. It seems to show another part of the body than the "
                 "examples. Use examples of this part."
@@ -293,14 +335,19 @@ class Calibration:
         return tuple(doubts)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        record = dataclasses.asdict(self)
+        for name in _OF_LANDMARKS:
+            if record[name] is None:
+                del record[name]
+        return json.dumps(record, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = "The text") -> Calibration:
         """The calibration of a JSON text; ``source`` names it in errors. Raises InputError for anything else."""
         try:
             record: dict[str, Any] = dict(parse_json(text))
-            lines: dict[str, Any] = {name: Linear(**record.pop(name)) for name in ("error", "absent", "whole")}
+            names = ["error", "absent", "whole", *(name for name in _OF_LANDMARKS if name in record)]
+            lines: dict[str, Any] = {name: Linear(**record.pop(name)) for name in names}
             numbers = [record["least_likeness"], record["least_sidedness"]]
             numbers += [number for line in lines.values() for number in (line.intercept, *line.weights.values())]
             if not np.isfinite(np.array(numbers, float)).all():

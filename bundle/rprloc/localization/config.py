@@ -48,6 +48,10 @@ class LocalizationConfig:
     context_margin_mm: float = 15.0
     context_side: int = 5
 
+    # Anchors around a landmark (E46).
+    landmark_margin_mm: float = 16.0
+    landmark_side: int = 3
+
     # The organ's own voxels: each is judged by the example's shape, grey values and descriptors (E19 to E21).
     follow_outline: bool = True
     """Whether a wall moves out to where the example's outline reaches (E18)."""

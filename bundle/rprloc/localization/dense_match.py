@@ -1,4 +1,4 @@
-"""Where a query shows what surrounds an organ in a support scan: every place around it is matched, not anchors alone.
+"""Where a query shows what surrounds an organ or landmark in a support scan: every place around it is matched.
 
 Registration to the body atlas brings both scans near each other, and the same descriptor then lies within a centimetre
 or two. Each place of the query looks around for its descriptor among the support's (a softmax over a window, as in the
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rprloc.geometry import Grid
 from rprloc.localization.config import DEFAULT, LocalizationConfig
-from rprloc.localization.support import Support, SupportOrgan
+from rprloc.localization.support import Support, SupportTarget
 from rprloc.localization.surroundings import CELL_MM, Surroundings, reduce_descriptors
 from rprloc.model.body import BodyMap, sample
 from rprloc.model.field import PositionField
@@ -32,7 +32,7 @@ _AS_NOTHING = 0.01  # the weight of places that did not move, where none was mat
 
 @dataclass(frozen=True, eq=False)
 class DenseMatch:
-    """What a query shows of an organ of one support.
+    """What a query shows of an organ or landmark of one support.
 
     ``body``: the query's map to the body frame, moved so that it leads to the support's own places. ``share`` (A, B, C)
     on ``lattice``, a grid in the body frame: how much of the organ the query shows where its ``registered`` map, not
@@ -64,50 +64,47 @@ class _Block:
 
 
 def describe_surroundings(
-    organs: Iterable[SupportOrgan], field: PositionField, config: LocalizationConfig = DEFAULT
+    targets: Iterable[SupportTarget], field: PositionField, config: LocalizationConfig = DEFAULT
 ) -> Surroundings:
-    """The surroundings of organs in their own scan, about as far around them as :func:`match_densely` looks."""
-    organs = list(organs)
-    if not organs:
+    """The surroundings of targets in their own scan, about as far around them as :func:`match_densely` looks."""
+    targets = list(targets)
+    if not targets:
         return Surroundings.none()
     reach_mm = config.surroundings_mm + CELL_MM * config.dense_window_cells
-    cells = np.unique(np.concatenate([_cells_around(organ, reach_mm) for organ in organs]), axis=0)
+    cells = np.unique(np.concatenate([_cells_around(target, reach_mm) for target in targets]), axis=0)
     places_ras = field.body.ras(CELL_MM * cells, _TOLERANCE_MM)
     shown = field.grid.contains(places_ras)
     return Surroundings.of(cells[shown].astype(np.int16), _descriptors_at(field, places_ras[shown]))
 
 
 def match_densely(
-    support: Support, organs: Iterable[str], field: PositionField, config: LocalizationConfig = DEFAULT
+    support: Support, names: Iterable[str], field: PositionField, config: LocalizationConfig = DEFAULT
 ) -> dict[str, DenseMatch]:
-    """What a query shows of organs of a support, by name. Each is found from its own surroundings alone, whichever
-    others are sought; none without surroundings.
+    """What a query shows of organs and landmarks of a support, by name. Each is found from its own surroundings
+    alone, whichever others are sought; none without surroundings.
     """
-    sought = [support.organs[name] for name in organs]
-    zones = [_cells_around(organ, config.surroundings_mm) for organ in sought]
+    targets = support.targets
+    sought = [targets[name] for name in names]
+    zones = [_cells_around(target, config.surroundings_mm) for target in sought]
     if len(support.surroundings.cells) == 0 or not any(len(zone) for zone in zones):
         return {}
     block = _match(support, sought, np.concatenate(zones), field, config)
+    controls_mm = field.body.body(field.body.control_grid.centres_ras())
     return {
-        organ.name: _of_organ(organ, zone, block, number, field, config)
-        for number, (organ, zone) in enumerate(zip(sought, zones, strict=True))
+        target.name: _of_target(zone, block, number, field, controls_mm, config)
+        for number, (target, zone) in enumerate(zip(sought, zones, strict=True))
         if len(zone)
     }
 
 
-def _cells_around(organ: SupportOrgan, reach_mm: float) -> NDArray[np.int64]:
-    """The cells (N, 3) that show an organ in its support scan, and those up to so far around them."""
+def _cells_around(target: SupportTarget, reach_mm: float) -> NDArray[np.int64]:
+    """The cells (N, 3) that show a target in its support scan, and those up to so far around them."""
     margin = int(np.ceil(reach_mm / CELL_MM))
-    outside = np.pad(organ.appearance.occupancy < _LEAST_SHARE, margin, constant_values=True)
+    outside = np.pad(target.occupancy < _LEAST_SHARE, margin, constant_values=True)
     if outside.all():
         return np.zeros((0, 3), np.int64)
     near = np.argwhere(distance_transform_edt(outside) * CELL_MM <= reach_mm)
-    return near + _first_cell(organ.appearance.lattice) - margin
-
-
-def _first_cell(lattice: Grid) -> NDArray[np.int64]:
-    """The cell (3,) at which a grid of cells begins."""
-    return np.rint(lattice.ras_from_ijk[:3, 3] / CELL_MM).astype(np.int64)
+    return near + target.first_cell - margin
 
 
 def _descriptors_at(field: PositionField, places_ras: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -118,7 +115,7 @@ def _descriptors_at(field: PositionField, places_ras: NDArray[np.float64]) -> ND
 
 def _match(
     support: Support,
-    organs: list[SupportOrgan],
+    targets: list[SupportTarget],
     cells: NDArray[np.int64],
     field: PositionField,
     config: LocalizationConfig,
@@ -130,7 +127,7 @@ def _match(
     edges = _TILE * (tiles.max(0) - tiles.min(0) + 1) + 2 * window
     shape = (int(edges[0]), int(edges[1]), int(edges[2]))
     descriptors, known = support.surroundings.on(first, shape)
-    occupancy = np.stack([_occupancy(organ, first, shape) for organ in organs], axis=-1)
+    occupancy = np.stack([_occupancy(target, first, shape) for target in targets], axis=-1)
     within = np.stack(np.meshgrid(*[np.arange(_TILE)] * 3, indexing="ij"), -1).reshape(-1, 3)
     inner = (_TILE * tiles[:, None] + within - first).reshape(-1, 3)  # tile by tile
     places_ras = field.body.ras(CELL_MM * (inner + first), _TOLERANCE_MM)
@@ -141,7 +138,7 @@ def _match(
     theirs, unknown = torch.from_numpy(descriptors), torch.from_numpy(np.where(known, 0.0, -1e9).astype(np.float32))
     organ_share = torch.from_numpy(occupancy)
     prior, offsets_mm, own_mm = _window(window, config.dense_prior_mm)
-    found = torch.empty(len(tiles), len(within), 3 + len(organs))
+    found = torch.empty(len(tiles), len(within), 3 + len(targets))
     side = _TILE + 2 * window
     for number, corner in enumerate((_TILE * tiles - window - first).tolist()):
         box = tuple(slice(a, a + side) for a in corner)
@@ -169,10 +166,10 @@ def _window(window: int, prior_mm: float) -> tuple[Tensor, Tensor, Tensor]:
     return prior.masked_fill((away_mm > CELL_MM * window).any(-1), -1e9), outer, inner
 
 
-def _occupancy(organ: SupportOrgan, first: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """An organ's occupancy (A, B, C), 0 to 1, on a block of the lattice."""
-    own = organ.appearance.occupancy
-    begin = _first_cell(organ.appearance.lattice) - first
+def _occupancy(target: SupportTarget, first: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A target's occupancy (A, B, C), 0 to 1, on a block of the lattice."""
+    own = target.occupancy
+    begin = target.first_cell - first
     low, high = np.maximum(begin, 0), np.minimum(begin + own.shape, shape)
     block = np.zeros(shape, np.float32)
     if (high > low).all():
@@ -183,15 +180,17 @@ def _occupancy(organ: SupportOrgan, first: NDArray[np.int64], shape: tuple[int, 
     return block
 
 
-def _of_organ(
-    organ: SupportOrgan,
+def _of_target(
     zone: NDArray[np.int64],
     block: _Block,
     number: int,
     field: PositionField,
+    controls_mm: NDArray[np.float64],
     config: LocalizationConfig,
 ) -> DenseMatch:
-    """The match of one organ, from the cells around it."""
+    """The match of one target, from the cells around it; ``controls_mm`` (I, J, K, 3) is where the controls of the
+    query's map lie in the body frame.
+    """
     first = zone.min(0) - config.dense_window_cells
     shape = zone.max(0) + config.dense_window_cells - first + 1
     box = tuple(slice(a, a + n) for a, n in zip(first - block.first, shape, strict=True))
@@ -211,7 +210,6 @@ def _of_organ(
     chance_mm2 = (squared_mm2.sum(0) - signal_mm2).clip(0.0) / config.displacement_votes
     certain = (1.0 - chance_mm2 / (signal_mm2 + 1e-6)).clip(0.0)
     further = np.float32(config.displacement_further) * (certain * moved_mm).astype(np.float32)
-    controls = field.body.control_grid
-    by_mm = sample(torch.from_numpy(further), lattice, field.body.body(controls.centres_ras()))
+    by_mm = sample(torch.from_numpy(further), lattice, controls_mm)
     moved = replace(field.body, displacement_mm=field.body.displacement_mm + np.moveaxis(by_mm, -1, 0))
     return DenseMatch(moved, field.body, torch.from_numpy(block.shares[box][..., number].copy()), lattice)

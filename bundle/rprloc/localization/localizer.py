@@ -1,4 +1,4 @@
-"""A model on a device, ready to learn organs from examples and to locate them: the front door of the library."""
+"""A model on a device, ready to learn from examples and to locate in other scans: the front door of the library."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Localizer:
-    """Learns organs from annotated examples, and locates them in other scans.
+    """Learns organs and landmarks from annotated examples, and locates them in other scans.
 
     Make one with :meth:`load` and keep it: loading takes longer than locating. While it works, it sets the number of
     PyTorch's threads of this process for a moment, so use one Localizer from one thread at a time.
@@ -139,7 +139,7 @@ class Localizer:
         Raises
         ------
         InputError
-            If the scan shows no body, or if points lie outside of it or span no volume.
+            If nothing is marked, the scan shows no body, or points lie outside of it or span no volume.
 
         Examples
         --------
@@ -170,7 +170,7 @@ class Localizer:
         return SupportSet(self.model_id, (replace(support, organs=organs, doubts=doubts, notes=notes),))
 
     def locate(self, scan: Scan | Volume, support_set: SupportSet, organs: Sequence[str] | None = None) -> Detections:
-        """Locate organs in a scan.
+        """Locate organs and landmarks in a scan.
 
         Parameters
         ----------
@@ -179,18 +179,18 @@ class Localizer:
         support_set : SupportSet
             What was learned from examples with these weights.
         organs : sequence of str, optional
-            The organs to locate; by default all of the set.
+            The names of the organs and landmarks to locate; by default all of the set.
 
         Returns
         -------
         Detections
-            A box for every organ that is likely in the scan, in RAS mm, with its expected error, and warnings: reasons
-            to doubt the scan.
+            A box for every organ and a point for every landmark that is likely in the scan, in RAS mm, with its
+            expected error, and warnings: reasons to doubt the scan.
 
         Raises
         ------
         InputError
-            If the set belongs to other weights, lacks an organ, or the scan shows no body.
+            If the set belongs to other weights, lacks what is asked for, or the scan shows no body.
 
         Examples
         --------
@@ -225,7 +225,7 @@ class Localizer:
         return replace(detections, warnings=(*warnings, *detections.warnings))
 
     def check(self, support_set: SupportSet, organs: Sequence[str] | None = None) -> None:
-        """Raise InputError if the set belongs to other weights or lacks an organ."""
+        """Raise InputError if the set belongs to other weights or lacks what is asked for."""
         check_support_set(support_set, self.model_id, organs)
 
     def compute_position_field(self, volume: Volume) -> PositionField:

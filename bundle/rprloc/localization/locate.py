@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection
+from rprloc.detection import AbsentLandmark, AbsentOrgan, Detections, LandmarkDetection, OrganDetection
 from rprloc.errors import InputError
 from rprloc.geometry import Points
-from rprloc.localization.confidence import NOT_CALIBRATED, Calibration, Evidence, FieldEvidence
+from rprloc.localization.confidence import (
+    NOT_CALIBRATED,
+    NOT_CALIBRATED_FOR_LANDMARKS,
+    Calibration,
+    Evidence,
+    FieldEvidence,
+    Target,
+)
 from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.cuts import cut_warnings
 from rprloc.localization.matching import SearchField
@@ -29,28 +36,46 @@ def detect(
     calibration: Calibration | None = None,
     config: LocalizationConfig = DEFAULT,
 ) -> Detections:
-    """Locate organs of a support set (by default all) in the scan named ``query`` whose position field is known.
+    """Locate organs and landmarks of a support set (by default all) in the scan ``query``, whose field is known.
 
-    Organs that are likely absent get no box, and the warnings say what is wrong with the scan or with the examples.
-    Without a calibration every organ gets a box, and a warning says so.
+    Organs that are likely absent get no box, landmarks no point, and the warnings say what is wrong with the scan or
+    with the examples. Without a calibration everything gets a place, and a warning says so.
     """
     evidence = FieldEvidence.of(field)
+    wanted = support_set.targets if organs is None else organs
     organs_found = tuple(
-        AbsentOrgan(organ.organ, organ.presence, organ.supports)
-        if organ.presence is not None and organ.is_absent
-        else organ
-        for organ in _locate_and_judge(support_set, evidence, organs, calibration, config)
+        AbsentOrgan(one.organ, one.presence, one.supports) if one.presence is not None and one.is_absent else one
+        for one in _judge(
+            observe(support_set, evidence, [name for name in wanted if name in support_set.organs], config),
+            calibration,
+        )
     )
-    warnings = (NOT_CALIBRATED,) if calibration is None else calibration.doubts(evidence.as_a_whole(), organs_found)
-    warnings = (*warnings, *_doubt_examples(support_set, organs_found))
-    return Detections(query, organs_found, support_set.model_id, support_set.identity, warnings)
+    landmarks = tuple(
+        AbsentLandmark(one.landmark, one.in_scan, one.supports) if one.in_scan is not None and one.is_absent else one
+        for one in _judge(
+            observe_landmarks(
+                support_set, evidence, [name for name in wanted if name in support_set.landmarks], config
+            ),
+            calibration,
+        )
+    )
+    found = (*organs_found, *landmarks)
+    warnings = (NOT_CALIBRATED,) if calibration is None else calibration.doubts(evidence.as_a_whole(), found)
+    if calibration is not None and any(one.in_scan is None for one in landmarks):
+        warnings = (*warnings, NOT_CALIBRATED_FOR_LANDMARKS)
+    warnings = (*warnings, *_doubt_examples(support_set, organs_found, landmarks))
+    return Detections(query, organs_found, support_set.model_id, support_set.identity, warnings, landmarks=landmarks)
 
 
-def _doubt_examples(support_set: SupportSet, found: Sequence[OrganDetection | AbsentOrgan]) -> Iterator[str]:
-    """What was wrong with the examples by which organs were sought, and with those of the organs that have a box."""
-    sought = {organ.organ for organ in found}
+def _doubt_examples(
+    support_set: SupportSet,
+    found: Sequence[OrganDetection | AbsentOrgan],
+    landmarks: Sequence[LandmarkDetection | AbsentLandmark],
+) -> Iterator[str]:
+    """What was wrong with the examples by which targets were sought, and with those of the organs that have a box."""
+    sought = {organ.organ for organ in found} | {landmark.landmark for landmark in landmarks}
     for support in support_set.supports:
-        if not sought.isdisjoint(support.organs):
+        if not sought.isdisjoint(support.targets):
             yield from (f"Example {support.scan}: {doubt}" for doubt in support.doubts)
     located = [organ.organ for organ in found if isinstance(organ, OrganDetection)]
     for support in support_set.supports:
@@ -64,16 +89,16 @@ def _doubt_examples(support_set: SupportSet, found: Sequence[OrganDetection | Ab
 
 
 def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[str] | None) -> None:
-    """Raise InputError if the set's latents come from another model, or if it lacks an organ that is asked for."""
+    """Raise InputError if the set's latents come from another model, or if it lacks what is asked for."""
     if support_set.model_id != model_id:
         raise InputError(
             f"The support set was built with model {support_set.model_id}, but the model in use is {model_id}. "
             "Build the support set again with this model, or choose the one that it was built with (--model)."
         )
-    missing = [name for name in organs or () if name not in support_set.organs]
+    missing = [name for name in organs or () if name not in support_set.targets]
     if missing:
         raise InputError(
-            f"The support set holds no {', '.join(missing)}. It holds {', '.join(support_set.organs)}: name one of "
+            f"The support set holds no {', '.join(missing)}. It holds {', '.join(support_set.targets)}: name one of "
             "these."
         )
 
@@ -92,49 +117,63 @@ def locate(
     much their votes agree. An organ that is not in the scan is among them, with a place where it would lie; its
     ``presence`` tells.
     """
-    return _locate_and_judge(support_set, FieldEvidence.of(field), organs, calibration, config)
+    evidence = FieldEvidence.of(field)
+    wanted = support_set.organs if organs is None else organs
+    return tuple(_judge(observe(support_set, evidence, wanted, config), calibration))
 
 
-@small_steps()
-def _locate_and_judge(
-    support_set: SupportSet,
-    evidence: FieldEvidence,
-    organs: Sequence[str] | None,
-    calibration: Calibration | None,
-    config: LocalizationConfig,
-) -> tuple[OrganDetection, ...]:
-    observations = observe(support_set, evidence, organs, config)
-    return tuple(organ if calibration is None else calibration.judge(organ, seen) for organ, seen in observations)
+def _judge(observations: Iterable[tuple[Target, Evidence]], calibration: Calibration | None) -> Iterator[Target]:
+    for one, seen in observations:
+        yield one if calibration is None else calibration.judge(one, seen)
 
 
 def observe(
-    support_set: SupportSet,
-    evidence: FieldEvidence,
-    organs: Sequence[str] | None = None,
-    config: LocalizationConfig = DEFAULT,
+    support_set: SupportSet, evidence: FieldEvidence, organs: Sequence[str], config: LocalizationConfig = DEFAULT
 ) -> Iterator[tuple[OrganDetection, Evidence]]:
-    """The organs as :func:`locate` finds them, not yet judged, and the evidence on each."""
-    search = SearchField.of(evidence.field, config)
-    wanted = list(organs or support_set.organs)
-    found = [
-        locate_by_one(support, [name for name in wanted if name in support.organs], search)
-        for support in support_set.supports
-    ]
-    for name in wanted:
-        supports = [support for support in support_set.supports if name in support.organs]
-        located = [by_one[name] for by_one in found if name in by_one]
-        spreads_mm = np.stack([spread for _, spread in located])
-        points_ras = combine(np.stack([points for points, _ in located]), spreads_mm, config)
-        spread_mm = np.median(spreads_mm, axis=0)
-        scans = tuple(support.scan for support in supports)
-        starts = sum(len(support.organs[name].anchors_ras) for support in supports)
-        seen = evidence.evidence([support.organs[name] for support in supports], located, points_ras, config)
+    """Organs as :func:`locate` finds them, not yet judged, and the evidence on each."""
+    for name, points_ras, spread_mm, starts, scans, seen in _seek(support_set, evidence, organs, config):
         yield OrganDetection(name, points_ras, spread_mm, starts, scans), seen
 
 
+def observe_landmarks(
+    support_set: SupportSet, evidence: FieldEvidence, landmarks: Sequence[str], config: LocalizationConfig = DEFAULT
+) -> Iterator[tuple[LandmarkDetection, Evidence]]:
+    """Landmarks as they are found, not yet judged, and the evidence on each."""
+    for name, points_ras, spread_mm, starts, scans, seen in _seek(support_set, evidence, landmarks, config):
+        yield LandmarkDetection(name, points_ras[0], float(spread_mm[0]), starts, scans), seen
+
+
+@small_steps()
+def _seek(
+    support_set: SupportSet, evidence: FieldEvidence, names: Sequence[str], config: LocalizationConfig
+) -> list[tuple[str, Points, NDArray[np.float64], int, tuple[str, ...], Evidence]]:
+    """Of organs or landmarks: the name, the points (P, 3), the votes' spread (P,), from how many starting points, the
+    examples' scans, and the evidence.
+    """
+    if not names:
+        return []
+    search = SearchField.of(evidence.field, config)
+    targets = [support.targets for support in support_set.supports]
+    found = [
+        locate_by_one(support, [name for name in names if name in own], search)
+        for support, own in zip(support_set.supports, targets, strict=True)
+    ]
+    sought = []
+    for name in names:
+        scans = tuple(support.scan for support, own in zip(support_set.supports, targets, strict=True) if name in own)
+        by_support = [own[name] for own in targets if name in own]
+        located = [by_one[name] for by_one in found if name in by_one]
+        spreads_mm = np.stack([spread for _, spread in located])
+        points_ras = combine(np.stack([points for points, _ in located]), spreads_mm, config)
+        starts = sum(len(target.anchors_ras) for target in by_support)
+        seen = evidence.evidence(by_support, located, points_ras, config)
+        sought.append((name, points_ras, np.median(spreads_mm, axis=0), starts, scans, seen))
+    return sought
+
+
 def combine(points_ras: NDArray[np.float64], spread_mm: NDArray[np.float64], config: LocalizationConfig) -> Points:
-    """The points (6, 3) that several supports (n, 6, 3) agree on: their mean, by one over the square of the votes'
-    spread (n, 6), and less by those that lie far from the others.
+    """The points (P, 3) that several supports (n, P, 3) agree on: their mean, by one over the square of the votes'
+    spread (n, P), and less by those that lie far from the others.
     """
     if len(points_ras) == 1:
         return points_ras[0]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rprloc.geometry import Points
 from rprloc.localization.config import DEFAULT, LocalizationConfig
-from rprloc.localization.support import SupportOrgan
+from rprloc.localization.support import SupportTarget
 from rprloc.model.field import PositionField
 from rprloc.model.robust import robust_affine
 
@@ -35,20 +35,21 @@ class SearchField:
         return cls(field, np.moveaxis(windows, 3, 6), config)
 
 
-def step_coarse_and_fine(organ: SupportOrgan, query: SearchField) -> tuple[Points, Points, NDArray[np.float64]]:
-    """The six points (6, 3) by one support after the coarse step and after the fine ones, and the spread (6,) in mm of
-    the agents' votes in the last.
+def step_coarse_and_fine(target: SupportTarget, query: SearchField) -> tuple[Points, Points, NDArray[np.float64]]:
+    """The marked points (P, 3) by one support after the coarse step and after the fine ones, and the spread (P,) in mm
+    of the agents' votes in the last.
 
     Every anchor is an agent. The coarse step sends all to where the query has their body coordinates; then each looks
     around for its fine latent, and all vote on where each of them goes.
     """
-    coarse_ras = query.field.body.ras(organ.latents[:, :3].astype(float))
-    anchors_ras, support_ras = torch.from_numpy(coarse_ras).float(), torch.from_numpy(organ.anchors_ras).float()
-    fine = torch.from_numpy(organ.latents[:, 3:])
+    coarse_ras = query.field.body.ras(target.latents[:, :3].astype(float))
+    anchors_ras, support_ras = torch.from_numpy(coarse_ras).float(), torch.from_numpy(target.anchors_ras).float()
+    fine = torch.from_numpy(target.latents[:, 3:])
     for reach_mm, outlier_mm in query.config.fine_steps:
         matched_ras, confidence = match_finely(fine, anchors_ras, query)
         anchors_ras, spread_mm = regularize(support_ras, matched_ras, confidence, reach_mm, outlier_mm, query.config)
-    return coarse_ras[:6], anchors_ras[:6].double().numpy(), spread_mm[:6].double().numpy()
+    count = target.POINT_COUNT
+    return coarse_ras[:count], anchors_ras[:count].double().numpy(), spread_mm[:count].double().numpy()
 
 
 def match_finely(targets: Tensor, near_ras: Tensor, query: SearchField) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,42 +13,51 @@ from rprloc.geometry import Points
 from rprloc.localization.appearance import refine_points
 from rprloc.localization.dense_match import DenseMatch, match_densely
 from rprloc.localization.matching import SearchField, step_coarse_and_fine
-from rprloc.localization.support import Support, SupportOrgan
+from rprloc.localization.support import Support, SupportLandmark, SupportOrgan, SupportTarget
 from rprloc.model.device import small_steps
+
+Target = TypeVar("Target", SupportOrgan, SupportLandmark)
 
 
 def locate_by_one(
-    support: Support, organs: Iterable[str], search: SearchField
+    support: Support, names: Iterable[str], search: SearchField
 ) -> dict[str, tuple[Points, NDArray[np.float64]]]:
-    """By one support, for each of its organs asked for: the six points (6, 3), and the votes' spread (6,) in mm.
+    """By one support, for each of its organs and landmarks asked for: their points (P, 3), and the votes' spread (P,)
+    in mm. P is six of an organ, one of a landmark.
 
-    What a query shows around the organ moves the map to the body frame; points are sent by that map, corrected by the
-    fine match, refined by the organ's own voxels, and by how much all this misses them in the support scan itself.
+    What a query shows around the target moves the map to the body frame; points are sent by that map, corrected by the
+    fine match, those of organs by the organ's own voxels, and by how much all this misses them in the support scan
+    itself.
     """
-    names = list(organs)
+    names = list(names)
+    targets = support.targets
     matches = match_densely(support, names, search.field, search.config)
-    return {name: _locate(support.organs[name], search, matches.get(name)) for name in names}
+    return {name: _locate(targets[name], search, matches.get(name)) for name in names}
 
 
 @small_steps()
 def with_self_error(support: Support, search: SearchField) -> Support:
-    """The support with the ``self_error_mm`` of its organs, measured in its own position field.
+    """The support with the ``self_error_mm`` of its organs and landmarks, measured in its own position field.
 
     Smoothing and search windows pull points to one side in much the same way in the support and in a query.
     """
-    found = locate_by_one(support, support.organs, search)
-    organs = {
-        name: replace(organ, self_error_mm=organ.self_error_mm + found[name][0] - organ.points_ras)
-        for name, organ in support.organs.items()
-    }
-    return replace(support, organs=organs)
+    found = locate_by_one(support, support.targets, search)
+    organs = {name: _with_error(organ, found[name][0]) for name, organ in support.organs.items()}
+    landmarks = {name: _with_error(landmark, found[name][0]) for name, landmark in support.landmarks.items()}
+    return replace(support, organs=organs, landmarks=landmarks)
 
 
-def _locate(organ: SupportOrgan, search: SearchField, match: DenseMatch | None) -> tuple[Points, NDArray[np.float64]]:
+def _with_error(target: Target, found_ras: Points) -> Target:
+    """A target with what it is missed by in its own scan, where it was found at points (P, 3)."""
+    return replace(target, self_error_mm=target.self_error_mm + found_ras - target.points_ras)
+
+
+def _locate(target: SupportTarget, search: SearchField, match: DenseMatch | None) -> tuple[Points, NDArray[np.float64]]:
     if match is not None:
         search = replace(search, field=replace(search.field, body=match.body))
-    registered_ras, matched_ras, spread_mm = step_coarse_and_fine(organ, search)
+    registered_ras, matched_ras, spread_mm = step_coarse_and_fine(target, search)
     points_ras = registered_ras + search.config.fine_share * (matched_ras - registered_ras)
-    shift_mm = (points_ras - registered_ras).mean(0)
-    refined_ras = refine_points(organ.appearance, search.field, points_ras, shift_mm, search.config, match)
-    return refined_ras - organ.self_error_mm, spread_mm
+    if isinstance(target, SupportOrgan):
+        shift_mm = (points_ras - registered_ras).mean(0)
+        points_ras = refine_points(target.appearance, search.field, points_ras, shift_mm, search.config, match)
+    return points_ras - target.self_error_mm, spread_mm

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,30 +57,80 @@ class Appearance:
 
 
 @dataclass(frozen=True, eq=False)
-class SupportOrgan:
-    """One organ of one support scan.
+class SupportTarget:
+    """What can be located by one support scan: an organ or a landmark.
 
-    ``anchors_ras`` (6 + M, 3) mm in the support's world: the six extreme points in the order of WALLS, then places in
-    and around the organ. ``latents`` (6 + M, C): the position field at them: body coordinates, fine position,
-    descriptor. ``appearance``: what the organ's own voxels look like.
+    ``anchors_ras`` (P + M, 3) mm in the support's world: the P points that were marked, then M places around them.
+    ``latents`` (P + M, C): the position field at them: body coordinates, fine position, descriptor. Of each target,
+    ``self_error_mm`` (P, 3) is by how much localization misses the marked points in the support scan itself; what is
+    found in any scan is corrected by it.
     """
 
     name: str
     anchors_ras: Points
     latents: NDArray[np.float32]
+    self_error_mm: NDArray[np.float64]
+
+    POINT_COUNT: ClassVar[int]
+
+    @property
+    def points_ras(self) -> Points:
+        """The points (P, 3) that were marked."""
+        return self.anchors_ras[: self.POINT_COUNT]
+
+    @property
+    def occupancy(self) -> NDArray[np.uint8]:
+        """Which cells (A, B, C) of the body frame the target fills, 255 for all of one."""
+        raise NotImplementedError
+
+    @property
+    def first_cell(self) -> NDArray[np.int64]:
+        """The cell (3,) at which ``occupancy`` begins, in steps of CELL_MM."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class SupportLandmark(SupportTarget):
+    """One landmark of one support scan: a point."""
+
+    POINT_COUNT: ClassVar[int] = 1
+
+    @property
+    def point_ras(self) -> NDArray[np.float64]:
+        """The point (3,)."""
+        point_ras: NDArray[np.float64] = self.anchors_ras[0]
+        return point_ras
+
+    @property
+    def occupancy(self) -> NDArray[np.uint8]:
+        return np.full((1, 1, 1), 255, np.uint8)
+
+    @property
+    def first_cell(self) -> NDArray[np.int64]:
+        return np.rint(self.latents[0, :3] / CELL_MM).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class SupportOrgan(SupportTarget):
+    """One organ of one support scan, marked by its six extreme points in the order of WALLS.
+
+    ``appearance``: what the organ's own voxels look like.
+    """
+
+    POINT_COUNT: ClassVar[int] = 6
     appearance: Appearance
-    self_error_mm: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 3)))
-    """(6, 3): by how much localization misses the extreme points in the support scan itself; what is found in any scan
-    is corrected by it."""
     cut_walls: tuple[str, ...] = ()
     """The walls, of WALLS, at which the organ ends with the example's scan, which may show only a part of it."""
     doubt: str = ""
     """Why its label may hold more than the organ, in a sentence or two."""
 
     @property
-    def points_ras(self) -> Points:
-        """The six extreme points (6, 3)."""
-        return self.anchors_ras[:6]
+    def occupancy(self) -> NDArray[np.uint8]:
+        return self.appearance.occupancy
+
+    @property
+    def first_cell(self) -> NDArray[np.int64]:
+        return np.rint(self.appearance.lattice.ras_from_ijk[:3, 3] / CELL_MM).astype(np.int64)
 
     @property
     def box(self) -> Box:
@@ -90,7 +140,8 @@ class SupportOrgan:
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """The organs that are marked on one scan, how they were marked, and what the scan looks like around them.
+    """The organs and landmarks that are marked on one scan, how the organs were marked, and what the scan looks like
+    around them all.
 
     ``doubts``: reasons why what the example finds may lie anywhere, each in a sentence or two. ``notes``: what else was
     noticed when the example was read and learned; they are not part of the file, because they may name files.
@@ -102,6 +153,12 @@ class Support:
     surroundings: Surroundings = field(default_factory=Surroundings.none)
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    landmarks: dict[str, SupportLandmark] = field(default_factory=dict)
+
+    @property
+    def targets(self) -> dict[str, SupportTarget]:
+        """The organs, then the landmarks."""
+        return {**self.organs, **self.landmarks}
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -112,7 +169,7 @@ class Support:
 
 @dataclass(frozen=True, eq=False)
 class SupportSet:
-    """Organs that can be located: what :meth:`rprloc.Localizer.learn` learned from one or several examples.
+    """Organs and landmarks that can be located: what :meth:`rprloc.Localizer.learn` learned from examples.
 
     A set belongs to the weights with which it was learned; other weights refuse it. It holds no image.
 
@@ -137,6 +194,16 @@ class SupportSet:
     def organs(self) -> list[str]:
         """All organs' names in the order in which they first appear."""
         return list(dict.fromkeys(name for support in self.supports for name in support.organs))
+
+    @property
+    def landmarks(self) -> list[str]:
+        """All landmarks' names in the order in which they first appear."""
+        return list(dict.fromkeys(name for support in self.supports for name in support.landmarks))
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of all organs, then those of all landmarks."""
+        return [*self.organs, *self.landmarks]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -190,12 +257,13 @@ class SupportSet:
 
     @classmethod
     def merge(cls, sets: Iterable[SupportSet]) -> SupportSet:
-        """One set with the supports of all; organs of the same scan come together.
+        """One set with the supports of all; organs and landmarks of the same scan come together.
 
         Raises
         ------
         InputError
-            For sets of different models, and for an organ that two sets mark differently on one scan.
+            For sets of different models, for what two sets mark differently on one scan, and for a name that one uses
+            for an organ and another for a landmark.
 
         Examples
         --------
@@ -213,7 +281,9 @@ class SupportSet:
         for support in (support for support_set in sets for support in support_set.supports):
             known = supports.get(support.scan)
             supports[support.scan] = support if known is None else _join(known, support)
-        return cls(models[0], tuple(supports.values()))
+        merged = cls(models[0], tuple(supports.values()))
+        _check_names(merged, "The sets")
+        return merged
 
     def to_json(self) -> str:
         """The set as JSON text, arrays as base64 of little-endian numbers; equal sets give equal text."""
@@ -229,6 +299,7 @@ class SupportSet:
                     "source": support.marking.value,
                     **({"doubts": list(support.doubts)} if support.doubts else {}),
                     "organs": {name: _organ_record(organ) for name, organ in support.organs.items()},
+                    **_landmark_records(support),
                     "surroundings": _surroundings_record(support.surroundings),
                 }
                 for support in self.supports
@@ -246,31 +317,52 @@ class SupportSet:
                 name: _organ_of_record(name, record, f"{source}, organ {name}")
                 for name, record in entry["organs"].items()
             }
+            landmarks = {
+                name: _landmark_of_record(name, record, f"{source}, landmark {name}")
+                for name, record in entry.get("landmarks", {}).items()
+            }
+            if not organs and not landmarks:
+                raise InputError(f"{source} holds nothing of the scan {entry['scan']}. {_BUILD_AGAIN}")
             doubts = tuple(entry.get("doubts", ()))
-            _check_extent(organs.values(), source)
-            channels = {organ.latents.shape[1] - _POSITIONS for organ in organs.values()}
+            targets = (*organs.values(), *landmarks.values())
+            _check_extent(targets, source)
+            channels = {target.latents.shape[1] - _POSITIONS for target in targets}
             surroundings = _surroundings_of_record(
                 entry["surroundings"], channels, f"{source}, what surrounds its organs"
             )
-            supports.append(Support(entry["scan"], Marking(entry["source"]), organs, surroundings, doubts))
-        return cls(content["model_id"], tuple(supports))
+            supports.append(
+                Support(entry["scan"], Marking(entry["source"]), organs, surroundings, doubts, landmarks=landmarks)
+            )
+        support_set = cls(content["model_id"], tuple(supports))
+        _check_names(support_set, source)
+        return support_set
 
 
 def _join(known: Support, other: Support) -> Support:
-    """The organs of both supports of one scan."""
-    for name in known.organs.keys() & other.organs.keys():
-        if not np.allclose(known.organs[name].points_ras, other.organs[name].points_ras, atol=1e-3):
+    """The organs and landmarks of both supports of one scan."""
+    for name in known.targets.keys() & other.targets.keys():
+        a, b = known.targets[name].points_ras, other.targets[name].points_ras
+        if a.shape != b.shape or not np.allclose(a, b, atol=1e-3):
             raise InputError(
-                f"Organ {name} of scan {known.scan} is marked differently in two of the sets. Leave one of them out."
+                f"{name} of scan {known.scan} is marked differently in two of the sets. Leave one of them out."
             )
-    marking = known.marking if known.marking == other.marking else Marking.MIXED
+    markings = {part.marking for part in (known, other) if part.organs} or {known.marking}
+    marking = markings.pop() if len(markings) == 1 else Marking.MIXED
     doubts, notes = (tuple(dict.fromkeys(a + b)) for a, b in ((known.doubts, other.doubts), (known.notes, other.notes)))
     if len({len(part.surroundings.basis) for part in (known, other) if len(part.surroundings.cells)}) > 1:
         raise InputError(
             f"The descriptors of scan {known.scan} are of two kinds, so they do not fit together. {_BUILD_AGAIN}"
         )
     surroundings = known.surroundings.joined(other.surroundings)
-    return Support(known.scan, marking, known.organs | other.organs, surroundings, doubts, notes)
+    organs, landmarks = known.organs | other.organs, known.landmarks | other.landmarks
+    return Support(known.scan, marking, organs, surroundings, doubts, notes, landmarks)
+
+
+def _check_names(support_set: SupportSet, source: str) -> None:
+    """Raise InputError for a name that stands for an organ and for a landmark."""
+    both = [name for name in support_set.organs if name in support_set.landmarks]
+    if both:
+        raise InputError(f"{source}: {', '.join(both)} is an organ and a landmark. Give each a name of its own.")
 
 
 def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
@@ -294,6 +386,20 @@ def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
         "latents": _encode(organ.latents),
         "appearance": {name: _encode(array) for name, array in arrays.items()},
     }
+
+
+def _landmark_records(support: Support) -> dict[str, Any]:
+    """The landmarks of a support; nothing if it has none, so that sets of organs alone stay as they were."""
+    records = {
+        name: {
+            "point_ras_mm": np.round(landmark.point_ras, 4).tolist(),
+            "self_error_ras_mm": np.round(landmark.self_error_mm[0], 4).tolist(),
+            "context_ras_mm": _encode(landmark.anchors_ras[1:]),
+            "latents": _encode(landmark.latents),
+        }
+        for name, landmark in support.landmarks.items()
+    }
+    return {"landmarks": records} if records else {}
 
 
 def _surroundings_record(surroundings: Surroundings) -> dict[str, Any]:
@@ -347,28 +453,39 @@ def _parse(text: str, source: str) -> dict[str, Any]:
 
 def _organ_of_record(name: str, record: Mapping[str, Any], where: str) -> SupportOrgan:
     points = np.array(record["extreme_points_ras_mm"], float)
-    context, latents = _decode(record["context_ras_mm"], where), _decode(record["latents"], where)
-    if context.shape[1] != 3 or len(latents) != 6 + len(context):
-        raise InputError(f"{where}: there are not as many latents as points. {_BUILD_AGAIN}")
+    anchors, latents, self_error = _anchors_of_record(points, record, where)
     if not (wall_coordinates(points).reshape(3, 2) @ [-1.0, 1.0] > 0.0).all():  # false for NaN, too
         raise InputError(f"{where}: the extreme points span no volume. {_BUILD_AGAIN}")
-    anchors = np.concatenate([points, context.astype(float)])
-    self_error = np.array(record["self_error_ras_mm"], float)
-    if not np.isfinite(self_error).all():
-        raise InputError(f"{where}: an error of the points is not finite. {_BUILD_AGAIN}")
     arrays = {key: _decode(entry, where) for key, entry in record["appearance"].items()}
     appearance = _appearance_of_arrays(arrays, latents.shape[1] - _POSITIONS, f"{where}: its appearance")
     cut_walls, doubt = tuple(record.get("cut_walls", ())), record.get("doubt", "")
-    return SupportOrgan(name, anchors, latents.astype(np.float32), appearance, self_error, cut_walls, doubt)
+    return SupportOrgan(name, anchors, latents, self_error, appearance, cut_walls, doubt)
 
 
-def _check_extent(organs: Iterable[SupportOrgan], source: str) -> None:
-    """Raise InputError if the shapes of a scan's organs span more cells than a body has."""
-    lattices = [organ.appearance.lattice for organ in organs]
-    first = np.min([lattice.ras_from_ijk[:3, 3] for lattice in lattices], axis=0)
-    last = np.max([lattice.ras_from_ijk[:3, 3] + CELL_MM * np.array(lattice.shape) for lattice in lattices], axis=0)
+def _landmark_of_record(name: str, record: Mapping[str, Any], where: str) -> SupportLandmark:
+    return SupportLandmark(name, *_anchors_of_record(np.array([record["point_ras_mm"]], float), record, where))
+
+
+def _anchors_of_record(
+    points: Points, record: Mapping[str, Any], where: str
+) -> tuple[Points, NDArray[np.float32], NDArray[np.float64]]:
+    """The anchors and latents of a target with marked points (P, 3), and its self-error (P, 3), checked."""
+    context, latents = _decode(record["context_ras_mm"], where), _decode(record["latents"], where)
+    if context.shape[1] != 3 or len(latents) != len(points) + len(context):
+        raise InputError(f"{where}: there are not as many latents as points. {_BUILD_AGAIN}")
+    self_error = np.array(record["self_error_ras_mm"], float).reshape(-1, 3)
+    if not (np.isfinite(points).all() and np.isfinite(self_error).all()):
+        raise InputError(f"{where}: a point, or its error, is not finite. {_BUILD_AGAIN}")
+    return np.concatenate([points, context.astype(float)]), latents.astype(np.float32), self_error
+
+
+def _check_extent(targets: Iterable[SupportTarget], source: str) -> None:
+    """Raise InputError if the shapes of a scan's targets span more cells than a body has."""
+    targets = list(targets)
+    first = CELL_MM * np.min([target.first_cell for target in targets], axis=0)
+    last = CELL_MM * np.max([target.first_cell + target.occupancy.shape for target in targets], axis=0)
     if max(np.abs(first).max(), np.abs(last).max()) > _FURTHEST_MM or np.prod((last - first) / CELL_MM) > _MOST_CELLS:
-        raise InputError(f"{source}: its organs lie further apart than in a body. {_BUILD_AGAIN}")
+        raise InputError(f"{source}: its organs and landmarks lie further apart than in a body. {_BUILD_AGAIN}")
 
 
 def _appearance_of_arrays(arrays: Mapping[str, NDArray[Any]], channels: int, where: str) -> Appearance:
