@@ -30,7 +30,7 @@ def detections(seconds: float | None = 1.5) -> Detections:
 def test_json_text_says_what_was_found() -> None:
     record = json.loads(detections().to_json())
     heart = record["organs"][0]
-    assert (record["format"], record["version"], record["query"]) == ("rprloc-detections", 1, "scan 7")
+    assert (record["format"], record["version"], record["query"]) == ("rprloc-detections", 2, "scan 7")
     assert heart["box"] == {
         "min_ras_mm": [-40.0, -60.1235, 0.0],
         "max_ras_mm": [60.0, 20.0, 60.0],
@@ -122,7 +122,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
         ("{", "not JSON"),
         ("[1]", "not a detections file"),
         ('{"format": "other"}', "not a detections file"),
-        (changed(lambda r: r.update(version=2)), "version 2.*versions up to 1.*Update"),
+        (changed(lambda r: r.update(version=3)), "version 3.*versions up to 2.*Update"),
         (changed(lambda r: r.update(version="1")), r"\$\.version"),
         (changed(lambda r: r.pop("model_id")), "model_id"),
         (changed(lambda r: r.update(surprise=1)), "surprise"),

@@ -198,7 +198,7 @@ def test_written_points_read_back_and_carry_their_wall(tmp_path: Path) -> None:
 
 
 def test_no_organ_is_refused_and_writes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no organ"):
+    with pytest.raises(InputError, match="nothing was located"):
         write_rois(tmp_path / "out.mrk.json", Detections("q", (), "m", "s"))
     absent = AbsentOrgan("liver", Presence(0.0, 0.02, 0.98), ("a",))
     with pytest.raises(InputError, match=r"no organ was located: liver is not in the scan \(98 %\)\."):

@@ -34,7 +34,7 @@ def organ(name: str, centre_ras: tuple[float, float, float], context: int = 4, c
     around = np.array(centre_ras) + np.arange(3 * context).reshape(context, 3)
     anchors = np.concatenate([points, around])
     latents = np.arange(len(anchors) * channels, dtype=np.float32).reshape(-1, channels) / 8
-    return SupportOrgan(name, anchors, latents, appearance(channels - 6))
+    return SupportOrgan(name, anchors, latents, np.zeros((6, 3)), appearance(channels - 6))
 
 
 def appearance(channels: int) -> Appearance:
@@ -152,7 +152,7 @@ DAMAGED = {
     "too few latents": (change(*HEART_KEYS, "context_ras_mm", "shape", to=[12, 1]), "not as many latents as points"),
     "a point that is not a number": (
         change(*HEART_KEYS, "extreme_points_ras_mm", 0, to=[float("nan"), 0.0, 0.0]),
-        "organ heart: the extreme points span no volume",
+        "organ heart: a point, or its error, is not finite",
     ),
     "walls that have crossed": (
         change(*HEART_KEYS, "extreme_points_ras_mm", 0, to=[999.0, 0.0, 0.0]),

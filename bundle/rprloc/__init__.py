@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from rprloc.io.dicom_seg import save_seg
     from rprloc.io.dicom_sr import save_sr
     from rprloc.io.label_map import save_label_map
-    from rprloc.io.markups import read_extreme_points, write_extreme_points, write_rois
+    from rprloc.io.markups import (
+        read_extreme_points,
+        read_landmarks,
+        write_extreme_points,
+        write_landmarks,
+        write_rois,
+    )
     from rprloc.io.pictures import save_picture
     from rprloc.io.reading import Scan, read_scan, read_volume
     from rprloc.io.results import write_results
@@ -57,6 +63,7 @@ _HOMES = {
     "read_example": "io.annotations",
     "read_extreme_points": "io.markups",
     "read_label_map": "io.annotations",
+    "read_landmarks": "io.markups",
     "read_scan": "io.reading",
     "read_volume": "io.reading",
     "save_label_map": "io.label_map",
@@ -65,6 +72,7 @@ _HOMES = {
     "save_seg": "io.dicom_seg",
     "save_sr": "io.dicom_sr",
     "write_extreme_points": "io.markups",
+    "write_landmarks": "io.markups",
     "write_results": "io.results",
     "write_rois": "io.markups",
 }
@@ -90,6 +98,7 @@ __all__ = [
     "read_example",
     "read_extreme_points",
     "read_label_map",
+    "read_landmarks",
     "read_scan",
     "read_volume",
     "save_label_map",
@@ -98,6 +107,7 @@ __all__ = [
     "save_seg",
     "save_sr",
     "write_extreme_points",
+    "write_landmarks",
     "write_results",
     "write_rois",
 ]

@@ -104,7 +104,7 @@ class Annotation:
         >>> rprloc.Annotation.from_landmarks({"carina": [2.0, 31.5, 120.0]}).landmarks_ras["carina"].shape
         (3,)
         """
-        return cls({}, landmarks_ras={name: np.asarray(given, float) for name, given in landmarks_ras.items()})
+        return cls({}, landmarks_ras={name: _one_point(name, given) for name, given in landmarks_ras.items()})
 
     @classmethod
     def from_points(cls, points_ras: Mapping[str, ArrayLike]) -> Annotation:

@@ -218,6 +218,10 @@ class Box:
     def __hash__(self) -> int:
         return hash(tuple(self.walls_mm.tolist()))
 
+    def contains(self, point_ras: ArrayLike) -> bool:
+        """Whether a world point (3,) lies in the box or on a wall."""
+        return bool((np.asarray(point_ras) >= self.min_ras).all() and (np.asarray(point_ras) <= self.max_ras).all())
+
     def same_as(self, other: Box, tolerance_mm: float = 0.1) -> bool:
         """Whether every wall lies within ``tolerance_mm`` of the other box's."""
         return bool(self.wall_distances_mm(other).max() <= tolerance_mm)

@@ -251,7 +251,7 @@ def require_distinct_names(queries: Iterable[Query]) -> None:
 def locate_here(job: Job, queries: Sequence[Query]) -> Iterator[Outcome]:
     """Locate in the queries, one after another; up to two more are read in the meantime."""
     localizer, support_set = _localizer(job.weights, job.device), job.support_set
-    organs = list(job.organs or support_set.organs)
+    organs = list(job.organs or support_set.targets)
     localizer.check(support_set, organs)
     ahead: list[tuple[Query, Outcome | Future[tuple[Scan, float]]]] = []
     with ThreadPoolExecutor(max_workers=_READ_AHEAD, thread_name_prefix="reading") as readers:

@@ -112,7 +112,7 @@ def evaluate(
     from rprloc import Localizer
     from rprloc.evaluation.evaluate import evaluate as evaluate_region
     from rprloc.evaluation.scores import SHOTS, save_evaluation
-    from rprloc.evaluation.table import accuracy_table
+    from rprloc.evaluation.table import accuracy_table, landmark_table
     from rprloc.io.dataset import read_dataset, read_regions
 
     require_folder(out)
@@ -132,6 +132,9 @@ def evaluate(
             pairs.append((results[0], results[1]))
     if pairs:
         typer.echo(accuracy_table(pairs))
+        landmarks = landmark_table(pairs)
+        if landmarks:
+            typer.echo("\n" + landmarks)
 
 
 def calibrate(

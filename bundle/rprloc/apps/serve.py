@@ -3,17 +3,19 @@
 For programs that work with RPR-Loc over a pipe, such as the module for 3D Slicer. A request is one line of JSON on
 stdin, an event is one line of JSON on stdout::
 
-    {"id": 1, "command": "build", "image": PATH, "points_ras_mm": {ORGAN: [[r, a, s] x 6]}, "out": SET.json}
+    {"id": 1, "command": "build", "image": PATH, "points_ras_mm": {ORGAN: [[r, a, s] x 6]},
+     "landmarks_ras_mm": {LANDMARK: [r, a, s]}, "out": SET.json}
     {"id": 2, "command": "merge", "sets": [SET.json, ...], "out": SET.json}
     {"id": 3, "command": "show", "set": SET.json}
     {"id": 4, "command": "find", "folder": FOLDER}
     {"id": 5, "command": "locate", "set": SET.json, "image": PATH, "organs": [ORGAN, ...]}
 
-``build`` takes ``scan_name`` and ``build`` and ``locate`` take ``series`` as the commands of the same names do;
-``find`` lists the scans below a folder; without ``organs`` all are located. ``locate`` also writes the boxes as ROIs of
-Slicer to ``"rois": FILE.mrk.json``, and as a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the
-request names these files. ``build``, ``merge`` and ``show`` give the set's identity, organs, scans and ``warnings``:
-reasons to doubt its examples. Events carry the id of their request:
+``build`` needs one of the two marks at least. It takes ``scan_name``, and ``build`` and ``locate`` take ``series``, as
+the commands of the same names do; ``find`` lists the scans below a folder; without ``organs``, which may name
+landmarks, too, all are located. ``locate`` also writes the boxes as ROIs of Slicer to ``"rois": FILE.mrk.json``, and as
+a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the request names these files. ``build``, ``merge``
+and ``show`` give the set's identity, organs, landmarks, scans and ``warnings``: reasons to doubt its examples. Events
+carry the id of their request:
 
     {"id": null, "event": "ready", "model_id": ..., "device": ...}             once, before the first request is read
     {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
@@ -31,7 +33,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +118,12 @@ class Server:
             self._event("error", message=describe_failure(error))
 
     def _build(self, request: _Request) -> dict[str, Any]:
-        points = request.get("points_ras_mm")
-        if not isinstance(points, Mapping) or not points:
-            raise InputError('"points_ras_mm" is missing. Add six points of each organ.')
+        points, landmarks = (request.get(name, {}) for name in ("points_ras_mm", "landmarks_ras_mm"))
+        if not isinstance(points, Mapping) or not isinstance(landmarks, Mapping) or not (points or landmarks):
+            raise InputError(
+                '"points_ras_mm" is missing. Add six points of each organ, or "landmarks_ras_mm" with one of each '
+                "landmark."
+            )
         marked = {}
         for organ, given in points.items():
             require_name(organ, "An organ's name")
@@ -126,12 +131,14 @@ class Server:
                 marked[organ] = np.array(given, float)
             except (TypeError, ValueError) as error:
                 raise InputError(f"The points of {organ} are not numbers. Give them as [[r, a, s], ...].") from error
+        for landmark in landmarks:
+            require_name(landmark, "A landmark's name")
         out = _path(request, "out")
         scan_name = request.get("scan_name")
         require_name(scan_name, '"scan_name"')
         require_writable(out)
         scan = self._scan(request, pseudonym=scan_name is None)
-        annotation = Annotation.from_points(marked)
+        annotation = replace(Annotation.from_points(marked), landmarks_ras=landmarks)
         name = scan_name or scan.pseudonym
         built = self._localizer.learn_in(scan.field, scan.grid, annotation, name, warnings=scan.warnings)
         return self._save(built, out)
@@ -261,6 +268,7 @@ def _describe(support_set: SupportSet) -> dict[str, Any]:
         "identity": support_set.identity,
         "model_id": support_set.model_id,
         "organs": support_set.organs,
+        "landmarks": support_set.landmarks,
         "scans": [support.scan for support in support_set.supports],
         "warnings": list(support_set.warnings),
     }

@@ -15,7 +15,13 @@ from rprloc.detection import Presence
 from rprloc.errors import InputError
 from rprloc.evaluation.observations import Observation, Observations, ScanObservation, State
 from rprloc.evaluation.views import Kind
-from rprloc.localization.confidence import ERROR_EVIDENCE, Calibration, Linear, presence_evidence
+from rprloc.localization.confidence import (
+    ERROR_EVIDENCE,
+    LANDMARK_EVIDENCE,
+    Calibration,
+    Linear,
+    presence_evidence,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +54,22 @@ def fit_calibration(model_id: str, observations: Observations) -> Calibration:
     Raises InputError if there are too few observations.
     """
     _require_enough(observations.organs)
-    return _fit(model_id, observations.organs, find_thresholds(observations.scans))
+    calibration = _fit(model_id, observations.organs, find_thresholds(observations.scans))
+    return with_landmarks(calibration, observations.landmarks)
+
+
+def with_landmarks(calibration: Calibration, seen: Sequence[Observation]) -> Calibration:
+    """The calibration with what landmarks give; without any of it if they are too few."""
+    there, known = [one for one in seen if one.state is State.WHOLE], [one for one in seen if one.tells_presence]
+    counts = Counter(one.state for one in known)
+    if min(counts[State.WHOLE], counts[State.ABSENT]) < _LEAST_OBSERVATIONS:
+        return replace(calibration, landmark_error=None, landmark_absent=None)
+    rows = [vars(one.evidence) for one in there]
+    error = fit_log_mean(rows, LANDMARK_EVIDENCE, [one.error_mm for one in there], _weights(there))
+    partial = replace(calibration, landmark_error=error)
+    distances = [presence_evidence(one.evidence, partial.expected_landmark_mm(one.evidence)) for one in known]
+    absent = fit_log_odds(distances, ("seen",), [one.state is State.ABSENT for one in known], _weights(known))
+    return replace(partial, landmark_absent=absent)
 
 
 def cross_validate(
@@ -67,6 +88,29 @@ def cross_validate(
             continue
         without = _fit(calibration.model_id, others, thresholds)
         found += judge(without, [one for one in seen if group_of(one) == group])
+    return found
+
+
+def cross_validate_landmarks(
+    calibration: Calibration, seen: Sequence[Observation], group_of: Callable[[Observation], Hashable]
+) -> list[Judged]:
+    """As :func:`cross_validate`, of landmarks."""
+    found = []
+    for group in dict.fromkeys(group_of(one) for one in seen):
+        without = with_landmarks(calibration, [one for one in seen if group_of(one) != group])
+        found += judge_landmarks(without, [one for one in seen if group_of(one) == group])
+    return found
+
+
+def judge_landmarks(calibration: Calibration, seen: Sequence[Observation]) -> list[Judged]:
+    """Every observation of a landmark as a calibration judges it; nothing if it is none for landmarks."""
+    if calibration.landmark_error is None:
+        return []
+    found = []
+    for one in seen:
+        expected_mm = calibration.expected_landmark_mm(one.evidence)
+        in_scan = calibration.landmark_in_scan(one.evidence, expected_mm)
+        found.append(Judged(one, expected_mm, Presence(in_scan, 0.0, 1.0 - in_scan)))
     return found
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rprloc.evaluation.calibration import Judged, bin_by_expected, cross_validate, judge
+from rprloc.evaluation.calibration import (
+    Judged,
+    bin_by_expected,
+    cross_validate,
+    cross_validate_landmarks,
+    judge,
+    judge_landmarks,
+)
 from rprloc.evaluation.calibration_plot import Curves, save_plot
 from rprloc.evaluation.observations import Observation, Observations, ScanObservation, State
 from rprloc.evaluation.scores import ALL_SUPPORTS, SHOTS
@@ -37,7 +44,7 @@ class Section:
 def report_tuning(calibration: Calibration, seen: Observations, folder: Path | None) -> str:
     """What a calibration is worth for scans and organs that it was fitted without, as Markdown.
 
-    With a folder, it goes to tuning.md, by_scan.png and by_organ.png.
+    With a folder, it goes to tuning.md and plots beside it, such as by_scan.png.
     """
     sections = (
         Section(
@@ -50,6 +57,16 @@ def report_tuning(calibration: Calibration, seen: Observations, folder: Path | N
             "by_organ",
             cross_validate(calibration, seen.organs, lambda one: one.organ),
         ),
+        *_of_landmarks(
+            "Landmarks, each scan judged without itself",
+            "landmarks_by_scan",
+            cross_validate_landmarks(calibration, seen.landmarks, lambda one: (one.region, one.query)),
+        ),
+        *_of_landmarks(
+            "Landmarks, each kind judged without itself",
+            "landmarks_by_kind",
+            cross_validate_landmarks(calibration, seen.landmarks, lambda one: one.organ),
+        ),
     )
     return _report(calibration, sections, seen.scans, folder, "tuning.md")
 
@@ -57,11 +74,18 @@ def report_tuning(calibration: Calibration, seen: Observations, folder: Path | N
 def report_test(calibration: Calibration, seen: Observations, folder: Path | None) -> str:
     """What a calibration is worth for scans that had no part in it, as Markdown.
 
-    With a folder, it goes to test.md and test.png.
+    With a folder, it goes to test.md and plots beside it, such as test.png.
     """
-    return _report(
-        calibration, (Section("Test cases", "test", judge(calibration, seen.organs)),), seen.scans, folder, "test.md"
+    sections = (
+        Section("Test cases", "test", judge(calibration, seen.organs)),
+        *_of_landmarks("Landmarks of test cases", "landmarks_test", judge_landmarks(calibration, seen.landmarks)),
     )
+    return _report(calibration, sections, seen.scans, folder, "test.md")
+
+
+def _of_landmarks(title: str, stem: str, judged: Sequence[Judged]) -> tuple[Section, ...]:
+    """The section of landmarks; none without any."""
+    return (Section(title, stem, judged),) if judged else ()
 
 
 def _report(

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rprloc.annotation import Annotation, Example, Marking
 from rprloc.detection import OrganDetection
 from rprloc.errors import InputError
-from rprloc.evaluation.scores import ALL_SUPPORTS, SHOTS, Evaluation, PairScore, score
+from rprloc.evaluation.landmarks import find_landmarks
+from rprloc.evaluation.scores import (
+    ALL_SUPPORTS,
+    SHOTS,
+    Evaluation,
+    LandmarkScore,
+    PairScore,
+    score,
+    score_landmark,
+)
 from rprloc.io.annotations import read_label_map
-from rprloc.io.dataset import Case, Region
+from rprloc.io.dataset import Case, LandmarkRule, Region
 from rprloc.io.reading import read_scan
 from rprloc.localization.localizer import Localizer
-from rprloc.localization.locate import locate
+from rprloc.localization.locate import locate, locate_landmarks
 from rprloc.localization.support import Support, SupportSet
 from rprloc.model.device import run_on_device
+from rprloc.model.field import PositionField
 from rprloc.volume import Volume
 
 
@@ -26,6 +38,8 @@ def evaluate(
     localizer: Localizer, cases: Iterable[Case], region: str, split: str, shots: str, about: Region | None = None
 ) -> Evaluation:
     """Localize the targets of a region's ``split`` cases by its support cases, and compare with the label maps.
+
+    The landmarks that ``about`` defines on the label maps are localized and compared in the same pairs.
 
     ``shots``: "one" for every support alone, over all pairs of a support and a query; "all" for all supports together.
     A pair counts for the targets that lie wholly inside both scans; no scan is its own support. The time a query is
@@ -36,10 +50,16 @@ def evaluate(
     """
     if shots not in SHOTS:
         raise ValueError(f"shots must be one of {SHOTS}, got {shots!r}")
+    about = about or Region()
     supports, queries = _choose(list(cases), region, split)
-    known = [learn_support(localizer, case) for case in tqdm(supports, desc="supports", unit="scan", disable=None)]
+    learned = [
+        learn_supports(localizer, case, about.landmarks)
+        for case in tqdm(supports, desc="supports", unit="scan", disable=None)
+    ]
+    known, with_landmarks = [organs for organs, _ in learned], [marks for _, marks in learned if marks is not None]
     organs_per_query = 0
     scores: list[PairScore] = []
+    landmark_scores: list[LandmarkScore] = []
     seconds: list[float] = []
     for case in tqdm(queries, desc="queries", unit="scan", disable=None):
         query = read_case(case)
@@ -51,10 +71,12 @@ def evaluate(
         localize = _localization(localizer, query.volume, [support_set for _, support_set in sets])
         if not seconds:  # warms up
             run_on_device(localizer.model, localize, fall_back=localizer.fall_back)
-        by_set, elapsed = run_on_device(localizer.model, localize, fall_back=localizer.fall_back)
+        field, by_set, elapsed = run_on_device(localizer.model, localize, fall_back=localizer.fall_back)
         seconds.append(elapsed)
         for (name, _), organs in zip(sets, by_set, strict=True):
             scores += [score(name, case.name, organ, truth[organ.organ]) for organ in organs if organ.organ in truth]
+        true_ras = find_landmarks(query.annotation, about.landmarks)
+        landmark_scores += _score_landmarks(localizer, with_landmarks, case.name, field, true_ras, shots)
     if not scores:
         raise InputError(
             f"No support of {region} shares a target with a query of split {split}. Check the targets in the "
@@ -71,20 +93,38 @@ def evaluate(
         organs_per_query=organs_per_query,
         model_id=localizer.model_id,
         device=localizer.device_name,
-        about=about or Region(),
+        about=about,
+        landmark_scores=tuple(landmark_scores),
     )
+
+
+def _score_landmarks(
+    localizer: Localizer,
+    supports: Sequence[Support],
+    query: str,
+    field: PositionField,
+    true_ras: Mapping[str, NDArray[np.float64]],
+    shots: str,
+) -> list[LandmarkScore]:
+    """How well every support, or all of them together, locate a query's landmarks (3,) in its position field."""
+    scores = []
+    for name, support_set in _sets_for(localizer.model_id, supports, query, true_ras.keys(), shots):
+        wanted = [landmark for landmark in support_set.landmarks if landmark in true_ras]
+        for one in locate_landmarks(support_set, field, wanted, calibration=localizer.calibration):
+            scores.append(score_landmark(name, query, one, true_ras[one.landmark]))
+    return scores
 
 
 def _sets_for(
     model_id: str, supports: Sequence[Support], query: str, organs: Iterable[str], shots: str
 ) -> list[tuple[str, SupportSet]]:
-    """The named sets that locate in a query and share an organ with it, the one with the most organs first."""
+    """The named sets that locate in a query and share a target with it, the one with the most organs first."""
     others = [support for support in supports if support.scan != query]
     sets = [(support.scan, SupportSet(model_id, (support,))) for support in others]
     if shots == "all":
         sets = [(ALL_SUPPORTS, SupportSet(model_id, tuple(others)))] if others else []
     wanted = set(organs)
-    sets = [(name, support_set) for name, support_set in sets if wanted & set(support_set.organs)]
+    sets = [(name, support_set) for name, support_set in sets if wanted & set(support_set.targets)]
     return sorted(sets, key=lambda entry: -len(entry[1].organs))  # the first is timed; sorting is stable
 
 
@@ -117,18 +157,32 @@ def read_case(case: Case) -> Example:
     return Example(scan.volume, annotation, case.name, scan.warnings)
 
 
-def learn_support(localizer: Localizer, case: Case) -> Support:
-    """The support that a case makes."""
-    (support,) = localizer.learn(read_case(case)).supports
-    return support
+def learn_supports(
+    localizer: Localizer, case: Case, landmarks: Mapping[str, LandmarkRule]
+) -> tuple[Support, Support | None]:
+    """The support that a case makes, and one of the landmarks that are defined on its label map; None without any.
+
+    They are apart, so that what is measured of organs does not depend on which landmarks are measured beside them.
+    """
+    example = read_case(case)
+    field = localizer.compute_position_field(example.volume)
+    found = Annotation.from_landmarks(find_landmarks(example.annotation, landmarks))
+    supports: list[Support] = []
+    for annotation in (example.annotation, found):
+        if annotation.points_ras or annotation.landmarks_ras:
+            learned = localizer.learn_in(field, example.volume.grid, annotation, case.name, warnings=example.warnings)
+            supports += learned.supports
+    return supports[0], supports[1] if len(supports) > 1 else None
 
 
 def _localization(
     localizer: Localizer, volume: Volume, sets: Sequence[SupportSet]
-) -> Callable[[], tuple[list[tuple[OrganDetection, ...]], float]]:
-    """A function that locates all organs by every set, and tells the seconds that the first one took with the field."""
+) -> Callable[[], tuple[PositionField, list[tuple[OrganDetection, ...]], float]]:
+    """A function that locates all organs by every set; it gives the position field, too, and the seconds that the first
+    set took with the field.
+    """
 
-    def localize() -> tuple[list[tuple[OrganDetection, ...]], float]:
+    def localize() -> tuple[PositionField, list[tuple[OrganDetection, ...]], float]:
         started = time.perf_counter()
         field = localizer.compute_position_field(volume)
 
@@ -137,6 +191,6 @@ def _localization(
 
         first = by(sets[0])
         elapsed = time.perf_counter() - started
-        return [first, *(by(support_set) for support_set in sets[1:])], elapsed
+        return field, [first, *(by(support_set) for support_set in sets[1:])], elapsed
 
     return localize

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rprloc.errors import InputError
-from rprloc.evaluation.evaluate import learn_support
+from rprloc.evaluation.evaluate import learn_supports, read_case
+from rprloc.evaluation.landmarks import find_landmarks
 from rprloc.evaluation.scores import ALL_SUPPORTS
 from rprloc.evaluation.view_cache import keep_views
 from rprloc.evaluation.views import CaseViews, Kind, View
@@ -18,7 +21,7 @@ from rprloc.io.dataset import Case, Region
 from rprloc.localization.confidence import Evidence, FieldEvidence, ScanEvidence
 from rprloc.localization.config import LocalizationConfig
 from rprloc.localization.localizer import Localizer
-from rprloc.localization.locate import observe
+from rprloc.localization.locate import observe, observe_landmarks
 from rprloc.localization.support import Support, SupportSet
 from rprloc.model.device import small_steps
 
@@ -37,11 +40,11 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Observation:
-    """What a support of ``support_region`` (or all of it together, :data:`ALL_SUPPORTS`) saw of an organ in a view of a
-    query, and the truth.
+    """What a support of ``support_region`` (or all of it together, :data:`ALL_SUPPORTS`) saw of an organ, or of a
+    landmark, in a view of a query, and the truth.
 
-    ``error_mm``: the mean wall error, NaN where it is not known. ``contours_stop``: whether the organ's contours end
-    where the contouring stopped, so that neither its error nor its presence can be told.
+    ``error_mm``: the mean wall error, or that of the point; NaN where it is not known. ``contours_stop``: whether the
+    organ's contours end where the contouring stopped, so that neither its error nor its presence can be told.
     """
 
     region: str
@@ -77,18 +80,20 @@ class ScanObservation:
 
 @dataclass(frozen=True)
 class Observations:
-    """All that was seen, of organs and of scans."""
+    """All that was seen, of organs, of scans and of landmarks."""
 
     organs: tuple[Observation, ...]
     scans: tuple[ScanObservation, ...]
+    landmarks: tuple[Observation, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class _Example:
-    """A support and the region of its case."""
+    """A support, one of the landmarks of the same case, and the region of the case."""
 
     region: str
     support: Support
+    landmarks: Support | None
 
 
 def observe_cases(
@@ -109,10 +114,11 @@ def observe_cases(
     if not learned_from:
         raise InputError("The dataset has no case of split support with organs. Calibration locates organs by these.")
     examples = [
-        _Example(case.region, learn_support(localizer, case))
+        _Example(case.region, *learn_supports(localizer, case, regions[case.region].landmarks))
         for case in tqdm(learned_from, desc="supports", unit="scan", disable=None)
     ]
     organs: list[Observation] = []
+    landmarks: list[Observation] = []
     scans: list[ScanObservation] = []
     for case in tqdm(queries, desc="queries", unit="scan", disable=None):
         alike = [one.name for one in queries if one.region == case.region]
@@ -123,11 +129,13 @@ def observe_cases(
             with_changes=alike.index(case.name) % max(1, len(alike) // _CHANGED) == 0,
             folder=folder,
         )
+        truth_ras = find_landmarks(read_case(case).annotation, regions[case.region].landmarks)
         for view in looked_at.views:
             evidence = FieldEvidence.of(view.field)
             scans.append(ScanObservation(case.region, view.kind, view.warnings, evidence.as_a_whole()))
             organs += _observe_view(looked_at, view, evidence, examples, regions, localizer.config)
-    return Observations(tuple(organs), tuple(scans))
+            landmarks += _observe_landmarks(case, truth_ras, view, evidence, examples, regions, localizer.config)
+    return Observations(tuple(organs), tuple(scans), tuple(landmarks))
 
 
 def choose_queries(cases: Sequence[Case], *, test: bool) -> list[Case]:
@@ -185,6 +193,56 @@ def _observe_view(
             )
     if view.kind is Kind.WHOLE:
         found += _observe_from_elsewhere(case, evidence, examples[::2], regions, config)  # every other one will do
+    return found
+
+
+@small_steps()
+def _observe_landmarks(
+    case: Case,
+    truth_ras: Mapping[str, NDArray[np.float64]],
+    view: View,
+    evidence: FieldEvidence,
+    examples: Sequence[_Example],
+    regions: Mapping[str, Region],
+    config: LocalizationConfig,
+) -> list[Observation]:
+    """What every support, and all of the region together, see of landmarks in a view; nothing if it is no body.
+
+    Those whose organ a case of another region surely does not show are absent there.
+    """
+    if not view.kind.is_body:
+        return []
+    by_region = [(one.region, one.landmarks) for one in examples if one.landmarks is not None]
+    own = [support for region, support in by_region if region == case.region and support.scan != case.name]
+    sets: list[tuple[str, str, tuple[Support, ...]]] = [(case.region, support.scan, (support,)) for support in own]
+    if view.kind is Kind.WHOLE:
+        if len(own) > 1:
+            sets.append((case.region, ALL_SUPPORTS, tuple(own)))
+        sets += [(region, support.scan, (support,)) for region, support in by_region[::2] if region != case.region]
+    found = []
+    for region, name, supports in sets:
+        support_set, rules = SupportSet("", supports), regions[region].landmarks
+        absent = regions[region].absent_in.get(case.region, ())
+        known = [
+            landmark
+            for landmark in support_set.landmarks
+            if (landmark in truth_ras if region == case.region else rules[landmark].organ in absent)
+        ]
+        for one, seen in observe_landmarks(support_set, evidence, known, config):
+            there = region == case.region and view.field.bounds.contains(truth_ras[one.landmark])
+            found.append(
+                Observation(
+                    case.region,
+                    case.name,
+                    region,
+                    name,
+                    one.landmark,
+                    seen,
+                    State.WHOLE if there else State.ABSENT,
+                    float(np.linalg.norm(one.point_ras - truth_ras[one.landmark])) if there else float("nan"),
+                    contours_stop=False,
+                )
+            )
     return found
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rprloc.detection import OrganDetection
+from rprloc.detection import LandmarkDetection, OrganDetection
 from rprloc.files import write_text_atomically
 from rprloc.geometry import WALLS, Box, Points
 from rprloc.io.dataset import Region
@@ -55,6 +55,33 @@ class PairScore:
     @property
     def point_mm(self) -> float:
         return float(self.point_errors_mm.mean())
+
+
+@dataclass(frozen=True)
+class LandmarkScore:
+    """How far one support (or all together) was off with one landmark in one query.
+
+    ``missed``: it was said to be absent; the error is that of the place where it was withheld. ``expected_mm``: the
+    expected error, None with weights for which it was not calibrated.
+    """
+
+    support: str
+    query: str
+    landmark: str
+    error_mm: float
+    missed: bool = False
+    expected_mm: float | None = None
+
+
+@dataclass(frozen=True)
+class LandmarkSummary:
+    """Errors of a landmark over ``n`` pairs, of which ``missed`` got no point; nine tenths are below ``p90_mm``."""
+
+    median_mm: float
+    mean_mm: float
+    p90_mm: float
+    n: int
+    missed: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +126,24 @@ class Evaluation:
     model_id: str
     device: str
     about: Region = field(default_factory=Region)
+    landmark_scores: tuple[LandmarkScore, ...] = ()
+
+    @property
+    def landmarks(self) -> dict[str, LandmarkSummary]:
+        """The summary of every landmark, in the order in which the landmarks first appear."""
+        names = dict.fromkeys(score.landmark for score in self.landmark_scores)
+        return {name: self._landmark_summary(name) for name in names}
+
+    def _landmark_summary(self, name: str) -> LandmarkSummary:
+        scores = [score for score in self.landmark_scores if score.landmark == name]
+        errors_mm = [score.error_mm for score in scores]
+        return LandmarkSummary(
+            float(np.median(errors_mm)),
+            fmean(errors_mm),
+            float(np.quantile(errors_mm, 0.9)),
+            len(scores),
+            sum(score.missed for score in scores),
+        )
 
     @property
     def stem(self) -> str:
@@ -127,6 +172,7 @@ class Evaluation:
             "queries": self.queries,
             "targets": {name: _round(dataclasses.asdict(summary)) for name, summary in self.targets.items()},
             "mean": None if mean is None else _round(dataclasses.asdict(mean)),
+            "landmarks": {name: _round(dataclasses.asdict(summary)) for name, summary in self.landmarks.items()},
             "seconds_per_query": round(self.seconds_per_query, 3),
             "organs_per_query": self.organs_per_query,
             "model_id": self.model_id,
@@ -168,6 +214,21 @@ class Evaluation:
             )
         return text.getvalue()
 
+    def landmarks_to_csv(self) -> str:
+        """One row for each support, query and landmark."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["region", "support", "query", "landmark", "error_mm", "missed", "expected_error_mm"])
+        for score in self.landmark_scores:
+            expected = "" if score.expected_mm is None else f"{score.expected_mm:.4f}"
+            writer.writerow(
+                [
+                    *(self.region, score.support, score.query, score.landmark),
+                    *(f"{score.error_mm:.4f}", int(score.missed), expected),
+                ]
+            )
+        return text.getvalue()
+
     def to_table(self) -> str:
         """The results as text for people."""
         targets, mean = self.targets, self.mean
@@ -190,6 +251,14 @@ class Evaluation:
             lines.append(f"{'mean':{width}}  {mean.iou:.3f}  {'':16}  {mean.awd_mm:6.1f}  {mean.point_mm:9.1f}")
             if mean.targets != tuple(targets):
                 lines.append(f"mean over {', '.join(mean.targets)}")
+        landmarks = self.landmarks
+        if landmarks:
+            width = max(len(name) for name in ("landmark", *landmarks))
+            lines.append(f"{'landmark':{width}}  median mm  mean mm  90 % below     n")
+        for name, points in landmarks.items():
+            lines.append(
+                f"{name:{width}}  {points.median_mm:9.1f}  {points.mean_mm:7.1f}  {points.p90_mm:10.1f}  {points.n:4d}"
+            )
         lines.append(
             f"{self.seconds_per_query:.2f} s a query for {self.organs_per_query} organs, from the array in memory "
             f"({self.device})"
@@ -215,6 +284,14 @@ def score(support: str, query: str, detection: OrganDetection, truth_ras: Points
     )
 
 
+def score_landmark(
+    support: str, query: str, detection: LandmarkDetection, truth_ras: NDArray[np.float64]
+) -> LandmarkScore:
+    """Compare a detection with the true point (3,), RAS mm. A landmark that is said to be absent counts as a miss."""
+    error_mm = float(np.linalg.norm(detection.point_ras - truth_ras))
+    return LandmarkScore(support, query, detection.landmark, error_mm, detection.is_absent, detection.expected_error_mm)
+
+
 def summarize(scores: Iterable[PairScore]) -> dict[str, Summary]:
     """The summary of every target, in the order in which the targets first appear; {} without scores."""
     by_target: dict[str, list[PairScore]] = {}
@@ -237,8 +314,13 @@ def mean_of(summaries: dict[str, Summary]) -> Mean | None:
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write the results as JSON, and every pair as CSV. Raises InputError if the folder is not writable."""
+    """Write the results as JSON, and every pair as CSV, organs and landmarks apart.
+
+    Raises InputError if the folder is not writable.
+    """
     write_text_atomically(folder / f"{evaluation.stem}.csv", evaluation.to_csv())
+    if evaluation.landmark_scores:
+        write_text_atomically(folder / f"{evaluation.stem}-landmarks.csv", evaluation.landmarks_to_csv())
     write_text_atomically(folder / f"{evaluation.stem}.json", evaluation.to_json())
 
 

@@ -61,6 +61,27 @@ def accuracy_table(results: Sequence[tuple[Evaluation, Evaluation]]) -> str:
     return "\n".join(lines)
 
 
+def landmark_table(results: Sequence[tuple[Evaluation, Evaluation]]) -> str:
+    """One Markdown table of the landmarks of pairs of results, one shot and all shots of a region; "" without any."""
+    rows = []
+    for single_shot, all_shots in results:
+        fused = all_shots.landmarks
+        for name, alone in single_shot.landmarks.items():
+            together = fused.get(name)
+            both = "- | -" if together is None else f"{together.median_mm:.1f} | {together.p90_mm:.1f}"
+            rows.append(
+                f"| {single_shot.region} | {name} | {alone.median_mm:.1f} | {alone.mean_mm:.1f} | {alone.p90_mm:.1f} "
+                f"| {alone.n} | {both} |"
+            )
+    if not rows:
+        return ""
+    head = [
+        "| region | landmark | median mm, one shot | mean | 90 % below | pairs | median mm, all shots | 90 % below |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows])
+
+
 def _interval(evaluation: Evaluation, targets: Sequence[str]) -> str:
     low, high = interval_of_mean(evaluation.scores, targets)
     return f"{low:.2f} to {high:.2f}"

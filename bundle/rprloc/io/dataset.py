@@ -21,6 +21,21 @@ _ABOUT: dict[str, Any] = {
     "mean": _ORGANS,
     "contours_stop": _ORGANS,
     "absent_in": {"type": "object", "additionalProperties": _ORGANS},
+    "landmarks": {
+        "type": "object",
+        "additionalProperties": {
+            "type": "object",
+            "required": ["organ"],
+            "additionalProperties": False,
+            "properties": {
+                "organ": {"type": "string", "minLength": 1},
+                "towards": {"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "number"}},
+                "half": {"enum": ["left", "right"]},
+                "fork": {"const": True},
+            },
+            "oneOf": [{"required": ["towards"]}, {"required": ["fork"]}],
+        },
+    },
 }
 _ABOUT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -69,17 +84,32 @@ class Case:
 
 
 @dataclass(frozen=True)
+class LandmarkRule:
+    """A landmark that the mask of an organ defines.
+
+    It is the organ's tip ``towards`` a direction (right, front, head), of all of it or of its left or right ``half``;
+    or it is where an organ that comes from the head has its ``fork``.
+    """
+
+    organ: str
+    towards: tuple[float, ...] = ()
+    half: str | None = None
+    fork: bool = False
+
+
+@dataclass(frozen=True)
 class Region:
     """What is known of a region beside its cases.
 
     ``mean``: the targets whose mean is given; without any, all. ``contours_stop``: organs whose contours end where
     the contouring stopped, not where the organ does; how far they reach says nothing. ``absent_in``: for other regions
-    the organs of this one that their scans surely do not show.
+    the organs of this one that their scans surely do not show. ``landmarks``: those that its label maps define.
     """
 
     mean: tuple[str, ...] = ()
     contours_stop: tuple[str, ...] = ()
     absent_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    landmarks: Mapping[str, LandmarkRule] = field(default_factory=dict)
 
     def mean_of(self, targets: Iterable[str]) -> tuple[str, ...]:
         """Those of the targets whose mean is given."""
@@ -101,7 +131,17 @@ def read_regions(path: Path, about: Path | None = None) -> dict[str, Region]:
     for name, entry in content.items():
         known = {key: value for key, value in {**entry, **said.get(name, {})}.items() if key in _ABOUT}
         absent_in = {other: tuple(organs) for other, organs in known.pop("absent_in", {}).items()}
-        regions[name] = Region(**{key: tuple(organs) for key, organs in known.items()}, absent_in=absent_in)
+        landmarks = {
+            landmark: LandmarkRule(**{**rule, "towards": tuple(rule.get("towards", ()))})
+            for landmark, rule in known.pop("landmarks", {}).items()
+        }
+        faulty = next((one for one, rule in landmarks.items() if not rule.fork and not any(rule.towards)), None)
+        if faulty is not None:
+            raise InputError(
+                f"The landmark {faulty} of {name} lies towards no direction. Give three numbers, not all 0."
+            )
+        organs = {key: tuple(organs) for key, organs in known.items()}
+        regions[name] = Region(**organs, absent_in=absent_in, landmarks=landmarks)
     return regions
 
 

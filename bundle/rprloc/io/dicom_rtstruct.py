@@ -1,14 +1,18 @@
-"""Boxes as a DICOM RT structure set, for planning systems: closed contours on the slices."""
+"""Boxes and landmarks as a DICOM RT structure set, for planning systems: closed contours, and points."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rprloc.detection import Detections
+import numpy as np
+from numpy.typing import NDArray
+
+from rprloc.detection import AbsentLandmark, AbsentOrgan, Detections
 from rprloc.files import atomic_path
-from rprloc.geometry import Points
+from rprloc.geometry import Points, lps_from_ras
 from rprloc.io.colours import organ_colour
 from rprloc.io.dicom import DicomSeries
 from rprloc.io.dicom_objects import (
@@ -32,8 +36,8 @@ def save_rtstruct(path: str | Path, detections: Detections, series: DicomSeries)
     """Write an RT structure set: for each located organ an ROI with a contour on every slice that cuts its box.
 
     A slice stands for half of the way to its neighbours, so a box that is thinner than a slice gets one contour on the
-    slice in which its centre lies. A box outside the scan becomes an ROI without contours. Organs that are absent are
-    named in the description. The object says that nobody has approved it.
+    slice in which its centre lies. A box outside the scan becomes an ROI without contours. A landmark is an ROI with
+    one point. What is absent is named in the description. The object says that nobody has approved it.
 
     Parameters
     ----------
@@ -73,7 +77,11 @@ def save_rtstruct(path: str | Path, detections: Detections, series: DicomSeries)
     data.Manufacturer, data.ManufacturerModelName, data.SoftwareVersions = MAKER, PRODUCT, __version__
     data.InstanceCreationDate, data.InstanceCreationTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     data.StructureSetLabel, data.StructureSetName = "RPR-Loc", PRODUCT
-    absent = "".join(f"; {organ.organ}: {organ.remark}" for organ in detections.absent)
+    absent = "".join(
+        f"; {name}: {one.remark}"
+        for name, one in detections.targets.items()
+        if isinstance(one, (AbsentOrgan, AbsentLandmark))
+    )
     data.StructureSetDescription = dicom_text(
         f"Boxes located by a research program; to be checked by a person{absent}", 1024
     )
@@ -87,22 +95,26 @@ def save_rtstruct(path: str | Path, detections: Detections, series: DicomSeries)
 
 
 def _add_rois(data: Dataset, detections: Detections, series: DicomSeries, frame_uid: str) -> None:
-    """Give a structure set an ROI for each located organ, with its contours."""
+    """Give a structure set an ROI for each located organ, with its contours, and for each landmark, with its point."""
     from pydicom.dataset import Dataset
 
+    drawings = [
+        (organ, describe_box(detections, organ), "ORGAN", _contours(slice_contours(box, series.slices)))
+        for organ, box in detections.boxes.items()
+    ]
+    drawings += [(one.landmark, one.remark, "", [_point(one.point_ras)]) for one in detections.located_landmarks]
     rois, contours, observations = [], [], []
-    for number, (organ, box) in enumerate(detections.boxes.items(), 1):
+    for number, (name, description, kind, drawing) in enumerate(drawings, 1):
         roi, drawn, seen = Dataset(), Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName = number, dicom_text(organ)
+        roi.ROINumber, roi.ROIName = number, dicom_text(name)
         roi.ReferencedFrameOfReferenceUID = frame_uid
-        roi.ROIDescription, roi.ROIGenerationAlgorithm = dicom_text(describe_box(detections, organ), 1024), "AUTOMATIC"
+        roi.ROIDescription, roi.ROIGenerationAlgorithm = dicom_text(description, 1024), "AUTOMATIC"
         drawn.ReferencedROINumber = number
         drawn.ROIDisplayColor = [round(255 * part) for part in organ_colour(number - 1)]
-        sections = slice_contours(box, series.slices)
-        if sections:
-            drawn.ContourSequence = [_contour(index, *section) for index, section in enumerate(sections, 1)]
+        if drawing:
+            drawn.ContourSequence = drawing
         seen.ObservationNumber = seen.ReferencedROINumber = number
-        seen.RTROIInterpretedType, seen.ROIInterpreter = "ORGAN", ""
+        seen.RTROIInterpretedType, seen.ROIInterpreter = kind, ""
         rois.append(roi)
         contours.append(drawn)
         observations.append(seen)
@@ -132,6 +144,21 @@ def _referenced_image(plane: Slice) -> Dataset:
     if plane.frame is not None:
         image.ReferencedFrameNumber = plane.frame + 1
     return image
+
+
+def _contours(sections: Sequence[tuple[Slice, Points]]) -> list[Dataset]:
+    return [_contour(index, *section) for index, section in enumerate(sections, 1)]
+
+
+def _point(point_ras: NDArray[np.float64]) -> Dataset:
+    """A point (3,), which need not lie on a slice."""
+    from pydicom.dataset import Dataset
+
+    contour = Dataset()
+    contour.ContourNumber, contour.ContourGeometricType = 1, "POINT"
+    contour.NumberOfContourPoints = 1
+    contour.ContourData = [f"{mm:.3f}" for mm in lps_from_ras(point_ras)]
+    return contour
 
 
 def _contour(number: int, plane: Slice, points_lps: Points) -> Dataset:

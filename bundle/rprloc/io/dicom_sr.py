@@ -1,4 +1,4 @@
-"""Boxes as a DICOM measurement report (TID 1500): where they lie in space, and how large they are."""
+"""Boxes and landmarks as a DICOM measurement report (TID 1500): where they lie in space, and how large boxes are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def save_sr(path: str | Path, detections: Detections, series: DicomSeries) -> No
     """Write a measurement report (TID 1500): for each located organ its box in space, with its size and volume.
 
     The box is a volume surface of six faces. For viewers that show only planar regions, the slice through its middle
-    has its contour as an image region. Both lie in the scan's frame of reference.
+    has its contour as an image region. A landmark is an image region that is a point. All lie in the scan's frame of
+    reference.
 
     Parameters
     ----------
@@ -107,6 +108,14 @@ def _report(hd: Any, detections: Detections, series: DicomSeries, frame_uid: str
                     *(hd.sr.Measurement(name, float(mm), codes.UCUM.Millimeter) for name, mm in sizes_mm.items()),
                     hd.sr.Measurement(codes.SCT.Volume, box.volume_mm3, codes.UCUM.CubicMillimeter),
                 ],
+            )
+        )
+    for landmark, point_ras in detections.points_ras.items():
+        planes.append(
+            hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+                hd.sr.TrackingIdentifier(uid=generate_uid(), identifier=dicom_text(landmark)),
+                hd.sr.ImageRegion3D("POINT", lps_from_ras(point_ras)[None], frame_uid),
+                finding_type=codes.SCT.AnatomicalStructure,
             )
         )
     return hd.sr.MeasurementReport(

@@ -1,12 +1,13 @@
-"""Files of 3D Slicer's Markups (``.mrk.json``, schema 1.0.3): extreme points in, boxes and points out.
+"""Files of 3D Slicer's Markups (``.mrk.json``, schema 1.0.3): extreme points and landmarks in, boxes and points out.
 
 The files are in LPS unless they say RAS; everything outside of this module is RAS.
 """
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,118 @@ def read_extreme_points(path: str | Path) -> Points:
         raise InputError(f"{path}: {error}") from error
 
 
+def read_landmarks(path: str | Path) -> dict[str, NDArray[np.float64]]:
+    """The landmarks in a file, each a point with a name.
+
+    Parameters
+    ----------
+    path : path
+        A ``.mrk.json`` file of 3D Slicer: every point of its point lists is a landmark, named by its label. Or a
+        ``.csv`` table with the columns ``name``, ``r_mm``, ``a_mm`` and ``s_mm``: RAS mm.
+
+    Returns
+    -------
+    dict of str to (3,) array
+        The points in RAS mm, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        If it is no such file, holds no point, a point that is not set, or a name that is empty or there twice.
+
+    Examples
+    --------
+    >>> rprloc.write_landmarks("tips.mrk.json", {"carina": [2.0, 31.5, 120.0]})
+    >>> rprloc.read_landmarks("tips.mrk.json")["carina"].tolist()
+    [2.0, 31.5, 120.0]
+    """
+    path = Path(path)
+    named = _rows_of_table(path) if path.suffix.lower() == ".csv" else _labelled_points(path)
+    points_ras: dict[str, NDArray[np.float64]] = {}
+    for name, point_ras in named:
+        if not name:
+            raise InputError(f"{path} has a point without a name. Give every landmark a name (in Slicer, a label).")
+        if name in points_ras:
+            raise InputError(f"{path} has two points that are called {name}. Give every landmark a name of its own.")
+        points_ras[name] = point_ras
+    if not points_ras:
+        raise InputError(f"{path} holds no points. Place a point for each landmark and save them again.")
+    return points_ras
+
+
+def _labelled_points(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
+    """The points of all point lists of a Markups file, with their labels."""
+    found: list[tuple[str, NDArray[np.float64]]] = []
+    for markup in _read_markups(path):
+        if markup.get("type") != "Fiducial":
+            continue
+        try:
+            labels, positions_ras = _labels_and_positions(markup)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        found += zip(labels, positions_ras, strict=True)
+    return found
+
+
+def _rows_of_table(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
+    """The rows of a table of landmarks."""
+    columns = ("name", "r_mm", "a_mm", "s_mm")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+            known = set(rows[0]) if rows else set(columns)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}). Give the path of a table of landmarks.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path} is not a CSV table ({error}). Write it with the columns name,r_mm,a_mm,s_mm."
+        ) from error
+    if not known >= set(columns):
+        raise InputError(f"{path} lacks the columns name,r_mm,a_mm,s_mm (RAS mm). Name its columns like this.")
+    found = []
+    for number, row in enumerate(rows, 2):
+        name = (row["name"] or "").strip()
+        try:
+            point_ras = np.array([float(row[column]) for column in columns[1:]])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}, line {number}: the place of {name} is not three numbers. Correct it.") from error
+        if not np.isfinite(point_ras).all():
+            raise InputError(f"{path}, line {number}: the place of {name} is not finite. Correct it.")
+        found.append((name, point_ras))
+    return found
+
+
+def write_landmarks(path: str | Path, points_ras: Mapping[str, ArrayLike]) -> None:
+    """Write landmarks as one point list of 3D Slicer that :func:`rprloc.read_landmarks` reads.
+
+    Parameters
+    ----------
+    path : path
+        The ``.mrk.json`` file to write.
+    points_ras : mapping of str to (3,) array
+        The points by the landmarks' names, RAS mm; each is labelled with its name. The file is in LPS.
+
+    Raises
+    ------
+    InputError
+        If there is no point, or the folder cannot be written to.
+
+    Examples
+    --------
+    >>> rprloc.write_landmarks("tips.mrk.json", {"carina": [2.0, 31.5, 120.0]})
+    """
+    if not points_ras:
+        raise InputError(f"{path} cannot be written, because there is no landmark. Give at least one point.")
+    _write(path, [_point_list("landmarks", {name: (point, "") for name, point in points_ras.items()})])
+
+
 def write_rois(path: str | Path, detections: Detections) -> None:
-    """Write the boxes as ROIs into one Markups file; 3D Slicer makes a node of each, named like the organ.
+    """Write what was found into one Markups file: 3D Slicer makes an ROI of each box, named like the organ, and one
+    list of all landmarks, each point labelled with its name.
 
     The ROIs lie along the RAS axes; the file is in LPS, as Slicer writes its own. The description of an ROI's control
     point tells the expected error, whether the scan cuts the organ, and how far the votes for each wall spread. Organs
-    that are absent get no ROI.
+    that are absent get no ROI, and absent landmarks no point.
 
     Parameters
     ----------
@@ -81,20 +188,42 @@ def write_rois(path: str | Path, detections: Detections) -> None:
     Raises
     ------
     InputError
-        If no organ was located, as Slicer opens no empty file, or if the folder cannot be written to.
+        If nothing was located, as Slicer opens no empty file, or if the folder cannot be written to.
 
     Examples
     --------
     >>> rprloc.write_rois("bert.mrk.json", found)
     """
-    if not detections.located:
-        absent = ", ".join(f"{organ.organ} is {organ.remark}" for organ in detections.absent)
+    if not detections.located and not detections.located_landmarks:
+        absent = ", ".join(f"{name} is {one.remark}" for name, one in detections.targets.items())
         raise InputError(
-            f"{path} cannot be written, because no organ was located{f': {absent}' if absent else ''}. Slicer "
-            "opens no empty Markups file. Locate at least one organ."
+            f"{path} cannot be written, because nothing was located{f': {absent}' if absent else ''}. Slicer "
+            "opens no empty Markups file. Locate at least one organ or landmark."
         )
     markups = [_roi(detection, organ_colour(index)) for index, detection in enumerate(detections.located)]
+    points = {
+        one.landmark: (
+            one.point_ras,
+            f"RPR-Loc; {one.remark}; spread of the votes {one.spread_mm:.1f} mm; starts: {one.starts}",
+        )
+        for one in detections.located_landmarks
+    }
+    if points:
+        markups.append(_point_list("landmarks", points))
     _write(path, markups)
+
+
+def _point_list(name: str, points: Mapping[str, tuple[ArrayLike, str]]) -> dict[str, Any]:
+    """A list of labelled points (3,), RAS mm, each with a description."""
+    control_points = [
+        _control_point(number, label, description, lps_from_ras(np.asarray(point_ras, float)))
+        for number, (label, (point_ras, description)) in enumerate(points.items(), 1)
+    ]
+    return _common("Fiducial", name, "%N-%d") | {
+        "controlPoints": control_points,
+        "measurements": [],
+        "display": _display(organ_colour(0), point_labels=True),
+    }
 
 
 def write_extreme_points(path: str | Path, points_ras: ArrayLike, name: str) -> None:
@@ -129,7 +258,8 @@ def write_extreme_points(path: str | Path, points_ras: ArrayLike, name: str) -> 
     _write(path, [markup | {"display": _display(organ_colour(0), point_labels=True)}])
 
 
-def _only_markup_with_points(path: Path) -> dict[str, Any]:
+def _read_markups(path: Path) -> list[dict[str, Any]]:
+    """The markups of a file. Raises InputError if it is no Markups file."""
     try:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -151,6 +281,11 @@ def _only_markup_with_points(path: Path) -> dict[str, Any]:
             f"{path} is not a Slicer Markups file of schema 1, with a list of markups. "
             "Save the points from Slicer as .mrk.json."
         )
+    return markups
+
+
+def _only_markup_with_points(path: Path) -> dict[str, Any]:
+    markups = _read_markups(path)
     usable = [m for m in markups if m.get("type") == "ROI" or (m.get("type") == "Fiducial" and m.get("controlPoints"))]
     if not usable:
         kinds = ", ".join(sorted({str(m.get("type")) for m in markups if m.get("type") != "Fiducial"}))
@@ -169,6 +304,14 @@ def _only_markup_with_points(path: Path) -> dict[str, Any]:
 
 def _positions_ras(markup: dict[str, Any]) -> Points:
     """The positions (6, 3) of the control points, RAS mm, in the order of the file."""
+    labels, positions_ras = _labels_and_positions(markup)
+    if len(labels) != 6:
+        raise InputError(f"The organ has {len(labels)} extreme points, not six. {_PLACE}")
+    return positions_ras
+
+
+def _labels_and_positions(markup: dict[str, Any]) -> tuple[list[str], Points]:
+    """The labels of the control points, and their positions (N, 3), RAS mm, in the order of the file."""
     points = markup["controlPoints"]
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         raise InputError(f"The control points are not a list of points. Save the markups from Slicer again. {_PLACE}")
@@ -183,12 +326,10 @@ def _positions_ras(markup: dict[str, Any]) -> Points:
             f"{len(unset)} of {len(points)} points are not set ({', '.join(unset)}). "
             "Place or delete them, so that six points with a position are left."
         )
-    if len(points) != 6:
-        raise InputError(f"The organ has {len(points)} extreme points, not six. {_PLACE}")
     positions = [
         _numbers(point["position"], 3, f"The position of {label}") for label, point in zip(labels, points, strict=True)
     ]
-    return _ras_from_file(markup, np.stack(positions))
+    return labels, _ras_from_file(markup, np.array(positions).reshape(-1, 3))
 
 
 def _box_of_roi(markup: dict[str, Any]) -> Box:

@@ -122,6 +122,20 @@ def locate(
     return tuple(_judge(observe(support_set, evidence, wanted, config), calibration))
 
 
+def locate_landmarks(
+    support_set: SupportSet,
+    field: PositionField,
+    landmarks: Sequence[str] | None = None,
+    *,
+    calibration: Calibration | None = None,
+    config: LocalizationConfig = DEFAULT,
+) -> tuple[LandmarkDetection, ...]:
+    """Find landmarks as :func:`locate` finds organs; of one that is not in the scan, ``in_scan`` tells."""
+    evidence = FieldEvidence.of(field)
+    wanted = support_set.landmarks if landmarks is None else landmarks
+    return tuple(_judge(observe_landmarks(support_set, evidence, wanted, config), calibration))
+
+
 def _judge(observations: Iterable[tuple[Target, Evidence]], calibration: Calibration | None) -> Iterator[Target]:
     for one, seen in observations:
         yield one if calibration is None else calibration.judge(one, seen)
