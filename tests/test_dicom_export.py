@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pydicom
 import pytest
 from pydicom.dataset import FileDataset
 
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
+from rprloc.detection import AbsentLandmark, AbsentOrgan, Detections, LandmarkDetection, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid
 from rprloc.io.dicom import DicomSeries
@@ -92,6 +92,37 @@ def test_absent_organs_are_named_in_the_structure_set_and_have_no_roi(tmp_path: 
     assert [roi.ROIName for roi in data.StructureSetROISequence] == ["liver", "rene è/1"]
     assert "expected wall error 7 mm; the scan shows only a part" in data.StructureSetROISequence[0].ROIDescription
     assert "brain: not in the scan (98 %)" in data.StructureSetDescription
+
+
+def test_landmarks_are_points_in_the_structure_set_and_in_the_report(tmp_path: Path, series: DicomSeries) -> None:
+    place = middle_of(series) + np.array([3.25, -7.5, 1.125])  # between slices, too
+    landmark = LandmarkDetection("carina", place, 2.0, 28, ("a",), 6.0, 0.9)
+    absent = AbsentLandmark("chin", 0.02, ("a",))
+    found = replace(detections_of(series), landmarks=(landmark, absent))
+    save_rtstruct(tmp_path / "q.dcm", found, series)
+    data = pydicom.dcmread(tmp_path / "q.dcm")
+    assert [roi.ROIName for roi in data.StructureSetROISequence][-1] == "carina"
+    assert data.StructureSetROISequence[-1].ROIDescription == "expected error 6 mm"
+    (contour,) = data.ROIContourSequence[-1].ContourSequence
+    assert contour.ContourGeometricType == "POINT" and contour.NumberOfContourPoints == 1
+    np.testing.assert_allclose(np.array(contour.ContourData, float), place * [-1, -1, 1], atol=1e-3)
+    assert "chin: not in the scan (98 %)" in data.StructureSetDescription
+    for only in (found, replace(found, organs=())):
+        save_sr(tmp_path / "sr.dcm", only, series)
+        points = [
+            item for item in every_item(pydicom.dcmread(tmp_path / "sr.dcm")) if item.get("GraphicType") == "POINT"
+        ]
+        (point,) = points
+        assert point.ValueType == "SCOORD3D"
+        assert point.ReferencedFrameOfReferenceUID == data.FrameOfReferenceUID
+        np.testing.assert_allclose(point.GraphicData, place * [-1, -1, 1], atol=1e-3)
+
+
+def every_item(data: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
+    """A report's content items, at any depth."""
+    for item in data.get("ContentSequence", ()):
+        yield item
+        yield from every_item(item)
 
 
 def assert_valid(path: Path) -> None:

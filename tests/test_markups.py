@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
+from rprloc.detection import AbsentLandmark, AbsentOrgan, Detections, LandmarkDetection, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import Box
-from rprloc.io.markups import SCHEMA, read_extreme_points, write_extreme_points, write_rois
+from rprloc.io.markups import (
+    SCHEMA,
+    read_extreme_points,
+    read_landmarks,
+    write_extreme_points,
+    write_landmarks,
+    write_rois,
+)
 
 # In the order of WALLS.
 POINTS_RAS = np.array([[-40, -21, 31], [60, -22, 32], [11, -60, 33], [12, 20, 34], [13, -23, 0], [14, -24, 60]], float)
@@ -201,6 +208,77 @@ def test_no_organ_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing was located"):
         write_rois(tmp_path / "out.mrk.json", Detections("q", (), "m", "s"))
     absent = AbsentOrgan("liver", Presence(0.0, 0.02, 0.98), ("a",))
-    with pytest.raises(InputError, match=r"no organ was located: liver is not in the scan \(98 %\)\."):
+    with pytest.raises(InputError, match=r"nothing was located: liver is not in the scan \(98 %\)\."):
         write_rois(tmp_path / "out.mrk.json", Detections("q", (absent,), "m", "s"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_landmarks_come_in_by_their_labels_from_all_point_lists(tmp_path: Path) -> None:
+    first, second = fiducials(LPS[:2]), {**fiducials(POINTS_RAS[2:3]), "coordinateSystem": "RAS"}
+    first["controlPoints"][0]["label"], first["controlPoints"][1]["label"] = " carina ", "chin"
+    second["controlPoints"][0]["label"] = "apex"
+    roi = {"type": "ROI", "center": [0, 0, 0], "size": [1, 1, 1]}
+    found = read_landmarks(saved(tmp_path, first, roi, second))
+    assert list(found) == ["carina", "chin", "apex"]
+    np.testing.assert_array_equal(np.stack(list(found.values())), POINTS_RAS[:3])
+
+
+def test_landmarks_come_back_from_markups_and_from_a_table(tmp_path: Path) -> None:
+    points = {"carina": POINTS_RAS[0], "Kinn, vorn": POINTS_RAS[1], "χ": POINTS_RAS[2]}
+    write_landmarks(tmp_path / "tips.mrk.json", points)
+    rows = "\n".join(f'"{name}",{r},{a},{s}' for name, (r, a, s) in points.items())
+    (tmp_path / "tips.csv").write_text(f"name,r_mm,a_mm,s_mm\n{rows}\n", encoding="utf-8")
+    for name in ("tips.mrk.json", "tips.csv"):
+        found = read_landmarks(tmp_path / name)
+        assert list(found) == list(points)
+        np.testing.assert_allclose(np.stack(list(found.values())), POINTS_RAS[:3])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no points"),
+        ("name,r_mm,a_mm,s_mm\n", "holds no points"),
+        ("label,x,y,z\na,1,2,3\n", "lacks the columns"),
+        ("name,r_mm,a_mm,s_mm\na,1,2\n", "line 2: the place of a is not three numbers"),
+        ("name,r_mm,a_mm,s_mm\na,1,2,3\nb,1,two,3\n", "line 3: the place of b is not three numbers"),
+        ("name,r_mm,a_mm,s_mm\na,1,2,inf\n", "is not finite"),
+        ("name,r_mm,a_mm,s_mm\n ,1,2,3\n", "a point without a name"),
+        ("name,r_mm,a_mm,s_mm\na,1,2,3\na,4,5,6\n", "two points that are called a"),
+    ],
+)
+def test_a_table_of_landmarks_that_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "tips.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_landmarks(path)
+
+
+def test_markups_without_usable_landmarks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no points"):
+        read_landmarks(saved(tmp_path, {"type": "Fiducial", "controlPoints": []}))
+    unset = fiducials(LPS[:1])
+    unset["controlPoints"][0]["positionStatus"] = "undefined"
+    with pytest.raises(InputError, match="not set"):
+        read_landmarks(saved(tmp_path, unset))
+    twice = fiducials(LPS[:2])
+    twice["controlPoints"][1]["label"] = "F-1"
+    with pytest.raises(InputError, match="two points that are called F-1"):
+        read_landmarks(saved(tmp_path, twice))
+    (tmp_path / "bytes.csv").write_bytes(b"name,r_mm\n\xff")
+    for path in (tmp_path / "bytes.csv", tmp_path / "missing.csv", tmp_path / "missing.mrk.json"):
+        with pytest.raises(InputError, match=path.name):
+            read_landmarks(path)
+
+
+def test_located_landmarks_are_one_list_of_points_beside_the_boxes(tmp_path: Path) -> None:
+    found = LandmarkDetection("carina", POINTS_RAS[0], 3.0, 28, ("a",), 6.0, 0.9)
+    absent = AbsentLandmark("chin", 0.1, ("a",))
+    write_rois(tmp_path / "out.mrk.json", Detections("q", (), "m", "s", landmarks=(found, absent)))
+    (markup,) = json.loads((tmp_path / "out.mrk.json").read_text())["markups"]
+    (point,) = markup["controlPoints"]
+    assert (markup["type"], markup["name"], point["label"]) == ("Fiducial", "landmarks", "carina")
+    assert point["position"] == (POINTS_RAS[0] * [-1, -1, 1]).tolist() and "expected error 6 mm" in point["description"]
+    np.testing.assert_array_equal(read_landmarks(tmp_path / "out.mrk.json")["carina"], POINTS_RAS[0])
+    with pytest.raises(InputError, match=r"nothing was located: chin is not in the scan \(90 %\)"):
+        write_rois(tmp_path / "none.mrk.json", Detections("q", (), "m", "s", landmarks=(absent,)))

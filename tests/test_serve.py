@@ -265,3 +265,18 @@ def test_two_results_under_one_name_are_refused(example: ExampleFiles, tmp_path:
     same = str(tmp_path / "same.nrrd")
     events = answers(example, located(example, rois=same, label_map=f"{tmp_path}/./same.nrrd"))
     assert "name the same file" in ends(events)[0]["message"] and not list(tmp_path.iterdir())
+
+
+def test_landmarks_are_built_and_located_like_organs(example: ExampleFiles, tmp_path: Path) -> None:
+    centre = read_volume(example.image).grid.bounds.centre_ras.tolist()
+    build = {"id": 1, "command": "build", "image": str(example.image), "out": str(tmp_path / "set.json")}
+    both = {**build, "points_ras_mm": {"bone": bone_points(example)}, "landmarks_ras_mm": {"tip": centre}}
+    locate = {"id": 2, "command": "locate", "set": str(tmp_path / "set.json"), "image": str(example.image)}
+    for request in (both, {**build, "landmarks_ras_mm": {"tip": centre}}):
+        built, found = (event["result"] for event in ends(answers(example, request, locate)))
+        assert built["landmarks"] == ["tip"] and built["organs"] == list(request.get("points_ras_mm", {}))
+        (tip,) = found["landmarks"]
+        assert tip["landmark"] == "tip" and tip["ras_mm"] == pytest.approx(centre, abs=0.01)
+    for wrong in ({"tip": centre[:2]}, {"tip": "here"}, {"": centre}, {}, [centre]):
+        (event,) = ends(answers(example, {**build, "landmarks_ras_mm": wrong}))
+        assert event["event"] == "error"

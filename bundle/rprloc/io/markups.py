@@ -93,7 +93,8 @@ def read_landmarks(path: str | Path) -> dict[str, NDArray[np.float64]]:
     path = Path(path)
     named = _rows_of_table(path) if path.suffix.lower() == ".csv" else _labelled_points(path)
     points_ras: dict[str, NDArray[np.float64]] = {}
-    for name, point_ras in named:
+    for label, point_ras in named:
+        name = label.strip()
         if not name:
             raise InputError(f"{path} has a point without a name. Give every landmark a name (in Slicer, a label).")
         if name in points_ras:
@@ -135,7 +136,7 @@ def _rows_of_table(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
         raise InputError(f"{path} lacks the columns name,r_mm,a_mm,s_mm (RAS mm). Name its columns like this.")
     found = []
     for number, row in enumerate(rows, 2):
-        name = (row["name"] or "").strip()
+        name = row["name"] or ""
         try:
             point_ras = np.array([float(row[column]) for column in columns[1:]])
         except (TypeError, ValueError) as error:
