@@ -252,6 +252,16 @@ def list_series(
         typer.echo(f"left out, of no known series: {describe_faults(found[0].left_out)}")
 
 
+@app.command("sets")
+def list_sets(verbose: Verbose = False) -> None:
+    """List the ready-made support sets, such as @head-neck: what they find, how well, and where they are from."""
+    from rprloc import SupportSet
+    from rprloc.localization.ready_made import SIGN, ready_made_sets
+
+    for name, path in ready_made_sets().items():
+        typer.echo(console.describe_ready_made_set(SIGN + name, SupportSet.load(path)))
+
+
 @app.command("models")
 def list_models(verbose: Verbose = False) -> None:
     """List the models that are shipped, for --model, and the licence of each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -103,13 +103,19 @@ def evaluate(
     shots: Annotated[
         Shots, typer.Option(help="one: every support alone; all: all together; both: one after the other.")
     ] = Shots.both,
+    support_set: Annotated[
+        str | None,
+        typer.Option(
+            "--set", metavar="SET", help="A support set, or a ready-made one such as @head-neck, as examples."
+        ),
+    ] = None,
     about: About = None,
     model: Model = None,
     device: Where = Device.auto,
     verbose: Verbose = False,
 ) -> None:
     """Measure the accuracy on annotated cases: JSON and CSV for each region, and a table in Markdown."""
-    from rprloc import Localizer
+    from rprloc import Localizer, SupportSet
     from rprloc.evaluation.evaluate import evaluate as evaluate_region
     from rprloc.evaluation.scores import SHOTS, save_evaluation
     from rprloc.evaluation.table import accuracy_table, landmark_table
@@ -118,12 +124,13 @@ def evaluate(
     require_folder(out)
     regions, cases = read_regions(data, about), read_dataset(data)
     localizer = Localizer.load(model, device.value)
+    examples = None if support_set is None else SupportSet.load(support_set)
     wanted = SHOTS if shots is Shots.both else (shots.value,)
     pairs = []
-    for name in region or _with_supports(cases):
+    for name in region or _with_supports(cases, examples, split.value):
         results = []
         for several in wanted:
-            result = evaluate_region(localizer, cases, name, split.value, several, regions.get(name))
+            result = evaluate_region(localizer, cases, name, split.value, several, regions.get(name), examples)
             out.mkdir(parents=True, exist_ok=True)
             save_evaluation(result, out)
             typer.echo(result.to_table() + "\n")
@@ -190,6 +197,11 @@ def calibrate(
     typer.echo(f"{out}: calibration of model {calibration.model_id}, fitted to {len(seen.organs)} observations")
 
 
-def _with_supports(cases: list) -> list[str]:
-    """The regions that can be evaluated: those with a support case."""
-    return list(dict.fromkeys(case.region for case in cases if case.split == "support"))
+def _with_supports(cases: list[Any], examples: Any, split: str) -> list[str]:
+    """The regions that can be evaluated: those with a support case, or, of ``examples``, with a query that shows one of
+    their organs.
+    """
+    if examples is None:
+        return list(dict.fromkeys(case.region for case in cases if case.split == "support"))
+    known = set(examples.targets)
+    return list(dict.fromkeys(case.region for case in cases if case.split == split and known & set(case.targets)))

@@ -10,7 +10,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,9 @@ from rprloc.errors import InputError
 from rprloc.files import readable, require_name
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rprloc.detection import Detections
     from rprloc.geometry import Box
     from rprloc.localization.support import SupportSet
@@ -112,28 +115,61 @@ def warn(warnings: Iterable[str], scan: str) -> None:
 def describe_box(box: Box) -> str:
     """A box's size and centre."""
     size = " x ".join(f"{length:.0f}" for length in box.size_mm)
-    centre = ", ".join(f"{coordinate:.0f}" for coordinate in box.centre_ras)
-    return f"{size} mm around RAS ({centre})"
+    return f"{size} mm around RAS {describe_point(box.centre_ras)}"
+
+
+def describe_point(point_ras: NDArray[np.float64]) -> str:
+    """A point (3,) in mm."""
+    return f"({', '.join(f'{coordinate:.0f}' for coordinate in point_ras)})"
+
+
+def describe_ready_made_set(name: str, support_set: SupportSet) -> str:
+    """What a ready-made set says of itself."""
+    lines = [f"{name}: {len(support_set.supports)} examples"]
+    about = support_set.about
+    if about is not None:
+        lines = [f"{name}: {about.title}, {len(support_set.supports)} examples; model {support_set.model_id}"]
+        width = max(map(len, support_set.targets))
+        if about.measured:
+            lines.append(f"  {'':{width}}   IoU   mm off, mean of the walls, in {about.measured_on}")
+        for target in support_set.targets:
+            one = about.measured.get(target)
+            figures = f"  {one.iou:.2f}  {one.awd_mm:4.1f}" if one is not None else ""
+            lines.append(f"  {target:{width}}{figures}")
+        lines += [f"  from {source}" for source in about.sources]
+        lines.append(f"  {about.licence}")
+    return "\n".join(lines)
 
 
 def describe_detections(detections: Detections, path: Path) -> str:
     """What was found in one scan and where it is written."""
-    width = max(len(organ.organ) for organ in detections.organs)
+    from rprloc.detection import LandmarkDetection, OrganDetection
+
+    width = max(map(len, detections.targets))
     lines = [f"{readable(detections.query)} -> {readable(str(path))}"]
-    boxes = detections.boxes
-    for organ in detections.organs:
-        place = f"{describe_box(boxes[organ.organ])}; " if organ.organ in boxes else ""
-        lines.append(f"  {organ.organ:{width}}  {place}{organ.remark}")
+    for name, found in detections.targets.items():
+        place = ""
+        if isinstance(found, OrganDetection):
+            place = f"{describe_box(found.box)}; "
+        elif isinstance(found, LandmarkDetection):
+            place = f"RAS {describe_point(found.point_ras)}; "
+        lines.append(f"  {name:{width}}  {place}{found.remark}")
     return "\n".join(lines)
 
 
 def describe_support_set(support_set: SupportSet, path: Path) -> str:
     """What a support set holds."""
     lines = [
-        f"{path}: {len(support_set.supports)} supports, {len(support_set.organs)} organs, "
+        f"{path}: {len(support_set.supports)} supports, {_count(support_set.organs, 'organ')}, "
+        f"{_count(support_set.landmarks, 'landmark')}, "
         f"identity {support_set.identity}, model {support_set.model_id}"
     ]
     for support in support_set.supports:
         lines.append(f"  {support.scan} ({support.marking.value})")
         lines += [f"    {name}: {describe_box(organ.box)}" for name, organ in support.organs.items()]
+        lines += [f"    {name}: RAS {describe_point(one.point_ras)}" for name, one in support.landmarks.items()]
     return "\n".join(lines)
+
+
+def _count(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"

@@ -51,5 +51,10 @@ Model = Annotated[
     typer.Option(metavar="MODEL", help="Weights (model.pt), or the name of shipped ones ('rprloc models' lists them)."),
 ]
 Where = Annotated[Device, typer.Option(help="auto: the GPU if there is one with enough memory, else the CPU.")]
-SetFile = Annotated[Path, typer.Argument(metavar="SET.json", help="A support set of 'rprloc support build'.")]
+SetFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SET", help="A file of 'rprloc support build', or a ready-made set, as 'rprloc sets' lists."
+    ),
+]
 Series = Annotated[str | None, typer.Option(metavar="UID", help="DICOM series, if a folder has several.")]

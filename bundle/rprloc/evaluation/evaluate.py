@@ -35,28 +35,41 @@ from rprloc.volume import Volume
 
 
 def evaluate(
-    localizer: Localizer, cases: Iterable[Case], region: str, split: str, shots: str, about: Region | None = None
+    localizer: Localizer,
+    cases: Iterable[Case],
+    region: str,
+    split: str,
+    shots: str,
+    about: Region | None = None,
+    support_set: SupportSet | None = None,
 ) -> Evaluation:
     """Localize the targets of a region's ``split`` cases by its support cases, and compare with the label maps.
 
     The landmarks that ``about`` defines on the label maps are localized and compared in the same pairs.
 
     ``shots``: "one" for every support alone, over all pairs of a support and a query; "all" for all supports together.
-    A pair counts for the targets that lie wholly inside both scans; no scan is its own support. The time a query is
+    A pair counts for the targets that lie wholly inside both scans; no scan is its own support. With a ``support_set``
+    its examples take the place of the support cases; those that are called like a query are left out for it. The time a query is
     the median wall time from its array in memory to the boxes of all organs of the set with the most organs, after one
     query that warms up.
 
-    Raises InputError if the region, supports or queries are missing, or a file of theirs cannot be used.
+    Raises InputError if the region, supports or queries are missing, a file of theirs cannot be used, or the set belongs
+    to other weights.
     """
     if shots not in SHOTS:
         raise ValueError(f"shots must be one of {SHOTS}, got {shots!r}")
     about = about or Region()
-    supports, queries = _choose(list(cases), region, split)
-    learned = [
-        learn_supports(localizer, case, about.landmarks)
-        for case in tqdm(supports, desc="supports", unit="scan", disable=None)
-    ]
-    known, with_landmarks = [organs for organs, _ in learned], [marks for _, marks in learned if marks is not None]
+    queries = _choose(list(cases), region, split)
+    if support_set is None:
+        supports = _choose(list(cases), region, "support")
+        learned = [
+            learn_supports(localizer, case, about.landmarks)
+            for case in tqdm(supports, desc="supports", unit="scan", disable=None)
+        ]
+        known, with_landmarks = [organs for organs, _ in learned], [marks for _, marks in learned if marks is not None]
+    else:
+        localizer.check(support_set)
+        known = with_landmarks = list(support_set.supports)
     organs_per_query = 0
     scores: list[PairScore] = []
     landmark_scores: list[LandmarkScore] = []
@@ -86,7 +99,7 @@ def evaluate(
         region=region,
         split=split,
         shots=shots,
-        supports=len(supports),
+        supports=len(known),
         queries=len(queries),
         scores=tuple(scores),
         seconds_per_query=median(seconds),
@@ -128,19 +141,17 @@ def _sets_for(
     return sorted(sets, key=lambda entry: -len(entry[1].organs))  # the first is timed; sorting is stable
 
 
-def _choose(cases: Sequence[Case], region: str, split: str) -> tuple[list[Case], list[Case]]:
-    """The support and the query cases."""
+def _choose(cases: Sequence[Case], region: str, split: str) -> list[Case]:
+    """The cases of a split of a region."""
     regions = list(dict.fromkeys(case.region for case in cases))
     if region not in regions:
         raise InputError(
             f"The dataset has no region {region}. It has {', '.join(regions) or 'none'}: name one of these."
         )
-    supports = [case for case in cases if case.region == region and case.split == "support"]
-    queries = [case for case in cases if case.region == region and case.split == split]
-    for what, chosen in (("support", supports), (split, queries)):
-        if not chosen:
-            raise InputError(f"The region {region} has no case of split {what}. Check the splits in the datasets.json.")
-    return supports, queries
+    chosen = [case for case in cases if case.region == region and case.split == split]
+    if not chosen:
+        raise InputError(f"The region {region} has no case of split {split}. Check the splits in the datasets.json.")
+    return chosen
 
 
 def read_case(case: Case) -> Example:

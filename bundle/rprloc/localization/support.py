@@ -7,9 +7,12 @@ can be shared without the patient's scan. Reading one needs numpy alone.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -21,14 +24,16 @@ from numpy.typing import NDArray
 
 from rprloc.annotation import Marking
 from rprloc.errors import InputError
-from rprloc.files import parse_json, write_text_atomically
+from rprloc.files import atomic_path, parse_json, write_text_atomically
 from rprloc.geometry import Box, Grid, Points, wall_coordinates
 from rprloc.localization.cuts import cut_warnings
+from rprloc.localization.ready_made import find_set
 from rprloc.localization.surroundings import CELL_MM, Surroundings
 from rprloc.version import __version__
 
 FORMAT, VERSION = "rprloc-support", 3
 GREY_BINS = 42
+_GZIP, _MOST_BYTES = b"\x1f\x8b", 500_000_000
 _POSITIONS = 6  # numbers of a latent before the descriptor: body coordinates and fine position
 _FURTHEST_MM, _MOST_CELLS = 10_000.0, 8_000_000  # from the origin of the body frame; that a scan's organs span
 _BUILD_AGAIN = "Build the set again with 'rprloc support build'."
@@ -167,6 +172,28 @@ class Support:
         return (*self.notes, *doubts, *cut_warnings({name: [o.cut_walls] for name, o in self.organs.items()}))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """How well a set finds one of its organs: the mean IoU and wall distance over ``scans`` scans."""
+
+    iou: float
+    awd_mm: float
+    scans: int
+
+
+@dataclass(frozen=True)
+class About:
+    """What a set that is handed on says of itself: a ``title``, the ``sources`` of its examples, the ``licence``, and
+    how well it was ``measured`` to find its organs, in the scans that ``measured_on`` names.
+    """
+
+    title: str
+    sources: tuple[str, ...]
+    licence: str
+    measured_on: str = ""
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class SupportSet:
     """Organs and landmarks that can be located: what :meth:`rprloc.Localizer.learn` learned from examples.
@@ -179,6 +206,8 @@ class SupportSet:
         The fingerprint of the weights.
     supports : tuple of Support
         One for each example.
+    about : About, optional
+        What the set says of itself, as ready-made ones do.
 
     Examples
     --------
@@ -189,6 +218,7 @@ class SupportSet:
 
     model_id: str
     supports: tuple[Support, ...]
+    about: About | None = None
 
     @property
     def organs(self) -> list[str]:
@@ -229,31 +259,31 @@ class SupportSet:
 
     @classmethod
     def load(cls, path: str | Path) -> SupportSet:
-        """The support set in a file.
+        """The support set in a file, plain or gzipped, or a ready-made one by its name, such as ``@head-neck``.
 
         Raises
         ------
         InputError
-            If the file is missing, or is not a support set of this version.
+            If the file is missing, or is not a support set of this version, or there is no such ready-made set.
         """
-        path = Path(path)
+        path = find_set(path)
         if not path.is_file():
             raise InputError(f"There is no support set {path}. Check the path, or make it with 'rprloc support build'.")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not a text file, so it is no support set. {_BUILD_AGAIN}") from error
-        return cls.from_json(text, str(path))
+        return cls.from_json(_read_text(path), str(path))
 
     def save(self, path: str | Path) -> None:
-        """Write the set as JSON, whole or not at all.
+        """Write the set as JSON, whole or not at all; gzipped if the name ends in ``.gz``.
 
         Raises
         ------
         InputError
             If the folder is missing or cannot be written to.
         """
-        write_text_atomically(path, self.to_json())
+        if str(path).endswith(".gz"):
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(gzip.compress(self.to_json().encode(), 9, mtime=0))
+        else:
+            write_text_atomically(path, self.to_json())
 
     @classmethod
     def merge(cls, sets: Iterable[SupportSet]) -> SupportSet:
@@ -293,6 +323,7 @@ class SupportSet:
             "model_id": self.model_id,
             "software": f"rprloc {__version__}",
             "frame": "RAS",
+            **({} if self.about is None else {"about": _about_record(self.about)}),
             "supports": [
                 {
                     "scan": support.scan,
@@ -333,9 +364,27 @@ class SupportSet:
             supports.append(
                 Support(entry["scan"], Marking(entry["source"]), organs, surroundings, doubts, landmarks=landmarks)
             )
-        support_set = cls(content["model_id"], tuple(supports))
+        about = _about_of_record(content["about"]) if "about" in content else None
+        support_set = cls(content["model_id"], tuple(supports), about)
         _check_names(support_set, source)
         return support_set
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file, plain or gzipped. Raises InputError if it is none, is damaged, or is too large for a set."""
+    with path.open("rb") as file:
+        is_packed = file.read(2) == _GZIP
+        file.seek(0)
+        try:
+            with gzip.open(file) if is_packed else nullcontext(file) as stream:
+                data = stream.read(_MOST_BYTES + 1)
+            if len(data) > _MOST_BYTES:
+                raise InputError(f"{path} is larger than a support set can be. {_BUILD_AGAIN}")
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not a text file, so it is no support set. {_BUILD_AGAIN}") from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path} is damaged ({error}). {_BUILD_AGAIN}") from error
 
 
 def _join(known: Support, other: Support) -> Support:
@@ -363,6 +412,25 @@ def _check_names(support_set: SupportSet, source: str) -> None:
     both = [name for name in support_set.organs if name in support_set.landmarks]
     if both:
         raise InputError(f"{source}: {', '.join(both)} is an organ and a landmark. Give each a name of its own.")
+
+
+def _about_record(about: About) -> dict[str, Any]:
+    measured = {
+        name: {"iou": round(one.iou, 3), "awd_mm": round(one.awd_mm, 2), "scans": one.scans}
+        for name, one in about.measured.items()
+    }
+    return {
+        "title": about.title,
+        "sources": list(about.sources),
+        "licence": about.licence,
+        "measured_on": about.measured_on,
+        "measured": measured,
+    }
+
+
+def _about_of_record(record: Mapping[str, Any]) -> About:
+    measured = {name: Measured(**one) for name, one in record["measured"].items()}
+    return About(record["title"], tuple(record["sources"]), record["licence"], record["measured_on"], measured)
 
 
 def _organ_record(organ: SupportOrgan) -> dict[str, Any]:
