@@ -49,12 +49,12 @@ def evaluate(
 
     ``shots``: "one" for every support alone, over all pairs of a support and a query; "all" for all supports together.
     A pair counts for the targets that lie wholly inside both scans; no scan is its own support. With a ``support_set``
-    its examples take the place of the support cases; those that are called like a query are left out for it. The time a query is
-    the median wall time from its array in memory to the boxes of all organs of the set with the most organs, after one
-    query that warms up.
+    its examples take the place of the support cases; those that are called like a query are left out for it. The time
+    a query is the median wall time from its array in memory to the boxes of all organs of the set with the most organs,
+    after one query that warms up.
 
-    Raises InputError if the region, supports or queries are missing, a file of theirs cannot be used, or the set belongs
-    to other weights.
+    Raises InputError if the region, supports or queries are missing, a file of theirs cannot be used, or the set
+    belongs to other weights.
     """
     if shots not in SHOTS:
         raise ValueError(f"shots must be one of {SHOTS}, got {shots!r}")
