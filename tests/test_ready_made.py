@@ -1,0 +1,88 @@
+"""Ready-made support sets: found by name through every door, small, of the default weights, and true to what they say."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rprloc import Box, Localizer, SupportSet
+from rprloc.errors import InputError
+from rprloc.localization.ready_made import SIGN, find_set, ready_made_sets
+from rprloc.localization.support import About, Measured
+from tests.command_line import rprloc
+from tests.example import ExampleFiles
+from tests.scans import Pair
+
+NAMES = list(ready_made_sets())
+
+
+def test_there_are_sets_for_head_and_neck_and_for_the_trunk() -> None:
+    assert NAMES == ["head-neck", "trunk"]
+    assert sum(path.stat().st_size for path in ready_made_sets().values()) < 10e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_ready_made_set_is_of_the_default_weights_and_says_where_it_is_from(name: str, localizer: Localizer) -> None:
+    support_set = SupportSet.load(SIGN + name)
+    localizer.check(support_set)
+    about = support_set.about
+    assert about is not None and about.sources and "licence" in about.licence.lower() and about.measured_on
+    assert set(about.measured) == set(support_set.targets)
+    assert all(one.scans > 1 and 0.0 < one.iou < 1.0 and one.awd_mm > 0.0 for one in about.measured.values())
+
+
+def test_the_command_line_lists_them_with_what_they_find_and_how_well() -> None:
+    done = rprloc("sets")
+    assert done.returncode == 0
+    for name in NAMES:
+        assert f"{SIGN}{name}: " in done.stdout
+        about = SupportSet.load(SIGN + name).about
+        assert about is not None and about.licence in done.stdout
+        for organ, one in about.measured.items():
+            assert f"{one.iou:.2f}  {one.awd_mm:4.1f}" in next(
+                line for line in done.stdout.splitlines() if line.split()[:1] == [organ]
+            )
+
+
+def test_organs_are_found_without_any_marking(localizer: Localizer, public_pair: Pair) -> None:
+    """In a public scan of a patient who is no example of the set."""
+    found = localizer.locate(public_pair.query.volume, SupportSet.load("@trunk"))
+    truth = Box.from_extreme_points(public_pair.query.annotation.points_ras["heart"])
+    assert found.boxes["heart"].iou(truth) > 0.5
+    assert found["heart"].supports == ("trunk",)
+
+
+def test_a_name_that_is_not_there_is_refused_with_those_that_are(example: ExampleFiles, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no ready-made set @brain. There are @head-neck, @trunk"):
+        find_set("@brain")
+    done = rprloc("locate", "@brain", example.image, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "@head-neck" in done.stderr and not (tmp_path / "out").exists()
+    assert find_set("here/@brain") == Path("here/@brain")
+
+
+def test_a_set_may_be_packed_and_may_say_what_it_is(example: ExampleFiles, tmp_path: Path) -> None:
+    plain = SupportSet.load(example.support_set)
+    about = About("Bone and lung", ("a phantom",), "none", "one scan", {"bone": Measured(0.5, 3.25, 7)})
+    told = replace(plain, about=about)
+    told.save(tmp_path / "set.json.gz")
+    again = SupportSet.load(tmp_path / "set.json.gz")
+    assert again.about == about and again.to_json() == told.to_json()
+    assert plain.about is None and "about" not in json.loads(plain.to_json())
+    assert gzip.decompress((tmp_path / "set.json.gz").read_bytes()).decode() == told.to_json()
+    told.save(tmp_path / "again.json.gz")
+    assert (tmp_path / "again.json.gz").read_bytes() == (tmp_path / "set.json.gz").read_bytes()
+    # What several sets say of themselves is not true of them together.
+    assert SupportSet.merge([told]).about is None
+
+
+def test_a_packed_set_that_is_damaged_is_refused(example: ExampleFiles, tmp_path: Path) -> None:
+    whole = gzip.compress(example.support_set.read_bytes())
+    damaged = {"cut": whole[: len(whole) // 2], "changed": whole[:900] + b"\0\0\0\0" + whole[904:], "head": whole[:5]}
+    for name, data in damaged.items():
+        (tmp_path / f"{name}.json.gz").write_bytes(data)
+        with pytest.raises(InputError, match=r"\.json\.gz.* Build the set again"):
+            SupportSet.load(tmp_path / f"{name}.json.gz")
