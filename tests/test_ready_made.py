@@ -1,4 +1,4 @@
-"""Ready-made support sets: found by name through every door, small, of the default weights, and true to what they say."""
+"""Ready-made support sets: found by name, small, of the default weights, and true to what they say."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_organs_are_found_without_any_marking(localizer: Localizer, public_pair:
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(example: ExampleFiles, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="There is no ready-made set @brain. There are @head-neck, @trunk"):
+    with pytest.raises(InputError, match=r"There is no ready-made set @brain\. There are @head-neck, @trunk"):
         find_set("@brain")
     done = rprloc("locate", "@brain", example.image, "--out", tmp_path / "out")
     assert done.returncode == 2 and "@head-neck" in done.stderr and not (tmp_path / "out").exists()
