@@ -18,8 +18,8 @@ from rprloc.annotation import Marking, scan_pseudonym
 from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.geometry import Box, extreme_points_of_mask
-from rprloc.io.annotations import read_label_map
 from rprloc.io.markups import read_extreme_points, write_extreme_points
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet

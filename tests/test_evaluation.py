@@ -19,8 +19,8 @@ from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import evaluate
 from rprloc.evaluation.scores import Evaluation, PairScore, mean_of, score, summarize
 from rprloc.geometry import WALLS, Box, Grid, Points, extreme_points_of_mask
-from rprloc.io.annotations import read_label_map
 from rprloc.io.dataset import Region, read_dataset
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet

@@ -60,6 +60,8 @@ class Annotation:
         The masks of organs, where they are known. A box is better with one, because the whole outline is known.
     marking : Marking
         How the organs were marked.
+    notes : tuple of str
+        What was read from files and what was left out, each file in a sentence or two.
 
     See Also
     --------
@@ -74,6 +76,7 @@ class Annotation:
     points_ras: Mapping[str, Points]
     masks: Mapping[str, Mask] = field(default_factory=dict)
     marking: Marking = Marking.EXTREME_POINTS
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_points(cls, points_ras: Mapping[str, ArrayLike]) -> Annotation:
@@ -121,11 +124,11 @@ class Annotation:
             points_ras[organ] = extreme_points_of_mask(mask, grid)
             masks[organ] = Mask.cut_from(mask, grid)
         if missing:
-            raise InputError(_describe_missing(missing))
+            raise InputError(describe_missing(missing))
         return cls(points_ras, masks, Marking.LABEL_MAP)
 
 
-def _describe_missing(missing: Mapping[int, str]) -> str:
+def describe_missing(missing: Mapping[int, str]) -> str:
     """Which names have no voxel, all of them, as a name that is wrong is seldom alone."""
     if len(missing) == 1:
         ((number, organ),) = missing.items()

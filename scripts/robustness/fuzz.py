@@ -33,8 +33,9 @@ from tqdm import tqdm
 from rprloc.annotation import Annotation
 from rprloc.detection import Detections
 from rprloc.errors import InputError
-from rprloc.io.annotations import read_label_map, read_names
+from rprloc.io.label_names import read_names
 from rprloc.io.markups import read_extreme_points
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import Scan, read_scan
 from rprloc.localization.support import SupportSet
 from scripts.robustness.damage import Truth

@@ -55,13 +55,28 @@ def read_extreme_points(path: str | Path) -> Points:
     >>> bool(np.allclose(points_ras, found["heart"].points_ras, atol=1e-3))
     True
     """
-    markup = _only_markup_with_points(Path(path))
-    try:
-        if markup["type"] == "ROI":
-            return _face_centres(_box_of_roi(markup))
-        return assign_extreme_points(_positions_ras(markup))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    usable = _markups_with_points(Path(path))
+    if len(usable) > 1:
+        names = ", ".join(str(m.get("name") or m["type"]) for m in usable)
+        raise InputError(
+            f"{path} holds {len(usable)} markups ({names}), not one list of extreme points or one ROI. "
+            "Save each organ's points to its own file."
+        )
+    return _points_of(Path(path), usable[0])
+
+
+def read_marked_organs(path: Path) -> list[tuple[str, Points]]:
+    """The names and six extreme points (6, 3), RAS mm, of all point lists and ROIs in a Markups file, in its order.
+
+    Raises InputError as :func:`read_extreme_points`, but for a file of several, and for one without a name.
+    """
+    organs = []
+    for markup in _markups_with_points(path):
+        name = str(markup.get("name") or "").strip()
+        if not name:
+            raise InputError(f"{path} holds a markup without a name. Name it in Slicer as the organ.")
+        organs.append((name, _points_of(path, markup)))
+    return organs
 
 
 def write_rois(path: str | Path, detections: Detections) -> None:
@@ -129,7 +144,8 @@ def write_extreme_points(path: str | Path, points_ras: ArrayLike, name: str) -> 
     _write(path, [markup | {"display": _display(organ_colour(0), point_labels=True)}])
 
 
-def _only_markup_with_points(path: Path) -> dict[str, Any]:
+def _markups_with_points(path: Path) -> list[dict[str, Any]]:
+    """The point lists that have points, and the ROIs; at least one."""
     try:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -158,13 +174,16 @@ def _only_markup_with_points(path: Path) -> dict[str, Any]:
             f"{path} holds no point list with points and no ROI{f' (only {kinds})' if kinds else ''}. "
             f"An organ needs six extreme points. {_PLACE}"
         )
-    if len(usable) > 1:
-        names = ", ".join(str(m.get("name") or m["type"]) for m in usable)
-        raise InputError(
-            f"{path} holds {len(usable)} markups ({names}), not one list of extreme points or one ROI. "
-            "Save each organ's points to its own file."
-        )
-    return usable[0]
+    return usable
+
+
+def _points_of(path: Path, markup: dict[str, Any]) -> Points:
+    try:
+        if markup["type"] == "ROI":
+            return _face_centres(_box_of_roi(markup))
+        return assign_extreme_points(_positions_ras(markup))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _positions_ras(markup: dict[str, Any]) -> Points:
