@@ -93,7 +93,8 @@ def read_example(
     ways = [labels is not None, markups is not None, points is not None]
     if sum(ways) != 1 or (labels is None and (names is not None or organs is not None or standard_names)):
         raise InputError(
-            "Mark the organs in one way: labels (with names, if their file has none), Markups files, or points."
+            "The organs of an example are marked in one way: by labels (whose organs may be named and chosen), by "
+            "Markups files, or by points. Give one of these."
         )
     scan = read_scan(image, series_uid=series_uid)
     if labels is not None:

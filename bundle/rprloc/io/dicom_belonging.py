@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from rprloc.errors import InputError
 from rprloc.files import readable
 from rprloc.io.dicom_files import damage
-from rprloc.io.dicom_headers import BROKEN, refuse_deflate_bomb
+from rprloc.io.dicom_headers import BROKEN, DEFLATED, refuse_deflate_bomb, transfer_syntax
 from rprloc.io.reading import Scan
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+_ELEMENT_BYTES = 8  # of the smallest
+_OF_ITS_ITEMS = 0xFFFFFFFF  # the length of a sequence that ends with a mark
 
 
 @contextmanager
@@ -48,7 +51,22 @@ def read_data_set(path: Path, shown: Path) -> Dataset:
                 data = pydicom.dcmread(file, force=True)
             except UserWarning as warning:  # pydicom keeps what it has of a file that is cut off
                 raise EOFError(str(warning)) from warning
+        _require_whole(data, path.stat().st_size)
     return data
+
+
+def _require_whole(data: Dataset, size: int) -> None:
+    """Raise EOFError for a file that ends in its last element; pydicom tells nobody if that is a sequence."""
+    from pydicom.dataelem import RawDataElement
+
+    if transfer_syntax(data) == DEFLATED:
+        return  # whose stream has an end of its own
+    stored = [data.get_item(tag) for tag in list(data.keys())]
+    known = [one for one in stored if isinstance(one, RawDataElement) and one.length != _OF_ITS_ITEMS]
+    short = any(one.length > len(one.value or b"") for one in known)
+    rest = size - max((one.value_tell + one.length for one in known), default=size)
+    if short or (0 < rest < _ELEMENT_BYTES and stored[-1] is known[-1]):
+        raise EOFError("its last element is not whole")
 
 
 def uid(value: Any) -> str:

@@ -79,6 +79,11 @@ def read_contours(path: Path, data: Dataset, scan: Scan) -> Marked:
                 remark = f"without {count} points or lines" if count else ""
                 read = _reader(roi, whole, scan)
                 structures.append(Structure(roi.name, read, _why_no_organ(roi), remark))
+        if not data.get("RTROIObservationsSequence"):
+            remarks = (
+                *remarks,
+                "It does not say which structures are organs: check that none is a couch or an outline.",
+            )
     return Marked(path, _FORM, structures, left_out, remarks)
 
 
@@ -154,7 +159,7 @@ def _points_ras(roi: _Roi, contour: Dataset, scan: Scan) -> Points:
     """The corners (N, 3) of a closed contour, once it is clear that they are what and where the file says."""
     kind, stored = _type_of(contour), _stored(contour)
     if kind not in _CLOSED:
-        raise roi.fault(f"has a contour of the type {kind[:20] or 'nothing'!r}. Export the structure set again.")
+        raise roi.fault(f"has a contour of an unknown type ({kind[:20]!r}). Export the structure set again.")
     words = stored.decode("latin-1").split("\\") if isinstance(stored, bytes) else [str(word) for word in stored]
     try:
         numbers = np.array([float(word) for word in words if "_" not in word])  # to Python 1_0 is ten

@@ -11,6 +11,7 @@ _EDGE = 0.02
 """Pixels whose centre comes so close to a polygon's edge (in pixels) belong to it: programs that draw through the
 centres of the outermost pixels mean these pixels, and text rounds."""
 _ROUNDING = 1e-3  # of a step between planes
+_WIDEST = 5.0  # slices from one contour to the next: nobody draws so sparsely that more belong together
 
 
 def pixels_in_polygons(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -69,7 +70,7 @@ def slices_of_planes(
     steps = _in_steps(places, stack)
     gaps = np.diff(steps)
     usual = float(np.median(gaps)) if len(gaps) else 1.0
-    widest = max(1.0, 1.5 * usual) if widest is None else widest
+    widest = min(max(1.0, 1.5 * usual), _WIDEST) if widest is None else widest
     reach = 0.5 * min(1.0, usual)
     low, high = steps - reach, steps + reach
     near = gaps <= widest + _ROUNDING

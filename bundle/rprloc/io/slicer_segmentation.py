@@ -74,7 +74,7 @@ def _segments(path: Path, stored: StoredLayers) -> list[_Segment]:
         raise _contradicts(path, "it describes segments and names none")
     places = [{"layer", "labelvalue"} & segment.keys() for segment in told.values()]
     if not any(places) and len(told) != stored.count:
-        raise _contradicts(path, f"it names {len(told)} segments, has {stored.count} layers, and does not say which")
+        raise _contradicts(path, f"its {len(told)} segments do not say in which of {stored.count} layers they are")
     segments = []
     for place, (number, segment) in enumerate(sorted(told.items())):
         name = segment.get("name") or segment.get("id") or f"segment {number}"
