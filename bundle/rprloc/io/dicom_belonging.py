@@ -61,7 +61,7 @@ def _require_whole(data: Dataset, size: int) -> None:
 
     if transfer_syntax(data) == DEFLATED:
         return  # whose stream has an end of its own
-    stored = [data.get_item(tag) for tag in list(data.keys())]
+    stored: list[Any] = [data.get_item(tag) for tag in list(data.keys())]
     known = [one for one in stored if isinstance(one, RawDataElement) and one.length != _OF_ITS_ITEMS]
     short = any(one.length > len(one.value or b"") for one in known)
     rest = size - max((one.value_tell + one.length for one in known), default=size)

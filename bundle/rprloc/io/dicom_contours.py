@@ -46,8 +46,8 @@ class _Roi:
     type: str
     contours: Sequence[Dataset]
 
-    def fault(self, what: str) -> InputError:
-        return InputError(f"{self.path}: {self.name} {what}")
+    def fault(self, what: str, advice: str = "Export the structure set again") -> InputError:
+        return InputError(f"{self.path}: {self.name} {what}. {advice}.")
 
 
 def read_contours(path: Path, data: Dataset, scan: Scan) -> Marked:
@@ -112,8 +112,8 @@ def _rois(path: Path, data: Dataset) -> Iterator[_Roi]:
     numbers = [int(roi.ROINumber) for roi in data.StructureSetROISequence]
     strangers = [number for number in contours if number not in numbers]
     if strangers or len(set(numbers)) < len(numbers):
-        what = f"contours of ROI {strangers[0]}, which it does not name" if strangers else "two ROIs of one number"
-        raise InputError(f"{path} holds {what}. Export the structure set again.")
+        held = f"contours of ROI {strangers[0]}, which it does not name" if strangers else "two ROIs of one number"
+        raise InputError(f"{path} holds {held}. Export the structure set again.")
     for number, roi in zip(numbers, data.StructureSetROISequence, strict=True):
         name = str(roi.get("ROIName") or "").strip() or f"ROI {number}"
         frame = uid(roi.get("ReferencedFrameOfReferenceUID") or data.get("FrameOfReferenceUID"))
@@ -159,24 +159,18 @@ def _points_ras(roi: _Roi, contour: Dataset, scan: Scan) -> Points:
     """The corners (N, 3) of a closed contour, once it is clear that they are what and where the file says."""
     kind, stored = _type_of(contour), _stored(contour)
     if kind not in _CLOSED:
-        raise roi.fault(f"has a contour of an unknown type ({kind[:20]!r}). Export the structure set again.")
+        raise roi.fault(f"has a contour of an unknown type ({kind[:20]!r})")
     words = stored.decode("latin-1").split("\\") if isinstance(stored, bytes) else [str(word) for word in stored]
     try:
         numbers = np.array([float(word) for word in words if "_" not in word])  # to Python 1_0 is ten
     except ValueError:
         numbers = np.empty(0)
     if len(numbers) != len(words) or not np.isfinite(numbers).all() or len(numbers) % 3 or len(numbers) < 9:
-        raise roi.fault(
-            f"has a contour of {len(words)} values that are not three numbers for each of its points. Export the "
-            "structure set again."
-        )
+        raise roi.fault(f"has a contour of {len(words)} values that are not three numbers for each of its points")
     points_lps = numbers.reshape(-1, 3)
     told = contour.get("NumberOfContourPoints")
     if told is not None and int(told) != len(points_lps):
-        raise roi.fault(
-            f"has a contour of {len(points_lps)} points that says that it has {int(told)}. Export the structure set "
-            "again."
-        )
+        raise roi.fault(f"has a contour of {len(points_lps)} points that says that it has {int(told)}")
     _require_on_its_image(roi, contour, points_lps, scan)
     return ras_from_lps(points_lps)
 
@@ -199,15 +193,14 @@ def _require_on_its_image(roi: _Roi, contour: Dataset, points_lps: Points, scan:
                 away_mm.append(float(np.abs((points_lps - plane.position_lps) @ normal_lps).max()))
     if not away_mm:
         raise roi.fault(
-            "has a contour on an image that the scan does not have. Give the whole series on which it was drawn."
+            "has a contour on an image that the scan does not have", "Give the whole series on which it was drawn"
         )
     first, last = planes[0].position_lps, planes[-1].position_lps
     assert first is not None and last is not None
     step_mm = float(np.linalg.norm(last - first)) / (len(planes) - 1)
     if min(away_mm) > step_mm + OUTSIDE_TOLERANCE_MM:
         raise roi.fault(
-            f"has a contour that lies {min(away_mm):.1f} mm away from the image on which it says that it was drawn. "
-            "Export the structure set again."
+            f"has a contour that lies {min(away_mm):.1f} mm away from the image on which it says that it was drawn"
         )
 
 
@@ -291,8 +284,7 @@ def _common_normal(roi: _Roi, contours: list[Points], tolerance_mm: float) -> ND
     off_mm = max(float(np.ptp(points_ras @ normal_ras)) for points_ras in contours)
     if off_mm > tolerance_mm:
         raise roi.fault(
-            f"has contours whose points lie up to {off_mm:.1f} mm off a plane, or whose planes are not parallel. "
-            "Export the structure set again."
+            f"has contours whose points lie up to {off_mm:.1f} mm off a plane, or whose planes are not parallel"
         )
     return np.asarray(normal_ras, float)
 
@@ -307,4 +299,4 @@ def _require_inside(roi: _Roi, contours_ijk: list[Points], grid: Grid, axis: int
 
 
 def _outside(roi: _Roi) -> InputError:
-    return roi.fault("lies outside of the scan, wholly or in part. Give the whole scan on which it was drawn.")
+    return roi.fault("lies outside of the scan, wholly or in part", "Give the whole scan on which it was drawn")
