@@ -149,7 +149,7 @@ def test_what_has_no_volume_or_is_no_organ_is_passed_over_and_said(tmp_path: Pat
         "iso (only points or lines, no volume)",
         "spots (only points or lines, no volume)",
         "none (no contours)",
-        "Liver without 1 points or lines.",
+        "Left out of liver: 1 point or line.",
     ):
         assert text in note
     assert list(read_annotation(path, SCAN, organs=["couch"]).points_ras) == ["couch"]
@@ -234,7 +234,10 @@ def test_a_study_gives_the_structure_set_of_the_scan(tmp_path: Path, series: Pat
     (study / "rs" / "other").write_bytes(on_series(of_dicom, of_another_frame))
     for path in (study, zipped(study, tmp_path / "study.zip")):
         found = read_annotation(path, of_dicom)
-        assert list(found.points_ras) == ["liver"] and "Passed over: 1 others" in found.notes[0]
+        assert (
+            list(found.points_ras) == ["liver"]
+            and "Passed over: annotations that are damaged or of another scan (1)." in found.notes[0]
+        )
     (study / "rs" / "second").write_bytes(on_series(of_dicom))
     refusal(lambda: read_annotation(study, of_dicom), "holds 2 annotations of the scan (own, second)")
     (study / "rs" / "own").unlink()

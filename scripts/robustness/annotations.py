@@ -299,6 +299,15 @@ KEYS: dict[str, dict[str, str]] = {
 }
 
 
+def good_annotations() -> Content:
+    """Annotations of the good DICOM series that can be read."""
+    return {
+        "a.rtstruct": encode_dicom(structure_set({"bone": contours_of(ORGAN, GRID)}, IMAGES, FRAME)),
+        "a.seg": encode_dicom(segmentation({"bone": ORGAN, "lump": OTHER}, GRID, FRAME)),
+        "a.seg.nrrd": slicer_segmentation(np.stack([ORGAN, OTHER]), GRID, _KEYS),
+    }
+
+
 def vary_annotations(good: Path, rng: random.Random) -> Iterator[tuple[str, list[str], Content]]:
     """Yield annotations of the good DICOM series, each with what the command line takes of it; all must be refused."""
     yield from _vary_dicom(rng)

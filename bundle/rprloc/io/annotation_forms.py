@@ -114,7 +114,7 @@ def _open_dicom(
         raise InputError(f"{path} holds {len(found)} annotations of the scan ({which}). Give one of these files.")
     remarks = list(found[0].remarks)
     if errors:
-        remarks.append(f"Passed over: {len(errors)} others that are damaged or of another scan.")
+        remarks.append(f"Passed over: annotations that are damaged or of another scan ({len(errors)}).")
     return replace(found[0], path=path, remarks=remarks)
 
 
@@ -136,7 +136,7 @@ def _class_of(path: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality"])
-        said = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
-        return said or _BY_MODALITY.get(str(data.get("Modality") or "").upper(), "")
+            said = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
+            return said or _BY_MODALITY.get(str(data.get("Modality") or "").upper(), "")
     except (*BROKEN, OSError, pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException):
         return ""

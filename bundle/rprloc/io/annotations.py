@@ -305,7 +305,7 @@ def _describe(one: _Called, chosen: Mapping[str, _Named], empty: Iterable[_Named
         for organ, named in mine.items()
         if id(named) not in without
     ]
-    remarks = [f"{organ} {named.structure.remark}" for organ, named in mine.items() if named.structure.remark]
+    parts = [(organ, named.structure.left_out) for organ, named in mine.items() if named.structure.left_out]
     asked_for = {id(named) for named in mine.values()}
     left_out = [*one.left_out, *((named.name, "empty") for named in mine.values() if id(named) in without)]
     rest = [named for named in one.named if id(named) not in asked_for]
@@ -316,5 +316,5 @@ def _describe(one: _Called, chosen: Mapping[str, _Named], empty: Iterable[_Named
         sentences.append(f"Left out: {listed([f'{name} ({why})' for name, why in left_out])}.")
     if others:
         sentences.append(f"Not asked for: {others} more.")
-    sentences += [f"{remark[0].upper()}{remark[1:]}." for remark in remarks]
+    sentences += [f"Left out of {organ}: {what}." for organ, what in parts]
     return readable(" ".join([*sentences, *one.marked.remarks]))

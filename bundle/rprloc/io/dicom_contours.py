@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ class _Roi:
     name: str
     frame: str
     type: str
-    contours: Sequence[Dataset]
+    contours: Sequence[Any]  # data sets
 
     def fault(self, what: str, advice: str = "Export the structure set again") -> InputError:
         return InputError(f"{self.path}: {self.name} {what}. {advice}.")
@@ -63,11 +62,8 @@ def read_contours(path: Path, data: Dataset, scan: Scan) -> Marked:
         own_frame = next((frame for plane in _slices(scan) if (frame := plane.owners.get("FrameOfReferenceUID"))), "")
         structures, left_out = [], []
         for roi in rois:
-            kinds = Counter(_type_of(contour) for contour in roi.contours)
-            without_area = sum(kinds[kind] for kind in _NO_AREA)
             drawn = [contour for contour in roi.contours if _type_of(contour) not in _NO_AREA]
-            tiny = [contour for contour in drawn if 0 < _count(contour) < 9 and _count(contour) % 3 == 0]
-            whole = [contour for contour in drawn if contour not in tiny]
+            whole = [contour for contour in drawn if _count(contour) not in (3, 6)]  # no contour of one or two points
             if roi.frame and own_frame and roi.frame != own_frame:
                 left_out.append((roi.name, "in another frame of reference"))
             elif not roi.contours:
@@ -75,10 +71,10 @@ def read_contours(path: Path, data: Dataset, scan: Scan) -> Marked:
             elif not whole:
                 left_out.append((roi.name, "only points or lines, no volume"))
             else:
-                count = without_area + len(tiny)
-                remark = f"without {count} points or lines" if count else ""
+                count = len(roi.contours) - len(whole)
+                left = f"{count} {'point or line' if count == 1 else 'points or lines'}" if count else ""
                 read = _reader(roi, whole, scan)
-                structures.append(Structure(roi.name, read, _why_no_organ(roi), remark))
+                structures.append(Structure(roi.name, read, _why_no_organ(roi), left))
         if not data.get("RTROIObservationsSequence"):
             remarks = (
                 *remarks,

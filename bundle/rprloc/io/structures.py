@@ -26,14 +26,14 @@ class Structure:
         Gives its mask or its six extreme points (6, 3), RAS mm, or None if it is empty.
     no_organ : str
         Why it is no organ, in a few words; it is then taken only if somebody asks for it by its name.
-    remark : str
-        What was left out of it, in a few words.
+    left_out : str
+        What does not count as a part of it, in a few words.
     """
 
     name: str
     read: Callable[[], Mask | Points | None]
     no_organ: str = ""
-    remark: str = ""
+    left_out: str = ""
 
 
 @dataclass(frozen=True, eq=False)
