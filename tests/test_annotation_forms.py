@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from rprloc.annotation import Annotation, Marking, Mask
@@ -25,9 +26,10 @@ from scripts.robustness.annotation_writers import (
     slicer_segmentation,
     structure_set,
 )
-from tests.dicoms import SERIES, edited, write_series
+from tests.dicoms import SERIES, edited, multi_frame, write_series
 from tests.images import write
 from tests.phantoms import AFFINES, SHAPE, phantom_hu
+from tests.refusals import refusal
 from tests.test_dicom_export import detections_of
 
 Writer = Callable[[Path, dict[str, np.ndarray], Scan], Path]
@@ -207,6 +209,24 @@ def test_boxes_written_by_the_program_itself_come_back(tmp_path: Path, scan: Sca
     for organ in found.masks:
         off_mm = box_of(by_seg.points_ras[organ]).wall_distances_mm(box_of(found.points_ras[organ]))
         assert (off_mm <= half_mm + 0.01).all()
+
+
+def test_contours_may_lie_on_the_frames_of_one_file(tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    write_series(tmp_path / "series", phantom_hu(WORLD))
+    multi_frame(tmp_path / "series", tmp_path / "scan.dcm")
+    scan = read_scan(tmp_path / "scan.dcm")
+    assert scan.series is not None
+    boxes = detections_of(scan.series)
+    save_rtstruct(tmp_path / "a.dcm", boxes, scan.series)
+    found = read_annotation(tmp_path / "a.dcm", scan)
+    for points_ras, box in zip(found.points_ras.values(), boxes.boxes.values(), strict=True):
+        assert (box_of(points_ras).wall_distances_mm(box) <= np.repeat(scan.volume.grid.half_voxel_ras_mm, 2)).all()
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    contours = data.ROIContourSequence[0].ContourSequence
+    contours[0].ContourImageSequence[0].ReferencedFrameNumber = 1
+    data.save_as(tmp_path / "a.dcm")
+    refusal(lambda: read_annotation(tmp_path / "a.dcm", scan), "away from the image")
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])

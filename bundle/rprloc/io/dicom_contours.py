@@ -183,7 +183,7 @@ def _require_on_its_image(roi: _Roi, contour: Dataset, points_lps: Points, scan:
     away_mm = []
     for image, frame in named:
         for plane in of_image.get(image, []):
-            if frame is None or plane.frame is None or int(frame) == plane.frame + 1:
+            if frame is None or plane.frame is None or plane.frame + 1 in np.atleast_1d(frame).astype(int):
                 assert plane.axes_lps is not None and plane.position_lps is not None
                 normal_lps = np.cross(plane.axes_lps[:3], plane.axes_lps[3:])
                 away_mm.append(float(np.abs((points_lps - plane.position_lps) @ normal_lps).max()))
