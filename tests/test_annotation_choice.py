@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rprloc.annotation import Annotation, Marking
+from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid, extreme_points_of_mask, lps_from_ras
 from rprloc.io.annotations import read_annotation, read_example
 from rprloc.io.markups import write_extreme_points
@@ -154,6 +155,23 @@ def test_what_has_no_volume_or_is_no_organ_is_passed_over_and_said(tmp_path: Pat
         assert text in note
     assert list(read_annotation(path, SCAN, organs=["couch"]).points_ras) == ["couch"]
     refusal(lambda: read_annotation(path, SCAN, organs=["iso"]), "cannot be taken: only points")
+
+
+def test_a_structure_set_that_is_cut_off_is_noticed_wherever_it_ends(tmp_path: Path) -> None:
+    """Else the couch, of whose type the end of the file tells, would become an organ without a word."""
+
+    def change(data: Any) -> None:
+        data.RTROIObservationsSequence[1].RTROIInterpretedType = "SUPPORT"
+
+    path = saved(tmp_path / "a.dcm", {"liver": drawn(LIVER), "couch": drawn(SPLEEN)}, change)
+    data = path.read_bytes()
+    for end in [*range(200, len(data), 499), *range(len(data) - 200, len(data))]:
+        path.write_bytes(data[:end])
+        try:
+            found = read_annotation(path, SCAN)
+        except InputError:
+            continue
+        assert "does not say which structures are organs" in found.notes[0]  # it ends before all of these
 
 
 # Belonging
