@@ -56,6 +56,27 @@ def write_series(folder: Path, hu: np.ndarray, change: Callable[[int, FileDatase
     return series_uid
 
 
+TURNED = np.linalg.qr(np.array([[1.0, 0.2, 0.1], [-0.2, 1.0, 0.3], [0.05, -0.3, 1.0]]))[0]
+TURNED = TURNED * np.sign(np.diag(TURNED))  # rows, columns and normal of an oblique series, LPS
+
+
+def placed(axes_lps: np.ndarray, step_lps: np.ndarray) -> Callable[[int, FileDataset], None]:
+    def change(k: int, data: FileDataset) -> None:
+        data.ImageOrientationPatient = [f"{value:.9f}" for value in axes_lps]
+        data.ImagePositionPatient = [f"{value:.6f}" for value in np.array([-60.0, -50, 300]) + k * step_lps]
+
+    return change
+
+
+SERIES = {
+    "axial": placed(np.array([1.0, 0, 0, 0, 1, 0]), np.array([0.0, 0, 6])),
+    "coronal": placed(np.array([1.0, 0, 0, 0, 0, -1]), np.array([0.0, 6, 0])),
+    "oblique": placed(TURNED[:, :2].T.ravel(), 6 * np.cross(TURNED[:, 0], TURNED[:, 1])),
+    "tilted": placed(np.array([1.0, 0, 0, 0, np.cos(0.3), -np.sin(0.3)]), np.array([0.0, 0, 6])),
+}
+"""Where the slices of a series lie: a change for :func:`write_series`."""
+
+
 IN_COLOUR: dict[str, Callable[[int, Any], Any]] = {
     "SamplesPerPixel": lambda k, old: 3,
     "PhotometricInterpretation": lambda k, old: "RGB",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rprloc.geometry import Grid
-from rprloc.io.annotations import read_label_map, read_names
+from rprloc.io.label_names import read_names
+from rprloc.io.mask_files import read_label_map
 from rprloc.volume import Volume
 from tests.images import write
 from tests.phantoms import SHAPE
@@ -78,6 +79,22 @@ def test_names_are_read_by_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"liver": 1, "background": 0, "spleen": 2}', {1: "liver", 2: "spleen"}),
+        ('{"0": "Background", "1": "liver"}', {1: "liver"}),
+        ('{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 3}', {1: "liver"}),
+        ('{"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}', {1: "liver"}),
+        ('{"Lt Kidney ": "kidney_left", "L1": "vertebra"}', {"Lt Kidney": "kidney_left", "L1": "vertebra"}),
+    ],
+)
+def test_names_are_read_in_the_shapes_that_are_common(tmp_path: Path, text: str, names: dict[int | str, str]) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(text, encoding="utf-8")
+    assert read_names(path) == names
+
+
+@pytest.mark.parametrize(
     ("text", "about"),
     [
         ('["liver"]', "no label names"),
@@ -86,16 +103,26 @@ def test_names_are_read_by_label(tmp_path: Path) -> None:
         ('"liver"', "no label names"),
         ("{'1': 'liver'}", "not valid JSON"),
         ('{"1": "liver"', "not valid JSON"),
-        ('{"0": "background"}', "'0'"),
+        ('{"0": "background"}', "no label names"),
+        ('{"0": "liver"}', "'0'"),
+        ('{"liver": 0}', "'liver'"),
+        ('{"liver": -1}', "'liver'"),
+        ('{"liver": true}', "no name for label liver"),
+        ('{"liver": [1, 2]}', "no name for label liver"),
+        ('{"labels": {}}', "no label names"),
+        ('{"labels": []}', "no label names"),
+        ('{"labels": ["liver"]}', "no label names"),
+        ('{"labels": {"background": 0}}', "no label names"),
+        ('{"liver": 1, "spleen": 1}', "label 1 ('spleen') twice"),
+        ('{"a": "liver", "b": "liver"}', "label b ('liver') twice"),
         ('{"-1": "liver"}', "'-1'"),
-        ('{"liver": 1}', "'liver'"),
         ('{"1.0": "liver"}', "'1.0'"),
         ('{"1": 5}', "no name for label 1"),
         ('{"1": " "}', "no name for label 1"),
         ('{"1": {"name": "liver"}}', "no name for label 1"),
         ('{"1": "liver", "2": "liver"}', "label 2 ('liver') twice"),
         ('{"1": "liver", "1": "spleen"}', "label 1 ('spleen') twice"),
-        ('{"1": "liver", "01": "spleen"}', "label 01 ('spleen') twice"),
+        ('{"1": "liver", "01": "spleen"}', "label 1 ('spleen') twice"),
         ("", "is empty"),
     ],
 )

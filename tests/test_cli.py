@@ -18,8 +18,8 @@ from rprloc.annotation import Marking, scan_pseudonym
 from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.geometry import Box, extreme_points_of_mask
-from rprloc.io.annotations import read_label_map
 from rprloc.io.markups import read_extreme_points, write_extreme_points
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet
@@ -27,6 +27,7 @@ from rprloc.model.device import choose_device, run_on_device
 from tests.command_line import rprloc
 from tests.dicoms import write_series
 from tests.example import ExampleFiles
+from tests.images import write
 
 
 def located(example: ExampleFiles, *arguments: object) -> list[object]:
@@ -61,7 +62,10 @@ def test_help_and_version_come_without_the_heavy_libraries() -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        (["support", "build"], ["--image", "--labels", "--names", "--markups", "--name", "--out", "--model"]),
+        (
+            ["support", "build"],
+            ["--image", "--labels", "--names", "--organ", "--standard-names", "--markups", "--name", "--out"],
+        ),
         (["support", "merge"], ["--out"]),
         (["support", "show"], []),
         (["locate"], ["--out", "--device", "--organ", "--picture", "--series", "--model", "-v"]),
@@ -145,12 +149,39 @@ def test_a_set_built_from_markups_equals_one_from_labels_with_the_same_points(
     np.testing.assert_allclose(support.organs["lung"].latents, from_labels.latents, atol=1e-3)
 
 
+def test_a_set_takes_annotations_of_several_forms_and_says_what_it_took(example: ExampleFiles, tmp_path: Path) -> None:
+    volume = read_volume(example.image)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    mask = (read_label_map(example.labels, volume.grid) == 1).astype(np.uint8)
+    write(masks / "Kidney_L.nii.gz", mask, volume.grid.ras_from_ijk)
+    write_extreme_points(tmp_path / "marks.mrk.json", extreme_points_of_mask(mask == 1, volume.grid), "spleen")
+    command = ["support", "build", "--image", example.image, "--labels", masks, "--labels", tmp_path / "marks.mrk.json"]
+    command += ["--standard-names", "--model", example.weights, "--device", "cpu", "--out", tmp_path / "set.json"]
+    done = rprloc(*command)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:2] == [
+        "masks is a folder with a file for each organ. Taken: kidney_left (Kidney_L).",
+        "marks.mrk.json is a Markups file of 3D Slicer. Taken: spleen.",
+    ]
+    (support,) = SupportSet.load(tmp_path / "set.json").supports
+    assert list(support.organs) == ["kidney_left", "spleen"] and support.marking == Marking.MIXED
+    done = rprloc(*command, "--organ", "spleen")
+    assert done.exit_code == 0 and list(SupportSet.load(tmp_path / "set.json").organs) == ["spleen"]
+    (tmp_path / "set.json").unlink()
+    done = rprloc(*command, "--organ", "heart")
+    assert done.exit_code == 2 and not (tmp_path / "set.json").exists()
+    assert "There is no heart" in done.stderr and "It has kidney_left, spleen." in done.stderr
+
+
 @pytest.mark.parametrize(
     "marks",
     [
         [],
-        ["--labels", "l.nii.gz"],
+        ["--names", "n.json"],
         ["--markups", "m.mrk.json"],
+        ["--markups", "m.mrk.json", "--name", "lung", "--organ", "lung"],
+        ["--markups", "m.mrk.json", "--name", "lung", "--standard-names"],
         ["--labels", "l.nii.gz", "--name", "lung"],
         ["--labels", "l.nii.gz", "--names", "n.json", "--markups", "m.mrk.json", "--name", "lung"],
         ["--markups", "m.mrk.json", "--name", " "],

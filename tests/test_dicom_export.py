@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,30 +23,12 @@ from rprloc.io.dicom_objects import slice_contours
 from rprloc.io.reading import read_scan, read_volume
 from tests.boxes import points_of
 from tests.command_line import rprloc
-from tests.dicoms import multi_frame, write_series
+from tests.dicoms import SERIES, multi_frame, write_series
 from tests.example import ExampleFiles
 from tests.phantoms import phantom_hu
 
 pytest.importorskip("highdicom")
 SHAPE = (30, 24, 20)
-TURNED = np.linalg.qr(np.array([[1.0, 0.2, 0.1], [-0.2, 1.0, 0.3], [0.05, -0.3, 1.0]]))[0]
-TURNED = TURNED * np.sign(np.diag(TURNED))  # rows, columns and normal of an oblique series, LPS
-
-
-def placed(axes_lps: np.ndarray, step_lps: np.ndarray) -> Callable[[int, FileDataset], None]:
-    def change(k: int, data: FileDataset) -> None:
-        data.ImageOrientationPatient = [f"{value:.9f}" for value in axes_lps]
-        data.ImagePositionPatient = [f"{value:.6f}" for value in np.array([-60.0, -50, 300]) + k * step_lps]
-
-    return change
-
-
-SERIES = {
-    "axial": placed(np.array([1.0, 0, 0, 0, 1, 0]), np.array([0.0, 0, 6])),
-    "coronal": placed(np.array([1.0, 0, 0, 0, 0, -1]), np.array([0.0, 6, 0])),
-    "oblique": placed(TURNED[:, :2].T.ravel(), 6 * np.cross(TURNED[:, 0], TURNED[:, 1])),
-    "tilted": placed(np.array([1.0, 0, 0, 0, np.cos(0.3), -np.sin(0.3)]), np.array([0.0, 0, 6])),
-}
 
 
 @pytest.fixture(params=[*SERIES, "multi-frame"])

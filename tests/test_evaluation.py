@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
@@ -19,14 +20,22 @@ from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import evaluate
 from rprloc.evaluation.scores import Evaluation, PairScore, mean_of, score, summarize
 from rprloc.geometry import WALLS, Box, Grid, Points, extreme_points_of_mask
-from rprloc.io.annotations import read_label_map
 from rprloc.io.dataset import Region, read_dataset
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet
 from rprloc.volume import to_sitk
+from scripts.robustness.annotation_writers import (
+    contours_of,
+    encode_dicom,
+    segmentation,
+    slicer_segmentation,
+    structure_set,
+)
 from tests.command_line import rprloc
 from tests.example import ExampleFiles
+from tests.images import write
 from tests.phantoms import PHANTOM_GRID, phantom_hu
 
 # split, voxels by which the body is moved along the first axis, targets
@@ -69,6 +78,39 @@ def run(untrained: Localizer, data: Path, split: str, shots: str) -> Evaluation:
 @pytest.fixture(scope="module")
 def one_shot(untrained: Localizer, data: Path) -> Evaluation:
     return run(untrained, data, "test", "one")
+
+
+def test_the_truth_may_have_any_form(untrained: Localizer, data: Path, one_shot: Evaluation, tmp_path: Path) -> None:
+    """A structure set, a folder of masks, a segmentation and one of 3D Slicer in place of the four label maps."""
+    shutil.copytree(data.parent, tmp_path / "data")
+    labels, grid = tmp_path / "data" / "chest" / "labels", PHANTOM_GRID
+    for name in CASES:
+        numbers = read_label_map(labels / f"{name}.nii.gz", grid)
+        (labels / f"{name}.nii.gz").unlink()
+        masks = {"Bone": numbers == 1, "Second": numbers == 2}
+        if name == "anna":
+            contours = {organ: contours_of(mask, grid) for organ, mask in masks.items()}
+            (labels / "anna.dcm").write_bytes(encode_dicom(structure_set(contours, [], "1.2")))
+        elif name == "bert":
+            keys = {"Segment0_Name": "lung", "Segment0_LabelValue": 2, "Segment0_Layer": 0}
+            (labels / "bert.seg.nrrd").write_bytes(slicer_segmentation(numbers, grid, keys))
+        elif name == "carl":
+            (labels / "carl").mkdir()
+            for organ, mask in masks.items():
+                write(labels / "carl" / f"{organ}.nii.gz", mask.astype(np.uint8), grid.ras_from_ijk)
+        else:
+            (labels / f"{name}.dcm").write_bytes(encode_dicom(segmentation(masks, grid, "1.2")))
+    content = json.loads((tmp_path / "data" / "datasets.json").read_text())
+    content["chest"]["labels"]["Second"] = "lung"
+    (tmp_path / "data" / "datasets.json").write_text(json.dumps(content))
+    found = run(untrained, tmp_path / "data" / "datasets.json", "test", "one")
+    assert len(found.scores) == len(one_shot.scores) > 3
+    for ours, theirs in zip(found.scores, one_shot.scores, strict=True):
+        assert (ours.support, ours.query, ours.target) == (theirs.support, theirs.query, theirs.target)
+        assert ours.iou == pytest.approx(theirs.iou, abs=1e-6)
+    (labels / "anna").mkdir()
+    with pytest.raises(InputError, match=r"several files for the case anna \(anna, anna.dcm\)"):
+        read_dataset(tmp_path / "data" / "datasets.json")
 
 
 def points_in(data: Path, case: str, label: int) -> Points:

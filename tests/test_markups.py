@@ -12,10 +12,10 @@ import pytest
 from rprloc.detection import AbsentLandmark, AbsentOrgan, Detections, LandmarkDetection, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import Box
+from rprloc.io.landmarks import read_landmarks
 from rprloc.io.markups import (
     SCHEMA,
     read_extreme_points,
-    read_landmarks,
     write_extreme_points,
     write_landmarks,
     write_rois,

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from rprloc.geometry import Grid
-from rprloc.io.annotations import read_label_map
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from tests.phantoms import AFFINES, SHAPE
 from tests.refusals import refusal

@@ -26,7 +26,8 @@ import torch
 from rprloc.annotation import Annotation, Marking
 from rprloc.detection import Detections
 from rprloc.geometry import Grid
-from rprloc.io.annotations import read_example, read_label_map
+from rprloc.io.annotations import read_example
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.model.network import RPRNet, save_model

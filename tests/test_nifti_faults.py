@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rprloc.geometry import Grid, extreme_points_of_mask
-from rprloc.io.annotations import read_example, read_label_map
+from rprloc.io.annotations import read_example
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from tests.images import EXTENSIONS, write, write_nifti
 from tests.phantoms import SHAPE

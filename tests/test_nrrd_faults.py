@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rprloc.geometry import Grid
-from rprloc.io.annotations import read_label_map
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from tests.phantoms import SHAPE
 from tests.refusals import refusal

@@ -18,8 +18,8 @@ import torch
 from rprloc.apps.serve import Server
 from rprloc.detection import Detections
 from rprloc.geometry import extreme_points_of_mask
-from rprloc.io.annotations import read_label_map
 from rprloc.io.markups import write_extreme_points
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet

@@ -17,7 +17,8 @@ import pytest
 from rprloc.annotation import Annotation, Marking, scan_pseudonym
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid, extreme_points_of_mask
-from rprloc.io.annotations import read_example, read_label_map
+from rprloc.io.annotations import read_example
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.marking import build_support

@@ -206,8 +206,7 @@ def heads(localizer: Localizer, cases: dict[str, list[Case]]) -> SupportSet:
 
 def kept_between(volume: Volume, low_mm: float, high_mm: float) -> Volume:
     """The part of a scan between two heights."""
-    part, _ = keep_between(volume, np.zeros(volume.hu.shape, np.uint8), 2, low_mm, high_mm)
-    return part
+    return keep_between(volume, 2, low_mm, high_mm)
 
 
 def assert_changes_are_doubted(localizer: Localizer, volume: Volume, organs: SupportSet, upside_down: str) -> None:

@@ -24,18 +24,14 @@ if TYPE_CHECKING:
     from rprloc.detection import AbsentLandmark, AbsentOrgan, Detections, LandmarkDetection, OrganDetection, Presence
     from rprloc.errors import InputError
     from rprloc.geometry import WALLS, Box, Grid
-    from rprloc.io.annotations import read_example, read_label_map
+    from rprloc.io.annotations import read_annotation, read_example
     from rprloc.io.dicom_rtstruct import save_rtstruct
     from rprloc.io.dicom_seg import save_seg
     from rprloc.io.dicom_sr import save_sr
     from rprloc.io.label_map import save_label_map
-    from rprloc.io.markups import (
-        read_extreme_points,
-        read_landmarks,
-        write_extreme_points,
-        write_landmarks,
-        write_rois,
-    )
+    from rprloc.io.landmarks import read_landmarks
+    from rprloc.io.markups import read_extreme_points, write_extreme_points, write_landmarks, write_rois
+    from rprloc.io.mask_files import read_label_map
     from rprloc.io.pictures import save_picture
     from rprloc.io.reading import Scan, read_scan, read_volume
     from rprloc.io.results import write_results
@@ -60,10 +56,11 @@ _HOMES = {
     "SupportSet": "localization.support",
     "Volume": "volume",
     "WALLS": "geometry",
+    "read_annotation": "io.annotations",
     "read_example": "io.annotations",
     "read_extreme_points": "io.markups",
-    "read_label_map": "io.annotations",
-    "read_landmarks": "io.markups",
+    "read_label_map": "io.mask_files",
+    "read_landmarks": "io.landmarks",
     "read_scan": "io.reading",
     "read_volume": "io.reading",
     "save_label_map": "io.label_map",
@@ -95,6 +92,7 @@ __all__ = [
     "SupportSet",
     "Volume",
     "WALLS",
+    "read_annotation",
     "read_example",
     "read_extreme_points",
     "read_label_map",

@@ -62,6 +62,8 @@ class Annotation:
         How the organs were marked.
     landmarks_ras : mapping of str to (3,) float64
         The landmarks by their name, each a point in RAS mm. No landmark may have the name of an organ.
+    notes : tuple of str
+        What was read from files and what was left out, each file in a sentence or two.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class Annotation:
     points_ras: Mapping[str, Points]
     masks: Mapping[str, Mask] = field(default_factory=dict)
     marking: Marking = Marking.EXTREME_POINTS
+    notes: tuple[str, ...] = ()
     landmarks_ras: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,7 +155,7 @@ class Annotation:
             points_ras[organ] = extreme_points_of_mask(mask, grid)
             masks[organ] = Mask.cut_from(mask, grid)
         if missing:
-            raise InputError(_describe_missing(missing))
+            raise InputError(describe_missing(missing))
         return cls(points_ras, masks, Marking.LABEL_MAP)
 
 
@@ -167,7 +170,7 @@ def _one_point(name: str, given: ArrayLike) -> NDArray[np.float64]:
     return point_ras
 
 
-def _describe_missing(missing: Mapping[int, str]) -> str:
+def describe_missing(missing: Mapping[int, str]) -> str:
     """Which names have no voxel, all of them, as a name that is wrong is seldom alone."""
     if len(missing) == 1:
         ((number, organ),) = missing.items()

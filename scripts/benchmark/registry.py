@@ -22,8 +22,8 @@ import rprloc
 from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import read_case
 from rprloc.geometry import Box, Points
-from rprloc.io.annotations import read_label_map
 from rprloc.io.dataset import Case
+from rprloc.io.mask_files import read_label_map
 from rprloc.volume import Volume
 from scripts.benchmark.circumstances import read_clock
 

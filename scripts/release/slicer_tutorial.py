@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "SlicerRPRLoc"))
 from rprloc.apps.demo import fetch_demo_scans
 from rprloc.geometry import Box, extreme_points_of_mask
-from rprloc.io.annotations import read_label_map
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.pictures import save_picture
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.logic import RPRLocLogic

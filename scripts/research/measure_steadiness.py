@@ -21,8 +21,8 @@ import numpy as np
 from rprloc.annotation import Annotation, Example
 from rprloc.detection import OrganDetection
 from rprloc.geometry import Grid
-from rprloc.io.annotations import read_label_map
 from rprloc.io.dataset import Case, Region, read_dataset, read_regions
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.locate import locate

@@ -20,6 +20,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,10 +34,13 @@ from tqdm import tqdm
 from rprloc.annotation import Annotation
 from rprloc.detection import Detections
 from rprloc.errors import InputError
-from rprloc.io.annotations import read_label_map, read_names
+from rprloc.io.annotations import read_annotation
+from rprloc.io.label_names import read_names
 from rprloc.io.markups import read_extreme_points
+from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import Scan, read_scan
 from rprloc.localization.support import SupportSet
+from scripts.robustness.annotations import good_annotations
 from scripts.robustness.damage import Truth
 from scripts.robustness.good_files import write_good_files
 
@@ -124,6 +128,15 @@ def _read_labels(path: Path) -> object:
     return Annotation.from_labels(read_label_map(path, volume.grid), volume.grid, {1: "bone"})
 
 
+@cache
+def _series_in(folder: Path) -> Scan:
+    return read_scan(folder / "series.zip")
+
+
+def _read_annotation(path: Path) -> Annotation:
+    return read_annotation(path, _series_in(path.parent))
+
+
 TARGETS = {
     ".nii": Target("scan.nii", range(4, 344), _read_scan_in, is_binary=True),
     ".nii.gz": Target("scan.nii.gz", range(4, 344), _read_scan_in, is_binary=True, is_zipped=True),
@@ -135,6 +148,9 @@ TARGETS = {
     "DICOM": Target("series/slice07.dcm", range(132, 1300), lambda path: _read_scan_in(path.parent), is_binary=True),
     "zip": Target("series.zip", range(3000), _read_scan_in, is_binary=True),
     "label map": Target("labels.nii.gz", range(4, 2000), _read_labels, is_binary=True, is_zipped=True),
+    "structure set": Target("a.rtstruct", range(132, 6000), _read_annotation, is_binary=True),
+    "segmentation": Target("a.seg", range(132, 3000), _read_annotation, is_binary=True),
+    ".seg.nrrd": Target("a.seg.nrrd", range(9, 600), _read_annotation),
     "names": Target("names.json", range(3000), read_names),
     "markups": Target("points.mrk.json", range(5000), read_extreme_points),
     "support set": Target("set.json", range(3000), SupportSet.load),
@@ -145,6 +161,8 @@ TARGETS = {
 def prepare(folder: Path) -> None:
     """Write the good files into a new folder, as the targets want them."""
     write_good_files(folder)
+    for name, data in good_annotations().items():
+        (folder / name).write_bytes(data)
     (folder / "series").mkdir()
     with zipfile.ZipFile(folder / "series.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.glob("slice*.dcm")):

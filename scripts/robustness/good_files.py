@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ def write_good_files(folder: Path) -> Truth:
     (folder / "names.json").write_text('{"1": "bone"}', encoding="utf-8")
     for n in range(SHAPE[2]):
         (folder / f"slice{n:02d}.dcm").write_bytes(encode_slice(hu, n))
+    with zipfile.ZipFile(folder / "series.zip", "w") as archive:
+        for path in sorted(folder.glob("slice*.dcm")):
+            archive.write(path, path.name)
     torch.manual_seed(0)
     save_model(RPRNet(), folder / "model.pt")
     volume = read_volume(folder / "scan.nii")

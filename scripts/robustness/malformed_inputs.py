@@ -34,6 +34,7 @@ from typer.testing import CliRunner
 from rprloc.apps.cli import app
 from rprloc.errors import InputError
 from rprloc.io.reading import read_scan
+from scripts.robustness.annotations import vary_annotations
 from scripts.robustness.damage import Content, Kind, Truth
 from scripts.robustness.dicom import vary_archives, vary_series
 from scripts.robustness.documents import DETECTIONS, MARKUPS, NAMES, SUPPORT, damage_json, damage_weights
@@ -71,6 +72,8 @@ def generate_cases(good: Path, truth: Truth, seed: int) -> Iterator[tuple[Case, 
     for name, content, _ in vary_labels(good, rng):
         given = ["--image", "{good}/scan.nii", "--labels", "{case}/bad.nii.gz", "--names", "{good}/names.json"]
         yield Case(name, [*build, *given]), content, None
+    for name, given, content in vary_annotations(good, rng):
+        yield Case(f"annotation: {name}", [*build, "--image", "{good}/series.zip", *given]), content, None
     scan_of = ["--image", "{good}/scan.nii"]
     for name, text in damage_json((good / "points.mrk.json").read_text(encoding="utf-8"), MARKUPS, rng):
         given = [*scan_of, "--markups", "{case}/a.mrk.json", "--name", "a"]

@@ -12,8 +12,8 @@ import pytest
 from rprloc.apps.demo import DemoScans
 from rprloc.detection import Detections
 from rprloc.geometry import Box, extreme_points_of_mask
-from rprloc.io.annotations import read_label_map
 from rprloc.io.markups import write_extreme_points
+from rprloc.io.mask_files import read_label_map
 from tests.command_line import rprloc
 from tests.scans import Pair
 from tests.slicer_module.scenes import NO_SLICER, Scene, run_to_end

@@ -14,7 +14,7 @@ import pytest
 
 from rprloc.detection import AbsentOrgan, Detections, Presence
 from rprloc.errors import InputError
-from rprloc.io.annotations import read_names
+from rprloc.io.label_names import read_names
 from tests.command_line import rprloc
 from tests.example import ExampleFiles
 from tests.slicer_module.scenes import (

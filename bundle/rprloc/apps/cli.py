@@ -49,12 +49,30 @@ def _start(
 def support_build(
     image: Annotated[Path, typer.Option(metavar="CT", help="The example's scan: a file or a DICOM folder.")],
     out: Annotated[Path, typer.Option(metavar="SET.json", help="The support set to write.")],
-    labels: Annotated[Path | None, typer.Option(metavar="SEG", help="Label map on the scan's grid.")] = None,
-    names: Annotated[
-        Path | None, typer.Option(metavar="NAMES.json", help='Names of the labels: {"1": "liver", ...}.')
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="What marks the organs; may be repeated: a label map, a folder of masks, a .seg.nrrd, DICOM RTSTRUCT "
+            "or SEG, or Slicer Markups.",
+        ),
     ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NAMES.json",
+            help='Names of labels, {"1": "liver", ...}, or new names of structures, {"Lt Kidney": "kidney_left", ...}.',
+        ),
+    ] = None,
+    organ: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this organ of the labels; may be repeated. By default all."),
+    ] = None,
+    standard_names: Annotated[
+        bool, typer.Option("--standard-names", help="Give organs standard names: kidney_left for Kidney_L.")
+    ] = False,
     markups: Annotated[
-        Path | None, typer.Option(metavar="FILE.mrk.json", help="Slicer Markups: six extreme points, or an ROI.")
+        Path | None, typer.Option(metavar="FILE.mrk.json", help="Slicer Markups of one organ, to be called --name.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The organ that the markups mark.")] = None,
     scan_name: Annotated[
@@ -66,21 +84,26 @@ def support_build(
     device: Where = Device.auto,
     verbose: Verbose = False,
 ) -> None:
-    """Make a support set from an annotated scan: --labels with --names, or --markups with --name."""
+    """Make a support set from an annotated scan: --labels in any form, or --markups with --name."""
     from rprloc import Localizer, read_example
 
-    console.require_one_way_of_marking(labels, names, markups, name)
+    of_labels = names is not None or bool(organ) or standard_names
+    console.require_one_way_of_marking(bool(labels), of_labels, markups is not None, name)
     require_name(scan_name, "--scan-name")
     require_writable(out)
     marked = {} if markups is None or name is None else {name.strip(): markups}
     example = read_example(
         image,
-        labels=labels,
+        labels=labels or None,
         names=names,
+        organs=organ or None,
+        standard_names=standard_names,
         markups=marked or None,
         name=None if scan_name is None else scan_name.strip(),
         series_uid=series,
     )
+    for note in example.annotation.notes:
+        console.say(note)
     support_set = Localizer.load(model, device.value).learn(example)
     support_set.save(out)
     console.warn(support_set.warnings, image.name)

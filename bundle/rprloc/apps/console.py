@@ -97,12 +97,12 @@ def say(text: str) -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
 
 
-def require_one_way_of_marking(labels: Path | None, names: Path | None, markups: Path | None, name: str | None) -> None:
-    given = tuple(value is not None for value in (labels, names, markups, name))
-    if given not in ((True, True, False, False), (False, False, True, True)):
+def require_one_way_of_marking(labels: bool, of_labels: bool, markups: bool, name: str | None) -> None:
+    """Whether --labels, options of it, and --markups are given, and the name of the markups."""
+    if labels == markups or (of_labels and not labels) or markups != (name is not None):
         raise InputError(
-            "An example is marked in one of two ways: --labels with --names, or --markups with --name. "
-            "Give one of these pairs."
+            "An example is marked in one of two ways: --labels (with --names, --organ or --standard-names), or "
+            "--markups with --name. Give one of these."
         )
     require_name(name, "--name")
 

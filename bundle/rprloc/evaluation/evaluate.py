@@ -23,7 +23,7 @@ from rprloc.evaluation.scores import (
     score,
     score_landmark,
 )
-from rprloc.io.annotations import read_label_map
+from rprloc.io.annotations import read_annotation
 from rprloc.io.dataset import Case, LandmarkRule, Region
 from rprloc.io.reading import read_scan
 from rprloc.localization.localizer import Localizer
@@ -160,11 +160,9 @@ def read_case(case: Case) -> Example:
     Raises InputError if a file cannot be used.
     """
     scan = read_scan(case.image_path)
-    grid = scan.volume.grid
-    names = {number: name for number, name in case.label_names.items() if name in case.targets}
     annotation = Annotation({}, marking=Marking.LABEL_MAP)
-    if names:
-        annotation = Annotation.from_labels(read_label_map(case.labels_path, grid), grid, names)
+    if case.targets:
+        annotation = read_annotation(case.labels_path, scan, names=case.names, organs=case.targets)
     return Example(scan.volume, annotation, case.name, scan.warnings)
 
 

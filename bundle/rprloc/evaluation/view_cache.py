@@ -29,9 +29,10 @@ def keep_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: boo
     """:func:`make_views`, from ``folder`` if they lie there, and otherwise put there; without a folder just made."""
     if folder is None:
         return make_views(localizer, case, cuts, with_changes=with_changes)
-    files = [path.stat() for path in (case.image_path, case.labels_path) if path.is_file()]
+    paths = [file for path in (case.image_path, case.labels_path) for file in (path, *sorted(path.rglob("*")))]
+    files = [path.stat() for path in paths if path.is_file()]
     states = [(file.st_size, file.st_mtime_ns) for file in files]
-    made_of = (_VERSION, localizer.model_id, case.targets, case.label_names, states, cuts, with_changes)
+    made_of = (_VERSION, localizer.model_id, case.targets, case.names, states, cuts, with_changes)
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     path = folder / f"{case.region}-{case.name.replace('/', '+')}-{digest}.npz"
     if path.is_file():

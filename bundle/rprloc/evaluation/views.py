@@ -11,13 +11,11 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from rprloc.annotation import Annotation
 from rprloc.errors import InputError
+from rprloc.evaluation.evaluate import read_case
 from rprloc.geometry import Box
-from rprloc.io.annotations import read_label_map
 from rprloc.io.dataset import Case
 from rprloc.io.plausibility import image_warnings
-from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.specks import has_pieces_beyond_the_largest
 from rprloc.model.field import PositionField
@@ -72,24 +70,19 @@ def make_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: boo
 
     Cuts and changes that show no body are left out. Raises InputError if a file of the case cannot be used.
     """
-    volume = replace(read_volume(case.image_path), name=case.name)
-    names = {number: name for number, name in case.label_names.items() if name in case.targets}
-    labels: NDArray[np.integer] = np.zeros(volume.hu.shape, np.uint8)
-    annotation = Annotation({})
-    if names:
-        labels = read_label_map(case.labels_path, volume.grid)
-        annotation = Annotation.from_labels(labels, volume.grid, names)
+    example = read_case(case)
+    volume, annotation = replace(example.volume, name=case.name), example.annotation
     whole = {
-        organ: np.count_nonzero(mask.voxels)
+        organ: mask.grid.ras(np.argwhere(mask.voxels))
         for organ, mask in annotation.masks.items()
         if not has_pieces_beyond_the_largest(mask.voxels)  # how much of these is shown cannot be told
     }
     field = localizer.compute_position_field(volume)
     views = [View(Kind.WHOLE, field, tuple(image_warnings(volume)), dict.fromkeys(whole, 1.0))]
     parts: list[tuple[Kind, Volume, Mapping[str, float]]] = []
-    for kind, part, seen in cut(volume, labels, cuts):
-        voxels = {name: np.count_nonzero(seen == number) for number, name in names.items()}
-        parts.append((kind, part, {organ: voxels[organ] / count for organ, count in whole.items()}))
+    for kind, part in cut(volume, cuts):
+        shown = {organ: float(np.mean(part.grid.contains(voxels_ras))) for organ, voxels_ras in whole.items()}
+        parts.append((kind, part, shown))
     parts += [(kind, changed, {}) for kind, changed in (change(volume) if with_changes else ())]
     for kind, part, shares in parts:
         try:
@@ -102,30 +95,28 @@ def make_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: boo
     return CaseViews(case, truth, tuple(views))
 
 
-def cut(volume: Volume, labels: NDArray[np.integer], count: int) -> Iterator[tuple[Kind, Volume, NDArray[np.integer]]]:
-    """Parts of a scan and its labels (I, J, K), drawn by the scan's name: along the body, the last sideways, too."""
+def cut(volume: Volume, count: int) -> Iterator[tuple[Kind, Volume]]:
+    """Parts of a scan, drawn by the scan's name: along the body, the last sideways, too."""
     generator = np.random.default_rng(zlib.crc32(volume.name.encode()))
     bounds = volume.grid.bounds
     for number in range(count):
         low, length = bounds.min_ras[2], bounds.size_mm[2]
         kept = generator.uniform(min(_LEAST_MM, 0.6 * length), _MOST_SHARE * length)
         start = generator.choice([0.0, length - kept, generator.uniform(0.0, length - kept)])
-        part, seen = keep_between(volume, labels, 2, low + start, low + start + kept)
+        part = keep_between(volume, 2, low + start, low + start + kept)
         kind = Kind.CUT_ALONG
         if number == count - 1:
             axis = int(generator.integers(2))
             low, high = bounds.min_ras[axis], bounds.max_ras[axis]
             kept = generator.uniform(0.35, 0.65) * (high - low)
             ends = (low, low + kept) if generator.integers(2) else (high - kept, high)
-            part, seen = keep_between(part, seen, axis, *ends)
+            part = keep_between(part, axis, *ends)
             kind = Kind.CUT_SIDEWAYS
-        yield kind, part, seen
+        yield kind, part
 
 
-def keep_between(
-    volume: Volume, labels: NDArray[np.integer], axis: int, low_mm: float, high_mm: float
-) -> tuple[Volume, NDArray[np.integer]]:
-    """The part of a scan and its labels (I, J, K) whose voxels' centres lie between two places along a RAS axis."""
+def keep_between(volume: Volume, axis: int, low_mm: float, high_mm: float) -> Volume:
+    """The part of a scan whose voxels' centres lie between two places along a RAS axis."""
     grid = volume.grid
     own = _own_axis(volume, axis)
     ijk = np.zeros((grid.shape[own], 3))
@@ -135,7 +126,7 @@ def keep_between(
     first, shape = [0, 0, 0], list(grid.shape)
     first[own], shape[own] = int(inside[0]), len(inside)
     box = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
-    return Volume(np.ascontiguousarray(volume.hu[box]), grid.cropped(first, shape), volume.name), labels[box]
+    return Volume(np.ascontiguousarray(volume.hu[box]), grid.cropped(first, shape), volume.name)
 
 
 def change(volume: Volume) -> Iterator[tuple[Kind, Volume]]:

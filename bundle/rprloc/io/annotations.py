@@ -1,30 +1,45 @@
-"""Annotated examples from files: a scan with its label map, Markups or points."""
+"""Annotated examples from files: a scan and what is marked on it, in whatever form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from rprloc.annotation import Annotation, Example, scan_pseudonym
+from rprloc.annotation import (
+    OUTSIDE_TOLERANCE_MM,
+    Annotation,
+    Example,
+    Marking,
+    Mask,
+    describe_missing,
+    scan_pseudonym,
+)
 from rprloc.errors import InputError
-from rprloc.files import parse_json
-from rprloc.geometry import Grid
-from rprloc.io.formats import holds_series, require_content
+from rprloc.files import readable
+from rprloc.geometry import Grid, Points, extreme_points_of_mask
+from rprloc.io.annotation_forms import open_annotation
+from rprloc.io.formats import scan_name
+from rprloc.io.label_names import read_names
 from rprloc.io.markups import read_extreme_points
-from rprloc.io.plausibility import describe_grid
-from rprloc.io.reading import explain_reading_errors, open_image_file, read_scan
-from rprloc.io.voxels import StoredImage, read_voxels
+from rprloc.io.reading import Scan, read_scan
+from rprloc.io.standard_names import names_alike, standard_name
+from rprloc.io.structures import Marked, Structure, listed
+
+Paths = str | Path | Sequence[str | Path]
+Names = Mapping[int, str] | Mapping[str, str] | Mapping[int | str, str]
 
 
 def read_example(
     image: str | Path,
     *,
-    labels: str | Path | None = None,
-    names: Mapping[int, str] | str | Path | None = None,
+    labels: Paths | None = None,
+    names: Names | str | Path | None = None,
+    organs: Sequence[str] | None = None,
+    standard_names: bool = False,
     markups: Mapping[str, str | Path] | None = None,
     points: Mapping[str, ArrayLike] | None = None,
     name: str | None = None,
@@ -32,16 +47,22 @@ def read_example(
 ) -> Example:  # long for its description alone
     """A scan and the organs that are marked on it, to learn from.
 
-    The organs come from a label map with names, or from Slicer Markups files, or as points.
+    The organs come from files of any form, or from one Markups file for each, or as points.
 
     Parameters
     ----------
     image : path
         The scan, as for :func:`read_scan`.
-    labels : path, optional
-        A label map on the scan's grid (NIfTI, NRRD or MetaImage).
-    names : mapping of int to str, or path
-        The organ of each label, such as ``{1: "spleen"}``, or a JSON file with them.
+    labels : path or sequence of paths, optional
+        What marks the organs, in any form that :func:`read_annotation` knows, such as a label map or a DICOM RT
+        structure set.
+    names : mapping or path, optional
+        The organ of each label, such as ``{1: "spleen"}``, new names of structures, or a JSON file with them; as for
+        :func:`read_annotation`.
+    organs : sequence of str, optional
+        Only these organs of the labels.
+    standard_names : bool
+        Whether organs of the labels get their standard names.
     markups : mapping of str to path, optional
         For each organ a Markups file of 3D Slicer with its six extreme points, or with an ROI around it.
     points : mapping of str to (6, 3) array, optional
@@ -54,13 +75,14 @@ def read_example(
     Returns
     -------
     Example
-        The scan, its organs with six extreme points (6, 3) each in RAS mm, and with a label map their masks.
+        The scan, its organs with six extreme points (6, 3) each in RAS mm, and their masks, where these are known.
+        ``example.annotation.notes`` tells what was read from each file and what was left out.
 
     Raises
     ------
     InputError
-        If a file cannot be used, if labels lie on another grid or lack a named organ, or if organs are marked in no
-        way or in several ways at once.
+        If a file cannot be used, belongs to another scan or lacks a named organ, or if organs are marked in no way or
+        in several ways at once.
 
     Examples
     --------
@@ -69,14 +91,14 @@ def read_example(
     ['heart']
     """
     ways = [labels is not None, markups is not None, points is not None]
-    if sum(ways) != 1 or (labels is None) != (names is None):
+    if sum(ways) != 1 or (labels is None and (names is not None or organs is not None or standard_names)):
         raise InputError(
-            "Mark the organs in one way: a label map with the names of its labels, Markups files, or points."
+            "The organs of an example are marked in one way: by labels (whose organs may be named and chosen), by "
+            "Markups files, or by points. Give one of these."
         )
     scan = read_scan(image, series_uid=series_uid)
-    if labels is not None and names is not None:
-        named = names if isinstance(names, Mapping) else read_names(names)
-        annotation = Annotation.from_labels(read_label_map(labels, scan.volume.grid), scan.volume.grid, named)
+    if labels is not None:
+        annotation = read_annotation(labels, scan, names=names, organs=organs, standard_names=standard_names)
     elif markups is not None:
         annotation = Annotation.from_points({organ: read_extreme_points(path) for organ, path in markups.items()})
     else:
@@ -84,104 +106,215 @@ def read_example(
     return Example(scan.volume, annotation, scan_pseudonym(scan.volume) if name is None else name, scan.warnings)
 
 
-def read_label_map(path: str | Path, grid: Grid) -> NDArray[np.integer]:
-    """The label map in a file, on the grid of its image.
+def read_annotation(
+    labels: Paths,
+    scan: Scan,
+    *,
+    names: Names | str | Path | None = None,
+    organs: Sequence[str] | None = None,
+    standard_names: bool = False,
+) -> Annotation:  # long for its description alone
+    """The organs that files of any form mark on a scan.
 
-    If the file holds the same voxels with its axes in another order or direction, they are put into the image's.
+    The form is found out from what a file holds:
+
+    - a label map on the scan's grid (NIfTI, NRRD, MetaImage), with names or with ``NAME.json`` beside ``NAME.nii.gz``
+    - a folder of such files with one organ each, which are called like the organs
+    - a segmentation of 3D Slicer (``.seg.nrrd``)
+    - a DICOM RT structure set or a DICOM segmentation: a file, or a folder or zip file that holds it
+    - a Markups file of 3D Slicer, with six points or an ROI for each organ
 
     Parameters
     ----------
-    path : path
-        A NIfTI, NRRD or MetaImage file.
-    grid : Grid
-        The grid of the image that the labels belong to, such as ``volume.grid``.
+    labels : path or sequence of paths
+        The files or folders. An organ may be in one of them only.
+    scan : Scan
+        The scan that they belong to.
+    names : mapping or path, optional
+        What structures are called from now on: by the number of a label, ``{1: "spleen"}``, or by the name in the file,
+        ``{"Lt Kidney": "kidney_left"}``. Or a JSON file with these. Labels of a label map without a name are left out,
+        other structures keep theirs. Each name must be of something that is there, unless ``organs`` chooses.
+    organs : sequence of str, optional
+        Only these organs, by their names or by names that mean the same: "kidney_left" finds "Kidney_L", too, and it is
+        called as it is here.
+    standard_names : bool
+        Whether organs get standard names, so that "Parotid_L" and "Left parotid gland" both are "parotid_left".
+        Others keep theirs.
 
     Returns
     -------
-    (I, J, K) array
-        Integers, one for each voxel of the grid.
+    Annotation
+        Six extreme points (6, 3) of each organ in RAS mm, in the order of :data:`rprloc.WALLS`, and their masks, each
+        on a grid of its own. Its notes tell what was read from each file and what was left out.
 
     Raises
     ------
     InputError
-        If the file cannot be read, holds fractions, or lies on another grid.
+        If a file cannot be used or belongs to another scan, if an organ or a name is not there or there twice, or if no
+        organ is left.
 
     Examples
     --------
-    >>> grid = rprloc.read_volume(support_image).grid
-    >>> labels = rprloc.read_label_map(support_labels, grid)
-    >>> labels.shape == grid.shape, bool((labels == 51).any())
-    (True, True)
+    >>> scan = rprloc.read_scan(support_image)
+    >>> annotation = rprloc.read_annotation(support_labels, scan, names={51: "heart", 1: "Spleen"}, organs=["spleen"])
+    >>> list(annotation.points_ras), annotation.masks["spleen"].voxels.dtype
+    (['spleen'], dtype('bool'))
     """
-    path = Path(path)
-    with explain_reading_errors(path):
-        if holds_series(path):
-            raise InputError(
-                f"{path} is a folder or DICOM, not a label map. Export the segmentation as .nii.gz, .nrrd or .mha."
-            )
-        image = open_image_file(path)
-        order, backwards = _order_of(grid, image)  # before memory is asked for
-        labels = np.flip(read_voxels(image).transpose(order), backwards)
-    if np.issubdtype(labels.dtype, np.integer):
-        return cast(NDArray[np.integer], labels)
-    whole = np.rint(labels)
-    limits = np.iinfo(np.int32)
-    if not np.array_equal(whole, labels) or whole.min() < limits.min or whole.max() > limits.max:
+    paths = [Path(labels)] if isinstance(labels, (str, Path)) else [Path(path) for path in labels]
+    given = read_names(names) if isinstance(names, (str, Path)) else names
+    if not paths or (given is not None and not given) or (organs is not None and not organs):
+        raise InputError("No organ was named. Name at least one file, and one label or organ of it.")
+    marked = [open_annotation(path, scan) for path in paths]
+    called = [_Called.of(one, given, standard_names) for one in marked]
+    if organs is None:
+        _refuse_unused(given, called)
+    chosen = _choose(called, organs)
+    points_ras: dict[str, Points] = {}
+    masks: dict[str, Mask] = {}
+    empty: list[_Named] = []
+    for organ, named in chosen.items():
+        found = named.structure.read()
+        if found is None and organs is not None:
+            raise named.marked.fault(f"{named.structure.name} has no voxel or no volume. Name another organ.")
+        if found is None:
+            empty.append(named)
+            continue
+        if isinstance(found, Mask):
+            masks[organ] = found
+        points_ras[organ] = extreme_points_of_mask(found.voxels, found.grid) if isinstance(found, Mask) else found
+        _require_inside(named, points_ras[organ], masks.get(organ), scan.volume.grid)
+    notes = tuple(_describe(one, chosen, empty) for one in called)
+    if not points_ras:
+        raise InputError(f"{notes[0]} So there is no organ to take. Give other labels, or name an organ that is there.")
+    kinds = {organ in masks for organ in points_ras}
+    marking = Marking.MIXED if len(kinds) > 1 else Marking.LABEL_MAP if masks else Marking.EXTREME_POINTS
+    return Annotation(points_ras, masks, marking, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Named:
+    """A structure, the file in which it is, and what it is called from now on."""
+
+    marked: Marked
+    structure: Structure
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Called:
+    """What a file marks, with the names that count; what of it has none; and which of the given names are used."""
+
+    marked: Marked
+    named: Sequence[_Named]
+    left_out: Sequence[tuple[str, str]]
+    used: frozenset[str]
+
+    @classmethod
+    def of(cls, marked: Marked, given: Names | None, standard_names: bool) -> _Called:
+        beside = _names_beside(marked) if given is None and marked.are_numbers else None
+        names = {str(key): name for key, name in (beside or given or {}).items()}
+        named, left_out = [], list(marked.left_out)
+        for structure in marked.structures:
+            name = names.get(structure.name, None if marked.are_numbers else structure.name)
+            if name is None:
+                left_out.append((f"label {structure.name}", "it has no name"))
+                continue
+            name = (standard_name(name) if standard_names else None) or name
+            named.append(_Named(marked, structure, readable(name)))
+        used = names.keys() & {structure.name for structure in marked.structures}
+        if marked.are_numbers:
+            left_out += [(name, f"label {key} has no voxel") for key, name in names.items() if key not in used]
+        return cls(marked, named, left_out, frozenset(used))
+
+
+def _names_beside(marked: Marked) -> Names:
+    """The names of a label map's labels, from the JSON file beside it."""
+    beside = marked.path.with_name(f"{scan_name(marked.path)}.json")
+    if not beside.is_file():
+        numbers = listed([structure.name for structure in marked.structures]) or "none"
         raise InputError(
-            f"The label map {path} holds fractions or NaN, but every voxel needs an integer. "
-            "Export it as a label map, resampled with nearest neighbours."
+            f"{marked.path} is a label map that does not say which organ a label is (its labels: {numbers}). Name them "
+            f'with --names, or in a file {beside.name} beside it, such as {{"1": "liver"}}.'
         )
-    return whole.astype(np.int32)
+    return read_names(beside)
 
 
-def _order_of(grid: Grid, labels: StoredImage) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The order in which the axes of a label map are those of ``grid``, and which of them then run backwards.
+def _refuse_unused(given: Names | None, called: Sequence[_Called]) -> None:
+    """Raise InputError for names of labels or structures that are not there."""
+    unused = {key: name for key, name in (given or {}).items() if not any(str(key) in one.used for one in called)}
+    if not unused:
+        return
+    numbers = {key: name for key, name in unused.items() if isinstance(key, int)}
+    if len(numbers) == len(unused) and all(one.marked.are_numbers for one in called):
+        raise InputError(describe_missing(numbers))
+    there = [named.structure.name for one in called for named in one.named]
+    raise InputError(
+        f"{called[0].marked.path} has no structure {listed([str(key) for key in unused])}, to which a name was given. "
+        f"It has {listed(there) or 'none'}. Correct the names."
+    )
 
-    Raises InputError if the voxels are not the same, to 0.1 mm.
-    """
-    last_ijk = np.array(grid.shape) - 1
-    points_ijk = np.vstack([np.zeros(3), np.diag(last_ijk)])  # the first voxel and the ends of the three axes
-    own_ijk = labels.grid.ijk(grid.ras(points_ijk))
-    along = own_ijk[1:] - own_ijk[0]  # (axis of grid, axis of the labels' grid)
-    order = np.abs(along).argmax(axis=1)
-    backwards = along[np.arange(3), order] < 0
-    same_ijk = np.zeros((4, 3))
-    same_ijk[:, order] = np.where(backwards, last_ijk - points_ijk, points_ijk)
-    off_mm = np.linalg.norm(labels.grid.ras(same_ijk) - grid.ras(points_ijk), axis=1)
-    own_shape = np.array(labels.grid.shape)
-    if sorted(order) != [0, 1, 2] or tuple(own_shape[order]) != grid.shape or off_mm.max() > 0.1:
-        raise InputError(
-            f"The label map {labels.path} does not lie on the grid of its image. It has "
-            f"{describe_grid(labels.grid)}, the image {describe_grid(grid)}. Export it with the image as the reference "
-            "volume."
+
+def _choose(called: Sequence[_Called], organs: Sequence[str] | None) -> dict[str, _Named]:
+    """The structures to take, by the names of organs. Raises InputError for names that are not there or there twice."""
+    every = [named for one in called for named in one.named]
+    if organs is None:
+        taken = [named for named in every if not named.structure.no_organ]
+        for named in taken:
+            others = [other for other in taken if other.name == named.name]
+            if len(others) > 1:
+                places = ", ".join(dict.fromkeys(f"{one.structure.name} in {one.marked.path.name}" for one in others))
+                raise InputError(
+                    f"There are {len(others)} structures with the name {named.name} ({places}). Give each a name of "
+                    "its own, or name the organs to take (--organ)."
+                )
+        return {named.name: named for named in taken}
+    return {organ: _only_one(organ, every, called) for organ in dict.fromkeys(organs)}
+
+
+def _only_one(organ: str, every: Sequence[_Named], called: Sequence[_Called]) -> _Named:
+    found = [named for named in every if organ in (named.name, named.structure.name)]
+    found = found or [named for named in every if names_alike(named.name) == names_alike(organ)]
+    if len(found) == 1:
+        return found[0]
+    where = ", ".join(str(one.marked.path) for one in called)
+    if found:
+        which = ", ".join(f"{named.structure.name} in {named.marked.path.name}" for named in found)
+        raise InputError(f"{organ} may be any of {which}. Give each a name of its own, or give one of the files.")
+    why = next((why for one in called for name, why in one.left_out if name == organ), None)
+    if why is not None:
+        raise InputError(f"{organ} in {where} cannot be taken: {why}. Name another organ.")
+    there = listed([named.name for named in every]) or "none"
+    raise InputError(f"There is no {organ} in {where}. It has {there}. Name one of these.")
+
+
+def _require_inside(named: _Named, points_ras: Points, mask: Mask | None, grid: Grid) -> None:
+    """Raise InputError for an organ that reaches out of its scan, to a millimetre and half a voxel of its mask."""
+    corner_mm = 0.0 if mask is None else float(np.linalg.norm(mask.grid.half_voxel_ras_mm))
+    if not grid.contains(points_ras, OUTSIDE_TOLERANCE_MM + corner_mm).all():
+        raise named.marked.fault(
+            f"{named.structure.name} lies outside of the scan, wholly or in part. Give the labels of this scan."
         )
-    return tuple(order.tolist()), tuple(np.flatnonzero(backwards).tolist())
 
 
-def read_names(path: str | Path) -> dict[int, str]:
-    """Label names from a JSON file such as ``{"1": "liver", "2": "spleen"}``, in the file's order.
-
-    Raises InputError if it is anything but an object of distinct positive integers and distinct non-empty names.
-    """
-    path = Path(path)
-    wanted = 'Write a JSON object such as {"1": "liver", "2": "spleen"}.'
-    require_content(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder. {wanted}")
-    try:
-        pairs = parse_json(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}). {wanted}") from error
-    # An object arrives as a list of pairs, so that a key given twice is noticed; a JSON list would hold no tuples.
-    if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
-        raise InputError(f"{path} holds no label names. {wanted}")
-    names: dict[int, str] = {}
-    for key, name in pairs:
-        if not (key.isascii() and key.isdigit() and int(key) > 0):
-            raise InputError(f"{path} has the label value {key!r}. Use integers from 1 on (0 is background).")
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{path} has no name for label {key}: {name!r}. {wanted}")
-        if int(key) in names or name.strip() in names.values():
-            raise InputError(f"{path} has label {key} ({name!r}) twice. Give every value and every name once.")
-        names[int(key)] = name.strip()
-    return names
+def _describe(one: _Called, chosen: Mapping[str, _Named], empty: Iterable[_Named]) -> str:
+    """What a file is, and what was taken of it and left out."""
+    without = {id(named) for named in empty}
+    mine = {organ: named for organ, named in chosen.items() if named.marked is one.marked}
+    taken = [
+        organ if organ == named.structure.name or one.marked.are_numbers else f"{organ} ({named.structure.name})"
+        for organ, named in mine.items()
+        if id(named) not in without
+    ]
+    parts = [(organ, named.structure.left_out) for organ, named in mine.items() if named.structure.left_out]
+    asked_for = {id(named) for named in mine.values()}
+    left_out = [*one.left_out, *((named.name, "empty") for named in mine.values() if id(named) in without)]
+    rest = [named for named in one.named if id(named) not in asked_for]
+    left_out += [(named.name, named.structure.no_organ) for named in rest if named.structure.no_organ]
+    others = sum(not named.structure.no_organ for named in rest)
+    sentences = [f"{one.marked.path.name} is {one.marked.form}.", f"Taken: {listed(taken) or 'nothing'}."]
+    if left_out:
+        sentences.append(f"Left out: {listed([f'{name} ({why})' for name, why in left_out])}.")
+    if others:
+        sentences.append(f"Not asked for: {others} more.")
+    sentences += [f"Left out of {organ}: {what}." for organ, what in parts]
+    return readable(" ".join([*sentences, *one.marked.remarks]))

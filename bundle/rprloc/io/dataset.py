@@ -50,7 +50,7 @@ _SCHEMA: dict[str, Any] = {
         "properties": {
             "labels": {
                 "type": "object",
-                "propertyNames": {"pattern": "^[1-9][0-9]*$"},
+                "propertyNames": {"pattern": "^([1-9][0-9]*|.*[^0-9].*)$"},
                 "additionalProperties": {"type": "string", "minLength": 1},
             },
             **_ABOUT,
@@ -72,7 +72,11 @@ _SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One scan of a dataset: where its image and its labels lie, and which organs lie wholly inside it."""
+    """One scan of a dataset: where its image and its labels lie, and which organs lie wholly inside it.
+
+    ``label_names`` are the names of numbers in label maps, ``structure_names`` those of structures that are called
+    otherwise.
+    """
 
     name: str
     region: str
@@ -81,6 +85,14 @@ class Case:
     labels_path: Path
     targets: tuple[str, ...]
     label_names: dict[int, str]
+    structure_names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> dict[int | str, str] | None:
+        """The names of labels and structures, as :func:`rprloc.read_annotation` takes them."""
+        names: dict[int | str, str] = {number: name for number, name in self.label_names.items()}  # noqa: C416
+        names.update((other, name) for other, name in self.structure_names.items())
+        return names or None
 
 
 @dataclass(frozen=True)
@@ -160,7 +172,8 @@ def _read(path: Path, schema: dict[str, Any], what: str) -> dict[str, Any]:
 def read_dataset(path: Path) -> list[Case]:
     """The cases of a ``datasets.json``; images are ``<region>/images/<case>.nii.gz`` beside it, labels likewise.
 
-    Raises InputError if the file is missing or is not in that format.
+    In place of ``.nii.gz`` there may be another ending, or a folder called as the case. Raises InputError if the file
+    is missing or is not in that format, or if a case has several images or labels.
     """
     content = _read(path, _SCHEMA, "a datasets.json")
     return [
@@ -168,14 +181,24 @@ def read_dataset(path: Path) -> list[Case]:
             name=name,
             region=region,
             split=case["split"],
-            image_path=path.parent / region / "images" / f"{name}.nii.gz",
-            labels_path=path.parent / region / "labels" / f"{name}.nii.gz",
+            image_path=_only_file(path.parent / region / "images", name, IMAGE_EXTENSIONS),
+            labels_path=_only_file(path.parent / region / "labels", name, (".mrk.json", *IMAGE_EXTENSIONS)),
             targets=tuple(case["targets"]),
-            label_names={int(number): organ for number, organ in entry["labels"].items()},
+            label_names={int(number): organ for number, organ in entry["labels"].items() if number.isdigit()},
+            structure_names={other: organ for other, organ in entry["labels"].items() if not other.isdigit()},
         )
         for region, entry in content.items()
         for name, case in entry["cases"].items()
     ]
+
+
+def _only_file(folder: Path, name: str, endings: Iterable[str]) -> Path:
+    """What a folder has for a case, with whatever ending; the usual ``.nii.gz`` if there is nothing."""
+    found = [path for end in ("", ".dcm", ".seg.nrrd", *endings) if (path := folder / f"{name}{end}").exists()]
+    if len(found) > 1:
+        which = ", ".join(path.name for path in found)
+        raise InputError(f"{folder} holds several files for the case {name} ({which}). Leave one of them there.")
+    return found[0] if found else folder / f"{name}.nii.gz"
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def read_image_header(path: Path) -> ImageFile | None:
         warnings.simplefilter("ignore")  # pydicom's, on values that break the standard without harm
         try:
             with path.open("rb") as file:
-                _refuse_deflate_bomb(file, path)
+                refuse_deflate_bomb(file, path)
                 data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_names()), force=True)
                 bytes_left = path.stat().st_size - file.tell()
                 packed = file.read(12).endswith((_NO_LENGTH, _NO_LENGTH + b"\xfe\xff\0\xe0"))
@@ -155,7 +155,7 @@ def read_image_header(path: Path) -> ImageFile | None:
         return _damaged_file(path, EOFError("an image without its size"))
 
 
-def _refuse_deflate_bomb(file: IO[bytes], path: Path) -> None:
+def refuse_deflate_bomb(file: IO[bytes], path: Path) -> None:
     """Raises ValueError for a deflated file that would take gigabytes: pydicom unpacks all of it to read its header."""
     start = file.read(1024)
     if DEFLATED.encode() in start:
@@ -178,7 +178,7 @@ def _image_file(path: Path, header: Header, syntax: str, bytes_left: int) -> Ima
         fault = _reason_to_refuse(path, header, syntax) or _bomb(path, header)
         if fault is None:
             _require_pixels(path, header, syntax, bytes_left)
-        slices = () if fault else tuple(_slices(path, header))
+        slices = () if fault else tuple(planes_of(path, header))
         fault = fault or _no_hounsfield_units(path, header, slices)
         if fault is None:
             return ImageFile(uid, description, modality, slices)
@@ -303,7 +303,7 @@ def _require_pixels(path: Path, header: Header, syntax: str, bytes_left: int) ->
         raise EOFError(f"it is shorter than its {frames} images of {columns} x {rows} pixels")
 
 
-def _slices(path: Path, header: Header) -> list[Slice]:
+def planes_of(path: Path, header: Header) -> list[Slice]:
     """The planes of one file."""
     frames, rows, columns = int(header.get("NumberOfFrames") or 1), int(header["Rows"]), int(header["Columns"])
     groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])

@@ -5,7 +5,6 @@ The files are in LPS unless they say RAS; everything outside of this module is R
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,57 +55,35 @@ def read_extreme_points(path: str | Path) -> Points:
     >>> bool(np.allclose(points_ras, found["heart"].points_ras, atol=1e-3))
     True
     """
-    markup = _only_markup_with_points(Path(path))
-    try:
-        if markup["type"] == "ROI":
-            return _face_centres(_box_of_roi(markup))
-        return assign_extreme_points(_positions_ras(markup))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    usable = _markups_with_points(Path(path))
+    if len(usable) > 1:
+        names = ", ".join(str(m.get("name") or m["type"]) for m in usable)
+        raise InputError(
+            f"{path} holds {len(usable)} markups ({names}), not one list of extreme points or one ROI. "
+            "Save each organ's points to its own file."
+        )
+    return _points_of(Path(path), usable[0])
 
 
-def read_landmarks(path: str | Path) -> dict[str, NDArray[np.float64]]:
-    """The landmarks in a file, each a point with a name.
+def read_marked_organs(path: Path) -> list[tuple[str, Points]]:
+    """The names and six extreme points (6, 3), RAS mm, of all point lists and ROIs in a Markups file, in its order.
 
-    Parameters
-    ----------
-    path : path
-        A ``.mrk.json`` file of 3D Slicer: every point of its point lists is a landmark, named by its label. Or a
-        ``.csv`` table with the columns ``name``, ``r_mm``, ``a_mm`` and ``s_mm``: RAS mm.
-
-    Returns
-    -------
-    dict of str to (3,) array
-        The points in RAS mm, in the order of the file.
-
-    Raises
-    ------
-    InputError
-        If it is no such file, holds no point, a point that is not set, or a name that is empty or there twice.
-
-    Examples
-    --------
-    >>> rprloc.write_landmarks("tips.mrk.json", {"carina": [2.0, 31.5, 120.0]})
-    >>> rprloc.read_landmarks("tips.mrk.json")["carina"].tolist()
-    [2.0, 31.5, 120.0]
+    Raises InputError as :func:`read_extreme_points`, but for a file of several, and for one without a name.
     """
-    path = Path(path)
-    named = _rows_of_table(path) if path.suffix.lower() == ".csv" else _labelled_points(path)
-    points_ras: dict[str, NDArray[np.float64]] = {}
-    for label, point_ras in named:
-        name = label.strip()
+    organs = []
+    for markup in _markups_with_points(path):
+        name = str(markup.get("name") or "").strip()
         if not name:
-            raise InputError(f"{path} has a point without a name. Give every landmark a name (in Slicer, a label).")
-        if name in points_ras:
-            raise InputError(f"{path} has two points that are called {name}. Give every landmark a name of its own.")
-        points_ras[name] = point_ras
-    if not points_ras:
-        raise InputError(f"{path} holds no points. Place a point for each landmark and save them again.")
-    return points_ras
+            raise InputError(f"{path} holds a markup without a name. Name it in Slicer as the organ.")
+        organs.append((name, _points_of(path, markup)))
+    return organs
 
 
-def _labelled_points(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
-    """The points of all point lists of a Markups file, with their labels."""
+def read_labelled_points(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
+    """The labels and places (3,), RAS mm, of all points in the point lists of a Markups file, in its order.
+
+    Raises InputError if it is no Markups file, or if a point is not set.
+    """
     found: list[tuple[str, NDArray[np.float64]]] = []
     for markup in _read_markups(path):
         if markup.get("type") != "Fiducial":
@@ -116,34 +93,6 @@ def _labelled_points(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         found += zip(labels, positions_ras, strict=True)
-    return found
-
-
-def _rows_of_table(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
-    """The rows of a table of landmarks."""
-    columns = ("name", "r_mm", "a_mm", "s_mm")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-            known = set(rows[0]) if rows else set(columns)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}). Give the path of a table of landmarks.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path} is not a CSV table ({error}). Write it with the columns name,r_mm,a_mm,s_mm."
-        ) from error
-    if not known >= set(columns):
-        raise InputError(f"{path} lacks the columns name,r_mm,a_mm,s_mm (RAS mm). Name its columns like this.")
-    found = []
-    for number, row in enumerate(rows, 2):
-        name = row["name"] or ""
-        try:
-            point_ras = np.array([float(row[column]) for column in columns[1:]])
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{path}, line {number}: the place of {name} is not three numbers. Correct it.") from error
-        if not np.isfinite(point_ras).all():
-            raise InputError(f"{path}, line {number}: the place of {name} is not finite. Correct it.")
-        found.append((name, point_ras))
     return found
 
 
@@ -285,7 +234,8 @@ def _read_markups(path: Path) -> list[dict[str, Any]]:
     return markups
 
 
-def _only_markup_with_points(path: Path) -> dict[str, Any]:
+def _markups_with_points(path: Path) -> list[dict[str, Any]]:
+    """The point lists that have points, and the ROIs; at least one."""
     markups = _read_markups(path)
     usable = [m for m in markups if m.get("type") == "ROI" or (m.get("type") == "Fiducial" and m.get("controlPoints"))]
     if not usable:
@@ -294,13 +244,16 @@ def _only_markup_with_points(path: Path) -> dict[str, Any]:
             f"{path} holds no point list with points and no ROI{f' (only {kinds})' if kinds else ''}. "
             f"An organ needs six extreme points. {_PLACE}"
         )
-    if len(usable) > 1:
-        names = ", ".join(str(m.get("name") or m["type"]) for m in usable)
-        raise InputError(
-            f"{path} holds {len(usable)} markups ({names}), not one list of extreme points or one ROI. "
-            "Save each organ's points to its own file."
-        )
-    return usable[0]
+    return usable
+
+
+def _points_of(path: Path, markup: dict[str, Any]) -> Points:
+    try:
+        if markup["type"] == "ROI":
+            return _face_centres(_box_of_roi(markup))
+        return assign_extreme_points(_positions_ras(markup))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _positions_ras(markup: dict[str, Any]) -> Points:

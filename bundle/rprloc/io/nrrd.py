@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +70,81 @@ class _Axes:
     vectors: NDArray[np.float64]  # (spatial axis, 3), in the header's space and unit
 
 
+@dataclass(frozen=True, eq=False)
+class _Header:
+    """The fields by their names in lower case without spaces, the other keys as they are, and where the header ends."""
+
+    fields: dict[str, str]
+    keys: dict[str, str]
+    end: int
+
+    @property
+    def is_segmentation(self) -> bool:
+        return any(_SEGMENT.match(key) for key in self.keys)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLayers:
+    """A segmentation of 3D Slicer as it is stored: label maps, several of them where segments overlap.
+
+    Parameters
+    ----------
+    image : StoredImage
+        All layers as if they were one image that is longer along one axis.
+    grid : Grid
+        Where the voxels of each layer lie.
+    count : int
+        The number of layers.
+    innermost : bool
+        Whether the layers of a voxel follow each other, not the voxels of a layer.
+    keys : dict of str to str
+        What the header says of the segments, such as ``Segment0_Name``.
+    """
+
+    image: StoredImage
+    grid: Grid
+    count: int
+    innermost: bool
+    keys: dict[str, str]
+
+    def layers_of(self, voxels: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+        """The layers (I, J, K) of the voxels that the image holds."""
+        inner, outer = ((self.count,), ()) if self.innermost else ((), (self.count,))
+        parts = voxels.reshape((*inner, *self.grid.shape, *outer), order="F")
+        return [parts[n] if self.innermost else parts[..., n] for n in range(self.count)]
+
+
 def read_nrrd_header(path: Path) -> StoredImage:
     """What the header of a NRRD file says. Raises InputError for what it does not say, and says twice."""
-    fields, is_segmentation, end = _fields(path)
+    header = _read_header(path)
+    image, layers, _ = _stored(path, header)
+    if layers != 1 and header.is_segmentation:
+        raise InputError(
+            f"The segments in {path} overlap: it holds them in {layers} layers, which are no scan and no label map. "
+            "Give it as the annotation of a scan, with --labels."
+        )
+    require_scalar(path, layers)
+    return image
+
+
+def read_nrrd_segmentation(path: Path) -> StoredLayers | None:
+    """What the header of a segmentation of 3D Slicer says; None for a NRRD file that describes no segments.
+
+    Raises InputError as :func:`read_nrrd_header`.
+    """
+    header = _read_header(path)
+    if not header.is_segmentation:
+        return None
+    image, count, innermost = _stored(path, header)
+    i, j, k = image.grid.shape
+    longer = (count * i, j, k) if innermost else (i, j, k * count)
+    whole = replace(image, grid=Grid(longer, image.grid.ras_from_ijk))
+    return StoredLayers(whole, image.grid, count, innermost, header.keys)
+
+
+def _stored(path: Path, header: _Header) -> tuple[StoredImage, int, bool]:
+    """What the header says of one layer, how many there are, and whether they are the innermost axis."""
+    fields = header.fields
     sizes = whole_numbers(path, "sizes", fields.get("sizes", ""), _dimension(path, fields))
     kind = _TYPES.get(fields.get("type", "").lower())
     encoding = _ENCODINGS.get(fields.get("encoding", "").lower())
@@ -83,7 +155,7 @@ def read_nrrd_header(path: Path) -> StoredImage:
             f"{path} has the NRRD encoding {fields.get('encoding', '')!r}, which is not read. Save it with the "
             "encoding raw or gzip."
         )
-    grid = _grid(path, fields, sizes, is_segmentation)
+    grid, others = _grid(path, fields, sizes)
     if "oldmin" in fields or "oldmax" in fields:
         raise InputError(
             f"The values in {path} are scaled (its header has old min or old max). Save the scan in Hounsfield units."
@@ -91,16 +163,16 @@ def read_nrrd_header(path: Path) -> StoredImage:
     order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower(), "")
     if not order and kind[1] != "1" and encoding != "text":
         raise broken(path, f"its endian is {fields.get('endian', '')!r}, so the order of bytes is not known")
-    data, start = (data_file(path, fields["datafile"]), 0) if "datafile" in fields else (path, end)
+    layers = math.prod(sizes[axis] for axis in others)
+    data, start = (data_file(path, fields["datafile"]), 0) if "datafile" in fields else (path, header.end)
     dtype = np.dtype(f"{order}{kind}")
-    start = _skipped(path, fields, data, start, encoding, math.prod(grid.shape) * dtype.itemsize)
-    return StoredImage(path, grid, dtype, data, start, encoding)
+    start = _skipped(path, fields, data, start, encoding, layers * math.prod(grid.shape) * dtype.itemsize)
+    return StoredImage(path, grid, dtype, data, start, encoding), layers, bool(others) and others[0] == 0
 
 
-def _fields(path: Path) -> tuple[dict[str, str], bool, int]:
-    """The fields by their names in lower case without spaces, whether segments are described, where the header ends."""
+def _read_header(path: Path) -> _Header:
     pairs: list[tuple[str, str]] = []
-    is_segmentation = False
+    keys: list[tuple[str, str]] = []
     with path.open("rb") as file:
         if not re.match(rb"NRRD000[1-9]\r?\n", file.readline(16)):
             raise InputError(
@@ -115,33 +187,30 @@ def _fields(path: Path) -> tuple[dict[str, str], bool, int]:
                 continue
             key, separator, value = text.partition(":")
             if value.startswith("="):
-                is_segmentation = is_segmentation or _SEGMENT.match(key) is not None
+                keys.append((key, value[1:]))
             elif separator:
                 pairs.append((key.strip().lower().replace(" ", ""), value.strip()))
             else:
                 raise broken(path, f"it has the line {text[:40]!r}")
-        return collected(path, pairs), is_segmentation, file.tell()
+        segments = collected(path, [pair for pair in keys if _SEGMENT.match(pair[0])])
+        return _Header(collected(path, pairs), segments, file.tell())
 
 
 def _dimension(path: Path, fields: dict[str, str]) -> int:
     return whole_numbers(path, "dimension", fields.get("dimension", ""), 1)[0]
 
 
-def _grid(path: Path, fields: dict[str, str], sizes: list[int], is_segmentation: bool) -> Grid:
+def _grid(path: Path, fields: dict[str, str], sizes: list[int]) -> tuple[Grid, list[int]]:
+    """Where the voxels lie, and the axes that do not lie in space: at most one that is longer than 1."""
     if len(sizes) < 3:
         require_3d(path, sizes)
     if "spacedirections" not in fields:
         raise not_told(path, "NRRD", "space directions")
     to_ras, dimension = _space(path, fields)
     axes = _axes(path, fields, sizes, dimension)
-    others = [n for axis, n in enumerate(sizes) if axis not in axes.spatial]
-    layers = math.prod(others)
-    if layers != 1 and is_segmentation:
-        raise InputError(
-            f"The segments in {path} overlap: it holds them in {layers} layers. Export them as one label map, in 3D "
-            "Slicer with 'Export visible segments to binary labelmap'."
-        )
-    require_scalar(path, layers)
+    others = [axis for axis, n in enumerate(sizes) if axis not in axes.spatial and n != 1]
+    if len(others) > 1 or any(0 < axis < len(sizes) - 1 for axis in others):
+        require_scalar(path, math.prod(sizes[axis] for axis in others))
     shape = require_3d(path, [sizes[axis] for axis in axes.spatial])
     origin = _vector(path, "space origin", fields.get("spaceorigin", ""), dimension)
     if origin is None:
@@ -151,7 +220,7 @@ def _grid(path: Path, fields: dict[str, str], sizes: list[int], is_segmentation:
     affine[:3, :3] = to_ras(axes.vectors).T
     affine[:3, 3] = to_ras(origin[:3])
     affine[:3] *= _unit_mm(path, fields)
-    return place(path, shape, affine)
+    return place(path, shape, affine), others
 
 
 def _space(path: Path, fields: dict[str, str]) -> tuple[Callable[[ArrayLike], Points], int]:
