@@ -22,6 +22,8 @@ from rprloc.localization.marking import build_support
 from rprloc.localization.matching import SearchField
 from rprloc.localization.one_shot import with_self_error
 from rprloc.localization.support import SupportSet
+from tests.command_line import rprloc as run_command
+from tests.example import ExampleFiles
 from tests.fields import FINE, SHIFT, TURN, make_field
 from tests.phantoms import AFFINES, Affine
 
@@ -191,3 +193,32 @@ def test_rules_of_landmarks_are_checked(tmp_path: Path) -> None:
 
 def test_the_public_names_are_there() -> None:
     assert rprloc.LandmarkDetection is LandmarkDetection and rprloc.AbsentLandmark is AbsentLandmark
+
+
+def test_landmarks_go_through_the_command_line_alone_and_beside_organs(example: ExampleFiles, tmp_path: Path) -> None:
+    centre = rprloc.read_volume(example.image).grid.bounds.centre_ras
+    rprloc.write_landmarks(tmp_path / "tips.mrk.json", {"tip": centre, "other tip": centre + 4.0})
+    (tmp_path / "tips.csv").write_text("name,r_mm,a_mm,s_mm\ntip,{},{},{}\n".format(*centre))
+    weights = ["--model", example.weights, "--device", "cpu"]
+    build = ["support", "build", "--image", example.image, "--out", tmp_path / "set.json", *weights]
+    organs = ["--labels", example.labels, "--names", example.names]
+    for marks, landmarks, names in (
+        (["--landmarks", tmp_path / "tips.mrk.json"], ["tip", "other tip"], []),
+        (["--landmarks", tmp_path / "tips.csv", *organs], ["tip"], ["bone", "lung"]),
+    ):
+        built = run_command(*build, *marks)
+        assert built.exit_code == 0, built.stderr
+        assert f"{len(landmarks)} landmark" in built.stdout
+        support_set = SupportSet.load(tmp_path / "set.json")
+        assert (support_set.organs, support_set.landmarks) == (names, landmarks)
+        located = run_command("locate", tmp_path / "set.json", example.image, "--out", tmp_path / "out", *weights)
+        assert located.exit_code == 0 and "tip" in located.stdout
+        found = Detections.load(tmp_path / "out" / "anna.detections.json")
+        assert found["tip"].point_ras == pytest.approx(centre, abs=0.01)
+        assert rprloc.read_landmarks(tmp_path / "out" / "anna.mrk.json")["tip"] == pytest.approx(centre, abs=0.01)
+        assert "not calibrated" in " ".join(found.warnings)
+    only = ["--organ", "tip", "--out", tmp_path / "only"]
+    assert run_command("locate", tmp_path / "set.json", example.image, *only, *weights).exit_code == 0
+    assert list(Detections.load(tmp_path / "only" / "anna.detections.json").targets) == ["tip"]
+    refused = run_command(*build, "--landmarks", tmp_path / "missing.csv")
+    assert refused.exit_code == 2 and "missing.csv" in refused.stderr

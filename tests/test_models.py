@@ -42,7 +42,7 @@ def test_weights_of_a_user_have_no_licence_of_ours(example: ExampleFiles) -> Non
 
 def test_the_command_line_lists_the_models_and_their_licences() -> None:
     done = rprloc("models")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     for name in NAMES:
         assert name in done.stdout and str(find_weights(name)) in done.stdout
         assert read_licence(find_weights(name)) in done.stdout
@@ -52,7 +52,7 @@ def test_a_set_of_one_model_is_refused_by_the_other_in_words_that_help(example: 
     for command in (["locate", example.support_set, example.image, "--out", tmp_path / "out"],):
         for name in NAMES:
             done = rprloc(*command, "--model", name, "--device", "cpu")
-            assert done.returncode == 2 and "--model" in done.stderr and not (tmp_path / "out").exists()
+            assert done.exit_code == 2 and "--model" in done.stderr and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -37,7 +37,7 @@ def test_a_ready_made_set_is_of_the_default_weights_and_says_where_it_is_from(na
 
 def test_the_command_line_lists_them_with_what_they_find_and_how_well() -> None:
     done = rprloc("sets")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     for name in NAMES:
         assert f"{SIGN}{name}: " in done.stdout
         about = SupportSet.load(SIGN + name).about
@@ -60,7 +60,7 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are(example: Exampl
     with pytest.raises(InputError, match=r"There is no ready-made set @brain\. There are @head-neck, @trunk"):
         find_set("@brain")
     done = rprloc("locate", "@brain", example.image, "--out", tmp_path / "out")
-    assert done.returncode == 2 and "@head-neck" in done.stderr and not (tmp_path / "out").exists()
+    assert done.exit_code == 2 and "@head-neck" in done.stderr and not (tmp_path / "out").exists()
     assert find_set("here/@brain") == Path("here/@brain")
 
 

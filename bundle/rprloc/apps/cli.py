@@ -20,7 +20,7 @@ from rprloc.version import __version__
 app = typer.Typer(
     cls=Commands,
     name="rprloc",
-    help="Locate organs in CT scans from one annotated example.",
+    help="Locate organs and landmarks in CT scans from one annotated example.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -75,6 +75,13 @@ def support_build(
         Path | None, typer.Option(metavar="FILE.mrk.json", help="Slicer Markups of one organ, to be called --name.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The organ that the markups mark.")] = None,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Landmarks, a point each: a point list of Slicer (.mrk.json), or CSV: name,r_mm,a_mm,s_mm.",
+        ),
+    ] = None,
     scan_name: Annotated[
         str | None,
         typer.Option(help="Name of the scan in the set; by default a pseudonym made from its voxels."),
@@ -84,11 +91,11 @@ def support_build(
     device: Where = Device.auto,
     verbose: Verbose = False,
 ) -> None:
-    """Make a support set from an annotated scan: --labels in any form, or --markups with --name."""
+    """Make a support set from an annotated scan: --labels in any form, --markups with --name, or --landmarks."""
     from rprloc import Localizer, read_example
 
     of_labels = names is not None or bool(organ) or standard_names
-    console.require_one_way_of_marking(bool(labels), of_labels, markups is not None, name)
+    console.require_one_way_of_marking(bool(labels), of_labels, markups is not None, name, landmarks is not None)
     require_name(scan_name, "--scan-name")
     require_writable(out)
     marked = {} if markups is None or name is None else {name.strip(): markups}
@@ -99,6 +106,7 @@ def support_build(
         organs=organ or None,
         standard_names=standard_names,
         markups=marked or None,
+        landmarks=landmarks,
         name=None if scan_name is None else scan_name.strip(),
         series_uid=series,
     )
@@ -148,7 +156,7 @@ def locate(
     ] = None,
     organ: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Only this organ; may be repeated. By default all of the set."),
+        typer.Option(metavar="NAME", help="Only this organ or landmark; may be repeated. By default all of the set."),
     ] = None,
     picture: Annotated[bool, typer.Option("--picture", help="Also write a PNG with the boxes.")] = False,
     labels: Annotated[bool, typer.Option("--labels", help="Also write the boxes as a NIfTI label map.")] = False,
@@ -164,7 +172,7 @@ def locate(
     device: Where = Device.auto,
     verbose: Verbose = False,
 ) -> None:  # long for its options alone
-    """Find the organs of a support set in other scans."""
+    """Find the organs and landmarks of a support set in other scans."""
     from rprloc import SupportSet
     from rprloc.apps import batch
     from rprloc.io.dicom_export import require_dicom_writers

@@ -97,12 +97,13 @@ def say(text: str) -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
 
 
-def require_one_way_of_marking(labels: bool, of_labels: bool, markups: bool, name: str | None) -> None:
-    """Whether --labels, options of it, and --markups are given, and the name of the markups."""
-    if labels == markups or (of_labels and not labels) or markups != (name is not None):
+def require_one_way_of_marking(labels: bool, of_labels: bool, markups: bool, name: str | None, landmarks: bool) -> None:
+    """Whether --labels, options of it, --markups and --landmarks are given, and the name of the markups."""
+    none = not (labels or markups or landmarks)
+    if none or (labels and markups) or (of_labels and not labels) or markups != (name is not None):
         raise InputError(
-            "An example is marked in one of two ways: --labels (with --names, --organ or --standard-names), or "
-            "--markups with --name. Give one of these."
+            "The organs of an example are marked in one of two ways: --labels (with --names, --organ or "
+            "--standard-names), or --markups with --name. Give one of these, or --landmarks, or both."
         )
     require_name(name, "--name")
 

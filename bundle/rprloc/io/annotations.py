@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from rprloc.geometry import Grid, Points, extreme_points_of_mask
 from rprloc.io.annotation_forms import open_annotation
 from rprloc.io.formats import scan_name
 from rprloc.io.label_names import read_names
+from rprloc.io.landmarks import read_landmarks
 from rprloc.io.markups import read_extreme_points
 from rprloc.io.reading import Scan, read_scan
 from rprloc.io.standard_names import names_alike, standard_name
@@ -42,10 +43,11 @@ def read_example(
     standard_names: bool = False,
     markups: Mapping[str, str | Path] | None = None,
     points: Mapping[str, ArrayLike] | None = None,
+    landmarks: Mapping[str, ArrayLike] | str | Path | None = None,
     name: str | None = None,
     series_uid: str | None = None,
 ) -> Example:  # long for its description alone
-    """A scan and the organs that are marked on it, to learn from.
+    """A scan and what is marked on it, to learn from.
 
     The organs come from files of any form, or from one Markups file for each, or as points.
 
@@ -67,6 +69,9 @@ def read_example(
         For each organ a Markups file of 3D Slicer with its six extreme points, or with an ROI around it.
     points : mapping of str to (6, 3) array, optional
         For each organ its six extreme points in RAS mm, in any order.
+    landmarks : mapping of str to (3,) array, or path, optional
+        For each landmark its point in RAS mm, or a file with them, as for :func:`read_landmarks`; alone or beside
+        organs.
     name : str, optional
         What the scan is called in support sets; by default a pseudonym made from its voxels.
     series_uid : str, optional
@@ -81,8 +86,8 @@ def read_example(
     Raises
     ------
     InputError
-        If a file cannot be used, belongs to another scan or lacks a named organ, or if organs are marked in no way or
-        in several ways at once.
+        If a file cannot be used, belongs to another scan or lacks a named organ, or if nothing is marked, or organs
+        are marked in several ways at once.
 
     Examples
     --------
@@ -91,11 +96,14 @@ def read_example(
     ['heart']
     """
     ways = [labels is not None, markups is not None, points is not None]
-    if sum(ways) != 1 or (labels is None and (names is not None or organs is not None or standard_names)):
+    of_labels = names is not None or organs is not None or standard_names
+    if sum(ways) > 1 or not (any(ways) or landmarks is not None) or (labels is None and of_labels):
         raise InputError(
             "The organs of an example are marked in one way: by labels (whose organs may be named and chosen), by "
-            "Markups files, or by points. Give one of these."
+            "Markups files, or by points. Give one of these, or landmarks, or both."
         )
+    if isinstance(landmarks, (str, Path)):
+        landmarks = read_landmarks(landmarks)
     scan = read_scan(image, series_uid=series_uid)
     if labels is not None:
         annotation = read_annotation(labels, scan, names=names, organs=organs, standard_names=standard_names)
@@ -103,6 +111,8 @@ def read_example(
         annotation = Annotation.from_points({organ: read_extreme_points(path) for organ, path in markups.items()})
     else:
         annotation = Annotation.from_points(points or {})
+    if landmarks is not None:
+        annotation = replace(annotation, landmarks_ras=Annotation.from_landmarks(landmarks).landmarks_ras)
     return Example(scan.volume, annotation, scan_pseudonym(scan.volume) if name is None else name, scan.warnings)
 
 
