@@ -69,6 +69,13 @@ def test_a_box_at_the_end_of_a_scan_and_a_large_one_are_drawn(tmp_path: Path) ->
         assert outline.sum() > 100
 
 
+def test_the_same_slices_are_the_same_file(tmp_path: Path) -> None:
+    grid = grid_around_origin(AXES["oblique"], 120)
+    for folder in ("a", "b"):
+        save_slices(tmp_path / folder, Volume(inside(grid, BOX).astype(np.int16), grid), detections_of({"organ": BOX}))
+    assert (tmp_path / "a" / "organ.jpg").read_bytes() == (tmp_path / "b" / "organ.jpg").read_bytes()
+
+
 def test_names_of_files_are_plain_different_and_fit() -> None:
     names = ["liver", "Liver", "a/b", "a b", "a\\b", "", ".", "..", "ä", "\ud800", "n" * 400, "n" * 401, "a_b-2"]
     named = name_files(names)

@@ -56,7 +56,7 @@ thead button { all: unset; cursor: pointer; text-decoration: underline dotted; }
 thead button:focus-visible { outline: 2px solid; outline-offset: 2px; }
 [aria-sort=ascending] button::after { content: " \\25B2"; } [aria-sort=descending] button::after { content: " \\25BC"; }
 td:nth-child(3) { text-align: right; }
-tr.failed td:nth-child(4) { background: var(--bad); }
+tr.failed td:nth-child(4) { background: var(--bad); grid-column: 4 / 6; } tr.failed td:nth-child(5) { display: none; }
 tr.cut td:nth-child(4), td:nth-child(5):not(:empty) { background: var(--note); }
 tr.absent td:nth-child(4) { font-style: italic; }
 img { display: block; max-width: 100%; height: auto; background: #000; }
@@ -64,7 +64,7 @@ img { display: block; max-width: 100%; height: auto; background: #000; }
   :root { color-scheme: light; --ink: #000; --paper: #fff; --line: #999; --note: #fff4d6; --bad: #fde4e1; }
   body { font-size: 9pt; margin: 0; } form { display: none; } thead button { text-decoration: none; }
   table, thead, tbody { min-width: 0; } tbody tr { content-visibility: visible; break-inside: avoid; }
-  tr { grid-template-columns: 11fr 10fr 4rem 14fr 24fr 38%; }
+  tr { grid-template-columns: 11fr 10fr 5rem 14fr 24fr 38%; } td:nth-child(4), td:nth-child(5) { font-size: 8pt; }
 }
 """
 
