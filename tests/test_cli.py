@@ -225,7 +225,7 @@ def test_locate_writes_what_the_library_finds(example: ExampleFiles, tmp_path: P
     out = tmp_path / "new" / "out"
     done = rprloc(*located(example, example.image, "--out", out, "--picture"))
     assert (done.exit_code, done.complaints) == (0, "")
-    assert names_in(out) == ["anna.detections.json", "anna.mrk.json", "anna.png"]
+    assert names_in(out) == ["anna.detections.json", "anna.mrk.json", "anna.png", "anna.slices"]
     found = Detections.load(out / "anna.detections.json")
     support_set = SupportSet.load(example.support_set)
     expected = Localizer.load(example.weights, "cpu").locate(read_volume(example.image), support_set)

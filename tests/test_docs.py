@@ -140,6 +140,8 @@ def test_the_page_for_python_runs_from_top_to_bottom(reader: Path, capsys: pytes
     assert len(re.findall("^left out: .*nobody", printed, re.MULTILINE)) == printed.count("left out:") == 1
     for name in ("heart.json", "bert.detections.json", "bert.mrk.json", "bert.png", "bert.boxes.nii.gz"):
         assert (reader / name).is_file()
+    assert (reader / "bert.prompts.json").is_file() and (reader / "bert.crops" / "heart.nii.gz").is_file()
+    assert known["whole"].shape == known["volume"].hu.shape and known["whole"].sum() == np.prod(known["crop"].shape)
 
 
 def test_the_readme_fits_on_two_screens() -> None:

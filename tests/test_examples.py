@@ -60,6 +60,7 @@ def test_locate_finds_the_heart_and_writes_what_it_found(public_scans: DemoScans
         "query_ct.detections.json",
         "query_ct.mrk.json",
         "query_ct.png",
+        "query_ct.slices",
     }
 
 

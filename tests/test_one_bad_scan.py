@@ -100,12 +100,14 @@ def found(out: Path) -> list[str]:
 def test_names_that_are_odd_or_impossible_do_not_stop_the_other_scans(example: ExampleFiles, tmp_path: Path) -> None:
     good, bad = odd_scans(example, tmp_path)
     out = tmp_path / os.fsdecode(b"out \xfe")
-    more = ["--labels", "--picture"]
+    more = ["--labels", "--picture", "--prompts", "--crop", "5"]
     done = python(MAIN, "locate", example.support_set, *bad, *good, *options(example, out), *more)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert found(out) == GOOD_NAMES
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        f"{name}{end}" for name in GOOD_NAMES for end in (".boxes.nii.gz", ".detections.json", ".mrk.json", ".png")
+        f"{name}{end}"
+        for name in GOOD_NAMES
+        for end in (".boxes.nii.gz", ".crops", ".detections.json", ".mrk.json", ".png", ".prompts.json", ".slices")
     )
     boxes = [Detections.load(out / f"{name}.detections.json").boxes for name in ("p%E4r", "zoe")]
     assert {organ: box.walls_mm.tolist() for organ, box in boxes[0].items()} == {

@@ -223,12 +223,13 @@ def test_what_an_earlier_run_drew_goes_only_when_the_new_result_is_complete(
     nowhere = Presence(whole=0.0, part=0.04, absent=0.96)
     absent = replace(found, organs=tuple(AbsentOrgan(organ.organ, nowhere, ("anna",)) for organ in found.organs))
     write_results(tmp_path, scan, found, picture=True)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(before) == 5  # detections, ROIs, picture, and a slice of each organ
     (tmp_path / "anna.boxes.nii.gz").mkdir()
     with pytest.raises(InputError, match="it is a folder"):
         write_results(tmp_path, scan, absent, label_map=True)
     (tmp_path / "anna.boxes.nii.gz").rmdir()
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     write_results(tmp_path, scan, absent, label_map=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["anna.boxes.nii.gz", "anna.detections.json"]
 

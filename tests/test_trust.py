@@ -179,7 +179,7 @@ def test_other_weights_get_no_numbers_and_say_so(example: ExampleFiles, tmp_path
 def test_where_no_organ_is_there_nothing_is_drawn_and_old_boxes_go(phantom: Volume, tmp_path: Path) -> None:
     heart = OrganDetection("heart", POINTS, np.zeros(6), 1, ("a",), 4.0, Presence(1.0, 0.0, 0.0))
     absent = AbsentOrgan("heart", Presence(0.0, 0.1, 0.9), ("a",))
-    names = {f"p{end}" for end in (".detections.json", ".mrk.json", ".png", ".boxes.nii.gz")}
+    names = {f"p{end}" for end in (".detections.json", ".mrk.json", ".png", ".slices", ".boxes.nii.gz")}
     for organs, left in (
         ((heart,), names),
         ((replace(absent, organ="brain"), heart), names),

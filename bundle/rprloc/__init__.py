@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rprloc.errors import InputError
     from rprloc.geometry import WALLS, Box, Grid
     from rprloc.io.annotations import read_annotation, read_example
+    from rprloc.io.crops import Crop
     from rprloc.io.dicom_rtstruct import save_rtstruct
     from rprloc.io.dicom_seg import save_seg
     from rprloc.io.dicom_sr import save_sr
@@ -44,6 +45,7 @@ _HOMES = {
     "AbsentOrgan": "detection",
     "Annotation": "annotation",
     "Box": "geometry",
+    "Crop": "io.crops",
     "Detections": "detection",
     "Example": "annotation",
     "Grid": "geometry",
@@ -80,6 +82,7 @@ __all__ = [
     "AbsentOrgan",
     "Annotation",
     "Box",
+    "Crop",
     "Detections",
     "Example",
     "Grid",

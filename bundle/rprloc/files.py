@@ -9,8 +9,9 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rprloc.errors import InputError
 
 _NAME_BYTES, _PATH_BYTES = 255, 4096  # where the system does not say what it allows
 _ROOM_BYTES = 64  # for the temporary folder on the way, and the end of the text
+_FILE_LETTERS = 50  # of up to four bytes each
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.")
 
 
@@ -44,23 +46,46 @@ def atomic_folder(folder: Path, last: str, outdated: Sequence[Path] = ()) -> Ite
     """A temporary folder inside ``folder``: at the block's end its files move to ``folder``, all of them or none.
 
     The file called ``last`` moves last, so that where it is the others are, and none that is ``outdated``: these are
-    deleted before. Nothing happens if the block fails, or if one of the files cannot take its place. Raises InputError
-    like :func:`atomic_path`.
+    deleted before. Files in subfolders move to subfolders of the same name, which are made if missing, and what else
+    lies there stays; a subfolder from which all is deleted goes, too. Nothing happens if the block fails, or if one of
+    the files cannot take its place. Raises InputError like :func:`atomic_path`.
     """
     _require_place(folder / last)
     temporary = folder / _temporary_name("results")
     temporary.mkdir()
+    subfolders = {path.parent for path in outdated} - {folder}
     try:
         yield temporary
-        complete = sorted(temporary.iterdir(), key=lambda path: (path.name == last, path.name))
-        for path in (*outdated, *(folder / path.name for path in complete)):
+        complete = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
+        subfolders |= {folder / path.parent for path in complete} - {folder}
+        for path in subfolders:
+            make_folder(path)
+        for path in (*outdated, *(folder / path for path in complete)):
             _require_place(path)
         for path in outdated:
             path.unlink(missing_ok=True)
-        for path in complete:
-            path.replace(folder / path.name)
+        for path in sorted(complete, key=lambda path: (path.name == last, path)):
+            (temporary / path).replace(folder / path)
     finally:
+        remove_if_empty(subfolders)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises InputError if that cannot be, as where a file is called so."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {path} cannot be made ({error.strerror}). Rename what is called so, or name another folder."
+        ) from error
+
+
+def remove_if_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the folders in which there is nothing."""
+    for folder in folders:
+        with suppress(OSError):  # something is in it, or it is not there
+            folder.rmdir()
 
 
 def _temporary_name(end: str) -> str:
@@ -92,6 +117,23 @@ def readable(text: str) -> str:
     terminal.
     """
     return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", text)
+
+
+def name_files(names: Iterable[str]) -> dict[str, str]:
+    """For each of several different names what a file may be called that belongs to it, all of them different.
+
+    Letters, digits, ``_`` and ``-`` stay. It depends on the other names and their order only where two would be called
+    the same, also by a file system that does not tell capitals from small letters.
+    """
+    named: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        plain = re.sub(r"[^\w-]+", "_", name)[:_FILE_LETTERS] or "_"
+        numbered = chain([plain], (f"{plain}-{n}" for n in count(2)))
+        called = next(one for one in numbered if one.casefold() not in taken)
+        taken.add(called.casefold())
+        named[name] = called
+    return named
 
 
 def is_plain(path: str | Path) -> bool:

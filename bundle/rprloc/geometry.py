@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,9 @@ from rprloc.errors import InputError
 
 Points = NDArray[np.float64]
 """(N, 3) float64."""
+
+VoxelBox = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""A block of voxels: along i, j and k the first index and the one behind the last."""
 
 WALLS = ("left", "right", "posterior", "anterior", "inferior", "superior")
 """The order of a box's six walls and of an organ's six extreme points.
@@ -172,6 +176,29 @@ class Grid:
         affine[:3, 3] = self.ras(start_ijk)
         i, j, k = shape
         return Grid((i, j, k), affine)
+
+    def voxels_around(self, box: Box, margin_mm: float = 0.0) -> VoxelBox | None:
+        """The smallest block of voxels that holds a box and a margin, cut off at the faces of the grid.
+
+        A voxel belongs to it if any of it lies in the box; faces on the border of a voxel do not count. In a scan that
+        is stored obliquely the block reaches around the box's corners. None if the box lies outside the grid.
+        """
+        corners_ras = np.array(list(product(*zip(box.min_ras - margin_mm, box.max_ras + margin_mm, strict=True))))
+        corners_ijk = self.ijk(corners_ras)
+        first = np.floor(corners_ijk.min(0) + 0.5 + 1e-6).astype(int)
+        end = np.maximum(np.ceil(corners_ijk.max(0) + 0.5 - 1e-6).astype(int), first + 1)  # also of a box without depth
+        first, end = first.clip(0, None), np.minimum(end, self.shape)
+        if (end <= first).any():
+            return None
+        i, j, k = zip(first.tolist(), end.tolist(), strict=True)
+        return i, j, k
+
+    def axis_along(self, ras_axis: int) -> int:
+        """Which axis of the array runs most nearly along a RAS axis (0, 1 or 2), each of the three along another."""
+        from scipy.optimize import linear_sum_assignment
+
+        cosines = np.abs(self.ras_from_ijk[:3, :3]) / self.spacing_mm
+        return int(linear_sum_assignment(-cosines)[1][ras_axis])
 
     def centres_ras(self) -> Points:
         """World positions (I, J, K, 3) of all voxel centres."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import SimpleITK as sitk
@@ -68,18 +67,15 @@ class Volume:
         >>> part.grid.contains(found["heart"].box.centre_ras).item()
         True
         """
-        corners_ras = np.array(list(product(*zip(box.min_ras - margin_mm, box.max_ras + margin_mm, strict=True))))
-        corners_ijk = self.grid.ijk(corners_ras)
-        # A voxel belongs to the part if any of it lies in the box; faces on the border of a voxel do not count.
-        first = np.floor(corners_ijk.min(0) + 0.5 + 1e-6).astype(int).clip(0, None)
-        end = np.minimum(np.ceil(corners_ijk.max(0) + 0.5 - 1e-6).astype(int), self.grid.shape)
-        if (end <= first).any():
+        block = self.grid.voxels_around(box, margin_mm)
+        if block is None:
             raise InputError(
                 f"The box from RAS {np.round(box.min_ras, 1).tolist()} to {np.round(box.max_ras, 1).tolist()} mm lies "
                 f"outside the scan {self.name}. Crop the scan in which the box was found."
             )
-        part = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
-        return Volume(self.hu[part], self.grid.cropped(first.tolist(), (end - first).tolist()), self.name)
+        start, shape = [first for first, _ in block], [end - first for first, end in block]
+        part = self.hu[tuple(slice(first, end) for first, end in block)]
+        return Volume(part, self.grid.cropped(start, shape), self.name)
 
 
 def to_sitk(array: NDArray[np.generic], grid: Grid) -> sitk.Image:

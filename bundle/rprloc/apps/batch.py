@@ -72,6 +72,8 @@ class Job:
     picture: bool = False
     label_map: bool = False
     dicom: tuple[str, ...] = ()
+    prompts: bool = False
+    crop_margin_mm: float | None = None
     keep_record: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -85,9 +87,10 @@ class Job:
         See :func:`rprloc.io.results.write_results`.
         """
         files = self.files_of(query)
-        drawn = [files.picture] if self.picture else []
+        drawn = [files.picture, files.slices] if self.picture else []
         drawn += [files.dicom(kind) for kind in self.dicom]
-        return [*(drawn if located else ()), *([files.label_map] if self.label_map else ()), files.detections]
+        always = [path for path, wanted in ((files.label_map, self.label_map), (files.prompts, self.prompts)) if wanted]
+        return [*(drawn if located else ()), *always, files.detections]
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,8 @@ def _locate_one(job: Job, localizer: Localizer, query: Query, reading: Future[tu
             name=query.name,
             picture=job.picture,
             label_map=job.label_map,
+            prompts=job.prompts,
+            crop_margin_mm=job.crop_margin_mm,
             dicom=job.dicom,
         )
         files.failure.unlink(missing_ok=True)
@@ -382,13 +387,19 @@ def _known_outcome(job: Job, query: Query, organs: list[str], model_id: str) -> 
 
 def _is_done(job: Job, query: Query, organs: list[str], model_id: str) -> bool:
     """Whether all files of a query are there, made with this support set, these weights and these organs."""
+    from rprloc.io.crops import are_cut
+
+    files = job.files_of(query)
     try:
-        record = parse_json(job.files_of(query).detections.read_text(encoding="utf-8"))
-        made_with = (record["support_id"], record["model_id"], [organ["organ"] for organ in record["organs"]])
-        wanted = job.wanted_files(query, located=any("box" in organ for organ in record["organs"]))
+        record = parse_json(files.detections.read_text(encoding="utf-8"))
+        named = [organ["organ"] for organ in record["organs"]]
+        located = [organ["organ"] for organ in record["organs"] if "box" in organ]
+        made_with = (record["support_id"], record["model_id"], named)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    complete = all(path.is_file() for path in wanted)
+    complete = all(path.exists() for path in job.wanted_files(query, located=bool(located)))
+    if complete and job.crop_margin_mm is not None:
+        complete = are_cut(files.crops, named, located, job.crop_margin_mm)
     return complete and made_with == (job.support_set.identity, model_id, organs)
 
 

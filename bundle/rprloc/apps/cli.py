@@ -158,11 +158,17 @@ def locate(
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this organ or landmark; may be repeated. By default all of the set."),
     ] = None,
-    picture: Annotated[bool, typer.Option("--picture", help="Also write a PNG with the boxes.")] = False,
+    picture: Annotated[bool, typer.Option("--picture", help="Also write pictures of the boxes.")] = False,
     labels: Annotated[bool, typer.Option("--labels", help="Also write the boxes as a NIfTI label map.")] = False,
     rtstruct: Annotated[bool, typer.Option("--rtstruct", help="Also write a DICOM RT structure set.")] = False,
     sr: Annotated[bool, typer.Option("--sr", help="Also write a DICOM measurement report.")] = False,
     seg: Annotated[bool, typer.Option("--seg", help="Also write a DICOM segmentation of the boxes.")] = False,
+    crop: Annotated[
+        float | None, typer.Option(metavar="MM", help="Also write the scan cut to each box and a margin.")
+    ] = None,
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="Also write the boxes in voxels, for programs that segment from a box.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes on this computer that share a manifest.")] = 1,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="The Dask scheduler whose workers share a manifest.")
@@ -175,6 +181,7 @@ def locate(
     """Find the organs and landmarks of a support set in other scans."""
     from rprloc import SupportSet
     from rprloc.apps import batch
+    from rprloc.io.crops import require_margin
     from rprloc.io.dicom_export import require_dicom_writers
     from rprloc.io.results import DICOM_KINDS
     from rprloc.model.shipped import find_weights
@@ -184,6 +191,7 @@ def locate(
     asked = {"seg": seg, "sr": sr, "rtstruct": rtstruct}
     dicom = tuple(kind for kind in DICOM_KINDS if asked[kind])
     require_dicom_writers(dicom)
+    require_margin(crop)
     require_folder(out)
     job = batch.Job(
         SupportSet.load(support_set),
@@ -194,6 +202,8 @@ def locate(
         picture,
         labels,
         dicom,
+        prompts,
+        crop,
         keep_record=manifest is not None,
     )
     if job.keep_record:
@@ -239,7 +249,8 @@ def report(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that 'rprloc locate --out' wrote.")],
     table: Annotated[Path | None, typer.Option("--csv", metavar="FILE.csv", help="A row for each organ.")] = None,
     page: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE.html", help="One page, with the pictures of --picture.")
+        Path | None,
+        typer.Option("--html", metavar="FILE.html", help="A page, and a folder with the slices of --picture."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -258,6 +269,24 @@ def report(
         save_table(table, [row for result in content for row in result_rows(result)])
     if page is not None:
         save_html(page, content, results)
+
+
+@app.command()
+def paste(
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="A label map on the voxels of a crop.")],
+    crop: Annotated[Path, typer.Option(metavar="CROP.json", help="The place of that crop: the file beside it.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The label map of the whole scan: .nii, .nii.gz or .nrrd.")],
+    verbose: Verbose = False,
+) -> None:
+    """Put a segmentation of a crop back into the whole scan's voxels."""
+    from rprloc import Crop, read_label_map
+    from rprloc.io.itk import write_image
+    from rprloc.io.label_map import require_label_map_name
+
+    require_label_map_name(out)
+    require_writable(out)
+    place = Crop.load(crop)
+    write_image(out, place.paste(read_label_map(labels, place.grid)), place.scan_grid)
 
 
 @app.command("series")

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
-from isal import igzip
 from numpy.typing import NDArray
 
 from rprloc.detection import Detections
 from rprloc.errors import InputError
-from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid
-from rprloc.io.itk import ITK_FILES, plain_path
-from rprloc.volume import to_sitk
-
-_NIFTI_HEADER_BYTES = 352
+from rprloc.io.itk import write_image
 
 
 def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict[int, str]:
@@ -54,43 +46,12 @@ def save_label_map(path: str | Path, detections: Detections, grid: Grid) -> dict
     {1: 'heart'}
     """
     require_label_map_name(path)
-    nrrd = Path(path).name.lower().endswith(".nrrd")
     labels = np.zeros(grid.shape, np.uint8 if len(detections.organs) < 256 else np.uint16)
     numbered = {detection.organ: index + 1 for index, detection in enumerate(detections.organs)}
     for organ, box in sorted(detections.boxes.items(), key=lambda entry: -entry[1].volume_mm3):
         _fill_box(labels, grid, box, numbered[organ])
-    with atomic_path(path) as temporary:
-        with plain_path(temporary) as plain, ITK_FILES, _explain_full_disk(path):
-            sitk.WriteImage(to_sitk(labels, grid), str(plain), useCompression=not nrrd)
-        if not nrrd and _bytes_in(temporary) != _NIFTI_HEADER_BYTES + labels.nbytes:
-            raise _incomplete(path)
+    write_image(path, labels, grid)
     return {number: organ for organ, number in numbered.items()}
-
-
-@contextmanager
-def _explain_full_disk(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise _incomplete(path) from error
-
-
-def _bytes_in(path: Path) -> int:
-    """How many bytes of a NIfTI file there are, unzipped: ITK tells nobody when the disk was full."""
-    if not path.name.lower().endswith(".gz"):
-        return path.stat().st_size
-    count = 0
-    try:
-        with igzip.open(path) as stream:
-            while chunk := stream.read(1 << 20):
-                count += len(chunk)
-    except (EOFError, OSError):
-        return 0
-    return count
-
-
-def _incomplete(path: str | Path) -> InputError:
-    return InputError(f"{path} could not be written to its end, as if the disk were full. Make room and try again.")
 
 
 def require_label_map_name(path: str | Path) -> None:

@@ -27,7 +27,7 @@ _DISPLAY_SPACING_MM, _MAX_DISPLAY_VOXELS = 1.5, 40e6
 _WIDTH_IN, _MAX_HEIGHT_IN, _TITLE_IN, _DPI = 11.0, 44.0, 0.35, 110
 
 
-class _Plane(NamedTuple):
+class Plane(NamedTuple):
     """One orthogonal view: which RAS axes run to the picture's left and up, and the letters of its edges."""
 
     name: str
@@ -42,10 +42,10 @@ class _Plane(NamedTuple):
 
 # Radiological display: seen from the feet and from the front, so that the patient's right is on the picture's left;
 # the sagittal view has the front on the left.
-_PLANES = (
-    _Plane("axial", 2, 0, 1, "R", "L", "A", "P"),
-    _Plane("coronal", 1, 0, 2, "R", "L", "S", "I"),
-    _Plane("sagittal", 0, 1, 2, "A", "P", "S", "I"),
+PLANES = (
+    Plane("axial", 2, 0, 1, "R", "L", "A", "P"),
+    Plane("coronal", 1, 0, 2, "R", "L", "S", "I"),
+    Plane("sagittal", 0, 1, 2, "A", "P", "S", "I"),
 )
 
 
@@ -93,10 +93,10 @@ def save_picture(
     if not boxes:
         raise InputError(f"{path} cannot be drawn, because no organ was located. Locate an organ first.")
     shown = dict(list(boxes.items())[:MAX_PICTURED_ORGANS])
-    display = _display_volume(volume)
+    display = display_volume(volume)
     view_mm = np.minimum(display.grid.bounds.size_mm, _VIEW_MM)
-    widths_mm = [float(view_mm[plane.leftward]) for plane in _PLANES]
-    row_mm = float(max(view_mm[plane.upward] for plane in _PLANES))
+    widths_mm = [float(view_mm[plane.leftward]) for plane in PLANES]
+    row_mm = float(max(view_mm[plane.upward] for plane in PLANES))
     without_box = [f"{organ}: {remark}" for organ, remark in (remarks or {}).items() if organ not in boxes]
     legend_in = 0.3 + 0.25 * math.ceil((len(shown) + 3 + len(without_box)) / 4)
     width_in, row_in, height_in = _layout(len(shown), sum(widths_mm), row_mm, legend_in)
@@ -113,10 +113,10 @@ def save_picture(
         hspace=_TITLE_IN / row_in,
     )
     for row, (organ, box) in enumerate(shown.items()):
-        for column, plane in enumerate(_PLANES):
+        for column, plane in enumerate(PLANES):
             axes = figure.add_subplot(rows[row, column])
-            _draw_slice(axes, display, plane, box.centre_ras, view_mm)
-            _draw_organ(axes, plane, organ, shown, (truth or {}).get(organ), (points or {}).get(organ))
+            draw_slice(axes, display, plane, box.centre_ras, view_mm)
+            draw_organ(axes, plane, organ, shown, (truth or {}).get(organ), (points or {}).get(organ))
         size = " x ".join(f"{length:.0f}" for length in box.size_mm)
         top = rows[row, 0].get_position(figure).y1 + 0.08 / height_in
         remark = (remarks or {}).get(organ)
@@ -148,8 +148,8 @@ def _layout(rows: int, width_mm: float, row_mm: float, legend_in: float) -> tupl
     return max(width_mm * inches_per_mm, 4.0), row_in, (row_in + _TITLE_IN) * rows + legend_in
 
 
-def _draw_organ(
-    axes: Axes, plane: _Plane, organ: str, boxes: Mapping[str, Box], truth: Box | None, points: Points | None
+def draw_organ(
+    axes: Axes, plane: Plane, organ: str, boxes: Mapping[str, Box], truth: Box | None, points: Points | None
 ) -> None:
     """All boxes on the slice through the organ's centre, its own thick, and its reference box and points."""
     centre_ras = boxes[organ].centre_ras
@@ -165,17 +165,21 @@ def _draw_organ(
         axes.plot(across, up, "+", color=colour, ms=8, scalex=False, scaley=False)
 
 
-def _display_volume(volume: Volume) -> Volume:
-    """The scan on an axis-aligned RAS grid that covers it, coarse enough for memory."""
+def display_volume(volume: Volume) -> Volume:
+    """The scan on an axis-aligned RAS grid that covers it, coarse enough for memory; itself if it lies on such a grid.
+
+    So several pictures can share one: of what this gives it gives the same again.
+    """
     bounds = volume.grid.bounds
     spacing_mm = max(_DISPLAY_SPACING_MM, (bounds.volume_mm3 / _MAX_DISPLAY_VOXELS) ** (1 / 3))
     shape = np.maximum(np.ceil(bounds.size_mm / spacing_mm - 1e-6), 1).astype(int)
     origin_ras = bounds.centre_ras - 0.5 * spacing_mm * (shape - 1)
-    return resample(volume, Grid.isotropic(shape.tolist(), spacing_mm, origin_ras))
+    grid = Grid.isotropic(shape.tolist(), spacing_mm, origin_ras)
+    return volume if volume.grid.same_as(grid, 1e-6) else resample(volume, grid)
 
 
-def _draw_slice(
-    axes: Axes, display: Volume, plane: _Plane, centre_ras: NDArray[np.float64], view_mm: NDArray[np.float64]
+def draw_slice(
+    axes: Axes, display: Volume, plane: Plane, centre_ras: NDArray[np.float64], view_mm: NDArray[np.float64]
 ) -> None:
     """The slice through ``centre_ras``, letters at its edges; coordinates are RAS mm, growing to the left and up."""
     from matplotlib.patheffects import withStroke
@@ -216,7 +220,7 @@ def _draw_slice(
 
 
 def _draw_box(
-    axes: Axes, plane: _Plane, box: Box, centre_ras: NDArray[np.float64], colour: Any, *, width: float, style: Any
+    axes: Axes, plane: Plane, box: Box, centre_ras: NDArray[np.float64], colour: Any, *, width: float, style: Any
 ) -> None:
     """The box's outline, if the slice through ``centre_ras`` cuts it."""
     from matplotlib.patches import Rectangle

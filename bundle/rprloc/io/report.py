@@ -1,66 +1,134 @@
-"""The results in a folder as one HTML page with the pictures, for people who look through many."""
+"""The results in a folder as an HTML page for people who look through many: a row for each organ of each scan.
+
+The page needs no other file but its pictures, which lie in a folder beside it and are loaded as they come into view.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
+import os
+import re
+import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import quote
 
-from rprloc.detection import Detections, OrganDetection
-from rprloc.files import write_text_atomically
+from rprloc.detection import CUT, AbsentOrgan, Detections, OrganDetection
+from rprloc.files import atomic_folder, name_files, write_text_atomically
+from rprloc.io.report_page import PAGE, SCRIPT, STYLE
 from rprloc.io.results import Failure, ResultFiles
+from rprloc.io.slices import EDGE, END, GAP
 from rprloc.version import __version__
 
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1a1a1a; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
-img { max-width: 100%; margin-top: 1rem; background: black; }
-.note { background: #fff4d6; border-left: 4px solid #d89b00; padding: .4rem .8rem; }
-.bad { background: #fde4e1; border-left: 4px solid #c0392b; padding: .4rem .8rem; overflow-wrap: anywhere; }
-@media print { h2 { break-before: page; } }
-"""
+_PICTURE = re.compile(r"\d+-\d+\.jpg")  # of the scan and of the organ: names from outside make no file's name
+
+Result = Detections | Failure
 
 
-def save_html(path: Path, results: list[Detections | Failure], folder: Path) -> None:
-    """Write one page without links to other files: what was located in each query, with its picture if there is one."""
+def save_html(path: Path, results: list[Result], folder: Path) -> None:
+    """Write a page of results, and copy their slices from ``folder`` to a folder beside it, all of it or nothing.
+
+    The folder is called like the page, with ``_pictures`` at the end. Pictures of an earlier page are deleted from it.
+    Raises InputError if the folder cannot be written to.
+    """
+    pictures = path.with_name(f"{path.stem}_pictures")
+    sources = dict(_find_slices(results, folder))
+    names = {key: f"{key[0]:05d}-{key[1]:03d}.jpg" for key in sources}
+    known = pictures.glob("*.jpg") if pictures.is_dir() else ()
+    outdated = [old for old in known if _PICTURE.fullmatch(old.name) and old.name not in names.values()]
+    with atomic_folder(path.parent, path.name, outdated) as temporary:
+        if sources:
+            (temporary / pictures.name).mkdir()
+        for key, source in sources.items():
+            shutil.copyfile(source, temporary / pictures.name / names[key])
+        url = quote(os.fsencode(pictures.name))
+        links = {key: f"{url}/{name}" for key, name in names.items()}
+        write_text_atomically(temporary / path.name, _make_page(results, links))
+
+
+def _find_slices(results: list[Result], folder: Path) -> Iterator[tuple[tuple[int, int], Path]]:
+    """The slices of organs that are there, by the numbers of scan and organ."""
+    for number, result in enumerate(results, 1):
+        if isinstance(result, Detections):
+            slices = ResultFiles(folder, result.query).slices
+            names = name_files(organ.organ for organ in result.organs)
+            for order, organ in enumerate(result.organs, 1):
+                path = slices / f"{names[organ.organ]}{END}"
+                if isinstance(organ, OrganDetection) and path.is_file():
+                    yield (number, order), path
+
+
+def _make_page(results: list[Result], links: dict[tuple[int, int], str]) -> str:
     located = [result for result in results if isinstance(result, Detections)]
-    failed, doubted = len(results) - len(located), sum(bool(result.warnings) for result in located)
-    date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    body = "\n".join(part for result in results for part in _section(result, folder))
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>RPR-Loc report</title>'
-        f"<style>{_STYLE}</style></head><body>\n<h1>Located organs</h1>\n"
-        f"<p>{len(located)} scans located, {doubted} of them with warnings; {failed} failed. "
-        f"RPR-Loc {html.escape(__version__)}, {date}.</p>\n"
-        '<p class="note">For research only. Every box must be checked by a person.</p>\n'
-        f"{body}\n</body></html>\n"
+    boxes = sum(len(result.located) for result in located)
+    missing = boxes - len(links)
+    organs = dict.fromkeys(organ.organ for result in located for organ in result.organs)
+    counts = (
+        f"{len(located)} scans located, {sum(bool(result.warnings) for result in located)} of them with warnings; "
+        f"{len(results) - len(located)} failed. {boxes} boxes, {sum(len(result.absent) for result in located)} organs "
+        f"not in the scan. RPR-Loc {__version__}, {datetime.now().astimezone():%Y-%m-%d %H:%M}."
     )
-    write_text_atomically(path, page)
+    return PAGE.format(
+        style=STYLE,
+        script=SCRIPT,
+        style_hash=_hash(STYLE),
+        script_hash=_hash(SCRIPT),
+        counts=html.escape(counts),
+        missing=f" {missing} boxes have no picture: locate with --picture." if missing else "",
+        organs="".join(f'<option value="{html.escape(organ)}">{html.escape(organ)}</option>' for organ in organs),
+        rows="\n".join(row for number, result in enumerate(results, 1) for row in _rows(number, result, links)),
+    )
 
 
-def _section(result: Detections | Failure, folder: Path) -> Iterator[str]:
-    yield f"<h2>{html.escape(result.query)}</h2>"
+def _hash(text: str) -> str:
+    """How a page's policy names the one style and the one script that may run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _rows(number: int, result: Result, links: dict[tuple[int, int], str]) -> Iterator[str]:
+    """The rows of one scan; a failure, or a result in which no organ was looked for, has one."""
     if isinstance(result, Failure):
-        yield f'<p class="bad">Not located: {html.escape(result.error)}</p>'
+        yield _row("failed", result.query, "", f"not located: {result.error}")
         return
-    for warning in result.warnings:
-        yield f'<p class="note">{html.escape(warning)}</p>'
-    yield "<table><tr><th>organ</th><th>size mm (left-right, front-back, along)</th><th>centre RAS mm</th>"
-    yield "<th>how sure</th></tr>"
-    for organ in result.organs:
-        size = centre = ""
-        if isinstance(organ, OrganDetection):
-            size = " x ".join(f"{mm:.0f}" for mm in organ.box.size_mm)
-            centre = ", ".join(f"{mm:.0f}" for mm in organ.box.centre_ras)
-        yield f"<tr><td>{html.escape(organ.organ)}</td><td>{size}</td><td>{centre}</td>"
-        yield f"<td>{html.escape(organ.remark)}</td></tr>"
-    yield "</table>"
-    picture = ResultFiles(folder, result.query).picture
-    if picture.is_file():
-        data = base64.b64encode(picture.read_bytes()).decode("ascii")
-        yield f'<img alt="boxes in {html.escape(result.query)}" src="data:image/png;base64,{data}">'
+    doubts = " ".join(result.warnings)
+    if not result.organs:
+        yield _row("empty", result.query, "", "no organ was looked for", doubts)
+    for order, organ in enumerate(result.organs, 1):
+        if isinstance(organ, AbsentOrgan):
+            yield _row("absent", result.query, organ.organ, organ.remark, doubts)
+            continue
+        size = " x ".join(f"{mm:.0f}" for mm in organ.box.size_mm)
+        centre = ", ".join(f"{mm:.0f}" for mm in organ.box.centre_ras)
+        text = f"{size} mm around RAS ({centre})"
+        if organ.expected_wall_error_mm is None:  # else it has a column of its own
+            text += f"; {organ.remark}"
+        elif organ.is_cut:
+            text += f"; {CUT}"
+        kind = "cut" if organ.is_cut else "whole"
+        yield _row(
+            kind, result.query, organ.organ, text, doubts, organ.expected_wall_error_mm, links.get((number, order))
+        )
+
+
+def _row(
+    kind: str,
+    query: str,
+    organ: str,
+    text: str,
+    doubts: str = "",
+    error_mm: float | None = None,
+    link: str | None = None,
+) -> str:
+    query, organ, text, doubts = map(html.escape, (query, organ, text, doubts))
+    error = "" if error_mm is None else f"{error_mm:.1f}"
+    picture = "none"
+    if link is not None:
+        size = f'width="{3 * EDGE + 2 * GAP}" height="{EDGE}"'
+        picture = f'<img src="{html.escape(link)}" {size} loading="lazy" decoding="async" alt="{organ} in {query}">'
+    return (
+        f'<tr class="{kind}"><th scope="row">{query}</th><td>{organ}</td><td>{error}</td><td>{text}</td>'
+        f"<td>{doubts}</td><td>{picture}</td></tr>"
+    )

@@ -15,6 +15,7 @@ from rprloc.files import (
     is_temporary,
     parse_json,
     readable,
+    remove_if_empty,
     require_short_name,
     write_text_atomically,
 )
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 DICOM_KINDS = ("seg", "sr", "rtstruct")
 """Kinds of DICOM results. The segmentation comes first: it alone can be impossible, and then no work is in vain."""
+
+_FOLDERS = (".slices", ".crops")
 
 TABLE = "organs.csv"
 """The table of all results in a folder; see :mod:`rprloc.io.table`."""
@@ -62,6 +65,21 @@ class ResultFiles:
         """The boxes on the scan's voxels."""
         return self._path(".boxes.nii.gz")
 
+    @property
+    def slices(self) -> Path:
+        """The folder of the slices through each organ, for the page of a report; see :mod:`rprloc.io.slices`."""
+        return self._path(".slices")
+
+    @property
+    def prompts(self) -> Path:
+        """The boxes as ranges of voxels."""
+        return self._path(".prompts.json")
+
+    @property
+    def crops(self) -> Path:
+        """The folder of the scan cut to each organ; see :mod:`rprloc.io.crops`."""
+        return self._path(".crops")
+
     def dicom(self, kind: str) -> Path:
         """One of DICOM_KINDS."""
         return self._path(f".{kind}.dcm")
@@ -71,13 +89,19 @@ class ResultFiles:
 
     @property
     def drawn(self) -> tuple[Path, ...]:
-        """All that a result may consist of besides the detections."""
-        return (self.rois, self.picture, self.label_map, *(self.dicom(kind) for kind in DICOM_KINDS))
+        """All that a result may consist of besides the detections; of folders, what was written there."""
+        from rprloc.io.crops import list_crops
+        from rprloc.io.slices import list_slices
+
+        alone = (self.rois, self.picture, self.label_map, self.prompts, *map(self.dicom, DICOM_KINDS))
+        return (*alone, *list_slices(self.slices), *list_crops(self.crops))
 
     def delete(self) -> None:
         """Delete a result, the detections first: without them the rest is none."""
-        for path in (self.detections, *self.drawn):
+        drawn = self.drawn
+        for path in (self.detections, *drawn):
             path.unlink(missing_ok=True)
+        remove_if_empty({self.slices, self.crops})
 
     def require_possible(self, scan: Path) -> None:
         """Raise InputError before the work if the results of the scan at a path cannot be called like this."""
@@ -86,6 +110,12 @@ class ResultFiles:
                 f"{readable(str(scan))} has no name before its extension, so its results would have none. Rename it, "
                 "or name it in a manifest."
             )
+        for folder in Path(self.name).parts[:-1]:
+            if folder.endswith(_FOLDERS):
+                raise InputError(
+                    f"The name {readable(self.name)} leads into {readable(folder)}, and such folders hold parts of one "
+                    "result. Give another name in the manifest."
+                )
         require_short_name(self.detections)  # the longest of all
 
     @classmethod
@@ -149,13 +179,15 @@ def write_results(
     name: str | None = None,
     picture: bool = False,
     label_map: bool = False,
+    prompts: bool = False,
+    crop_margin_mm: float | None = None,
     dicom: Sequence[str] = (),
     truth: Mapping[str, Box] | None = None,
 ) -> None:  # long for its description alone
     """Write a query's result files, all of them or none; the detections come last, so that with them all is there.
 
-    If no organ lies in the scan there is nothing to draw: only the label map and the detections are written. Files of
-    an earlier run that found something else are deleted.
+    If no organ lies in the scan there is nothing to draw: only the label map, the prompts and the detections are
+    written. Files of an earlier run that found something else are deleted.
 
     Parameters
     ----------
@@ -168,7 +200,12 @@ def write_results(
     name : str, optional
         What the files are called; by default like the query.
     picture, label_map : bool
-        Whether to write a PNG with the boxes, and the boxes on the scan's voxels.
+        Whether to write pictures of the boxes (a PNG, and the slices for the page of a report), and the boxes on the
+        scan's voxels.
+    prompts : bool
+        Whether to write the boxes as ranges of voxels, for programs that take a box as a prompt.
+    crop_margin_mm : float, optional
+        Write the scan cut to each organ's box and this margin on all sides; see :class:`rprloc.Crop`.
     dicom : sequence of {"seg", "sr", "rtstruct"}
         Which DICOM objects to write, for a scan that was read from DICOM.
     truth : mapping of str to Box, optional
@@ -177,13 +214,18 @@ def write_results(
     Raises
     ------
     InputError
-        If the folder cannot be written to, or if DICOM is asked for and the scan is not from DICOM.
+        If the folder cannot be written to, the margin is below 0 or not finite, or DICOM is asked for and the scan is
+        not from DICOM.
 
     Examples
     --------
     >>> rprloc.write_results(".", scan, found, picture=True)
     """
+    from rprloc.io.crops import require_margin, save_crops
+    from rprloc.io.prompts import save_prompts
+
     files = ResultFiles(Path(folder), detections.query if name is None else name)
+    require_margin(crop_margin_mm)
     for kind in dicom:
         if scan.series is None:
             raise InputError(
@@ -193,6 +235,10 @@ def write_results(
     outdated = () if _is_written(files.detections, detections) else files.drawn
     with atomic_folder(files.detections.parent, files.detections.name, outdated) as temporary:
         complete = ResultFiles(temporary, Path(files.name).name)
+        if prompts:
+            save_prompts(complete.prompts, detections, scan.volume.grid)
+        if crop_margin_mm is not None and detections.located:
+            save_crops(complete.crops, scan.volume, detections, crop_margin_mm)
         _write_kinds(complete, scan, detections, picture, label_map, dicom, truth)
         detections.save(complete.detections)
 
@@ -218,7 +264,8 @@ def _write_kinds(
     from rprloc.io.dicom_export import DICOM_WRITERS
     from rprloc.io.label_map import save_label_map
     from rprloc.io.markups import write_rois
-    from rprloc.io.pictures import save_picture
+    from rprloc.io.pictures import display_volume, save_picture
+    from rprloc.io.slices import save_slices
 
     if label_map:
         save_label_map(files.label_map, detections, scan.volume.grid)
@@ -230,5 +277,7 @@ def _write_kinds(
     if picture:
         points = {organ.organ: organ.points_ras for organ in detections.located}
         remarks = {organ.organ: organ.remark for organ in detections.organs}
-        save_picture(files.picture, scan.volume, detections.boxes, truth=truth, points=points, remarks=remarks)
+        display = display_volume(scan.volume)
+        save_picture(files.picture, display, detections.boxes, truth=truth, points=points, remarks=remarks)
+        save_slices(files.slices, display, detections)
     write_rois(files.rois, detections)

@@ -1,0 +1,81 @@
+"""A small picture for each organ, its three slices side by side, for the page that shows many scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rprloc.detection import Detections
+from rprloc.files import atomic_path, make_folder, name_files
+from rprloc.geometry import Box
+from rprloc.intensity import AIR_HU, PICTURE_WINDOW_HU
+from rprloc.io.colours import organ_colour
+from rprloc.io.pictures import PLANES, Plane, display_volume
+from rprloc.volume import Volume
+
+EDGE, GAP = 180, 3
+"""Pixels of a square slice, and between two of them."""
+
+END = ".jpg"
+"""How the names of the files end; what comes before is that of :func:`rprloc.files.name_files`."""
+
+_LEAST_MM, _MOST_MM = 120.0, 420.0  # of an edge of the square
+_LINE = 2  # pixels
+_QUALITY = 80
+
+
+def save_slices(folder: Path, volume: Volume, detections: Detections) -> None:
+    """Write a JPEG for each organ that is located: the axial, coronal and sagittal slice through its box's centre.
+
+    All three have one scale, and show the box and about as much around it. They are seen as in
+    :func:`rprloc.save_picture`.
+    """
+    from matplotlib.image import imsave
+
+    make_folder(folder)
+    display = display_volume(volume)
+    names = name_files(organ.organ for organ in detections.organs)
+    for index, organ in enumerate(detections.located):
+        largest_mm = float(organ.box.size_mm.max())
+        view_mm = max(min(max(2.0 * largest_mm, _LEAST_MM), _MOST_MM), 1.1 * largest_mm)
+        picture = np.zeros((EDGE, 3 * EDGE + 2 * GAP, 3), np.uint8)
+        colour = np.rint(255 * np.array(organ_colour(index)))
+        for column, plane in enumerate(PLANES):
+            part = picture[:, column * (EDGE + GAP) :][:, :EDGE]
+            part[:] = _draw_slice(display, plane, organ.box.centre_ras, view_mm)[..., None]
+            _draw_box(part, plane, organ.box, view_mm, colour)
+        with atomic_path(folder / f"{names[organ.organ]}{END}") as temporary:
+            imsave(temporary, picture, format="jpg", pil_kwargs={"quality": _QUALITY, "subsampling": 0})
+
+
+def list_slices(folder: Path) -> list[Path]:
+    """The files of all organs in a folder."""
+    return sorted(folder.glob(f"*{END}"))
+
+
+def _draw_slice(display: Volume, plane: Plane, centre_ras: NDArray[np.float64], view_mm: float) -> NDArray[np.uint8]:
+    """Grey values (EDGE, EDGE) of a square around a place; positions grow to the left and up."""
+    from scipy.ndimage import map_coordinates
+
+    off_mm = view_mm * (0.5 - (np.arange(EDGE) + 0.5) / EDGE)
+    points_ras = np.tile(centre_ras, (EDGE, EDGE, 1))
+    points_ras[..., plane.leftward] += off_mm
+    points_ras[..., plane.upward] += off_mm[:, None]
+    hu = map_coordinates(display.hu, np.moveaxis(display.grid.ijk(points_ras), -1, 0), order=1, cval=AIR_HU)
+    low, high = PICTURE_WINDOW_HU
+    return np.rint(255 * ((hu.astype(np.float32) - low) / (high - low)).clip(0, 1)).astype(np.uint8)
+
+
+def _draw_box(part: NDArray[np.uint8], plane: Plane, box: Box, view_mm: float, colour: NDArray[np.float64]) -> None:
+    """The outline of a box, in whose middle the picture (EDGE, EDGE, 3) has its own."""
+    half = 0.5 * box.size_mm * EDGE / view_mm
+    (left, right), (top, bottom) = (
+        np.rint([0.5 * EDGE - half[axis], 0.5 * EDGE + half[axis]]).astype(int).clip(0, EDGE)
+        for axis in (plane.leftward, plane.upward)
+    )
+    outline = np.zeros(part.shape[:2], bool)
+    outline[top:bottom, left:right] = True
+    outline[top + _LINE : bottom - _LINE, left + _LINE : right - _LINE] = False
+    part[outline] = colour
