@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from rprloc.apps.console import FAILURES, describe_failure
 from rprloc.errors import InputError
 from rprloc.files import is_folder, is_plain, parse_json, readable, status_of
-from rprloc.io.results import ResultFiles, read_failure, save_failure
+from rprloc.io.results import ResultFiles, dicom_kinds, read_failure, save_failure
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -81,16 +81,16 @@ class Job:
         """What the query's result files are called."""
         return ResultFiles(self.out, query.name)
 
-    def wanted_files(self, query: Query, *, located: bool) -> list[Path]:
-        """The files that a finished query has, if an organ was ``located`` in it or if none was.
+    def wanted_files(self, query: Query, *, boxes: bool, points: bool) -> list[Path]:
+        """The files that a finished query has, if organs (``boxes``), landmarks (``points``) or none were located in it.
 
         See :func:`rprloc.io.results.write_results`.
         """
         files = self.files_of(query)
         drawn = [files.picture, files.slices] if self.picture else []
-        drawn += [files.dicom(kind) for kind in self.dicom]
+        drawn += [files.dicom(kind) for kind in dicom_kinds(self.dicom, boxes=boxes)]
         always = [path for path, wanted in ((files.label_map, self.label_map), (files.prompts, self.prompts)) if wanted]
-        return [*(drawn if located else ()), *always, files.detections]
+        return [*(drawn if boxes or points else ()), *always, files.detections]
 
 
 @dataclass(frozen=True)
@@ -386,7 +386,7 @@ def _known_outcome(job: Job, query: Query, organs: list[str], model_id: str) -> 
 
 
 def _is_done(job: Job, query: Query, organs: list[str], model_id: str) -> bool:
-    """Whether all files of a query are there, made with this support set, these weights and these organs."""
+    """Whether all files of a query are there, made with this support set and these weights, of these targets."""
     from rprloc.io.crops import are_cut
 
     files = job.files_of(query)
@@ -394,13 +394,16 @@ def _is_done(job: Job, query: Query, organs: list[str], model_id: str) -> bool:
         record = parse_json(files.detections.read_text(encoding="utf-8"))
         named = [organ["organ"] for organ in record["organs"]]
         located = [organ["organ"] for organ in record["organs"] if "box" in organ]
-        made_with = (record["support_id"], record["model_id"], named)
+        landmarks = record.get("landmarks", [])
+        points = any("ras_mm" in landmark for landmark in landmarks)
+        sought = sorted([*named, *(landmark["landmark"] for landmark in landmarks)])
+        made_with = (record["support_id"], record["model_id"], sought)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    complete = all(path.exists() for path in job.wanted_files(query, located=bool(located)))
+    complete = all(path.exists() for path in job.wanted_files(query, boxes=bool(located), points=points))
     if complete and job.crop_margin_mm is not None:
         complete = are_cut(files.crops, named, located, job.crop_margin_mm)
-    return complete and made_with == (job.support_set.identity, model_id, organs)
+    return complete and made_with == (job.support_set.identity, model_id, sorted(organs))
 
 
 def _record_failure(job: Job, query: Query, error: str) -> None:

@@ -57,8 +57,11 @@ def save_picture(
     truth: Mapping[str, Box] | None = None,
     points: Mapping[str, Points] | None = None,
     remarks: Mapping[str, str] | None = None,
+    landmarks: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> None:  # long for its description alone
     """Write a PNG with a row for each organ: the axial, coronal and sagittal slice through the centre of its box.
+
+    Each landmark has a row, too, with the slices through its point and a cross.
 
     Boxes are solid, the row's own drawn thick. Slices are seen from the feet and from the front, so the patient's right
     is on the picture's left, whatever the orientation of the scan. The picture has at most 12 rows and says how many
@@ -78,11 +81,13 @@ def save_picture(
         Extreme points in RAS mm, in the order of :data:`rprloc.WALLS`: crosses, projected onto the slice.
     remarks : mapping of str to str, optional
         What stands beside the organs' names; for organs without a box, below the slices.
+    landmarks : mapping of str to (3,) array, optional
+        Landmarks, RAS mm.
 
     Raises
     ------
     InputError
-        If there is no box, or the folder cannot be written to.
+        If there is neither box nor landmark, or the folder cannot be written to.
 
     Examples
     --------
@@ -90,6 +95,10 @@ def save_picture(
     """
     from matplotlib.figure import Figure
 
+    # A landmark is drawn as a box of no size with one point.
+    tips = {name: Box(point_ras, point_ras) for name, point_ras in (landmarks or {}).items()}
+    points = {**(points or {}), **{name: tip.centre_ras[None] for name, tip in tips.items()}}
+    boxes = {**boxes, **tips}
     if not boxes:
         raise InputError(f"{path} cannot be drawn, because no organ was located. Locate an organ first.")
     shown = dict(list(boxes.items())[:MAX_PICTURED_ORGANS])
@@ -117,10 +126,10 @@ def save_picture(
             axes = figure.add_subplot(rows[row, column])
             draw_slice(axes, display, plane, box.centre_ras, view_mm)
             draw_organ(axes, plane, organ, shown, (truth or {}).get(organ), (points or {}).get(organ))
-        size = " x ".join(f"{length:.0f}" for length in box.size_mm)
+        size = "" if organ in tips else "   " + " x ".join(f"{length:.0f}" for length in box.size_mm) + " mm"
         top = rows[row, 0].get_position(figure).y1 + 0.08 / height_in
         remark = (remarks or {}).get(organ)
-        title = f"{organ}   {size} mm" + (f";  {remark}" if remark else "")
+        title = f"{organ}{size}" + (f";  {remark}" if remark else "")
         figure.text(0.008, top, _drawable(title), color=organ_colour(row), fontsize=10, va="bottom", parse_math=False)
     _draw_legend(figure, list(shown), bool(truth), bool(points), len(boxes) - len(shown), without_box)
     with atomic_path(path) as temporary:
@@ -160,9 +169,10 @@ def draw_organ(
         _draw_box(axes, plane, truth, centre_ras, "white", width=1.2, style=(0, (4, 3)))
     if points is not None:
         in_plane = [2 * plane.leftward, 2 * plane.leftward + 1, 2 * plane.upward, 2 * plane.upward + 1]
-        across, up = np.asarray(points, float)[in_plane][:, [plane.leftward, plane.upward]].T
+        seen = points if len(points) == 1 else np.asarray(points, float)[in_plane]
+        across, up = seen[:, [plane.leftward, plane.upward]].T
         colour = organ_colour(list(boxes).index(organ))
-        axes.plot(across, up, "+", color=colour, ms=8, scalex=False, scaley=False)
+        axes.plot(across, up, "+", color=colour, ms=8 if len(seen) > 1 else 14, scalex=False, scaley=False)
 
 
 def display_volume(volume: Volume) -> Volume:
@@ -252,7 +262,7 @@ def _draw_legend(
     if has_truth:
         entries.append((Line2D([], [], color="white", lw=1.2, ls="--"), " ground truth"))
     if has_points:
-        entries.append((Line2D([], [], color="white", marker="+", ls=""), " extreme points"))
+        entries.append((Line2D([], [], color="white", marker="+", ls=""), " marked points"))
     if left_out:
         entries.append((Line2D([], [], ls=""), f" {left_out} more not drawn"))
     entries += [(Line2D([], [], ls=""), f" {text}") for text in without_box]

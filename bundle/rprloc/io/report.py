@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from rprloc.detection import CUT, AbsentOrgan, Detections, OrganDetection
+from rprloc.detection import CUT, AbsentLandmark, AbsentOrgan, Detections, LandmarkDetection, OrganDetection
 from rprloc.files import atomic_folder, name_files, write_text_atomically
 from rprloc.io.report_page import PAGE, SCRIPT, STYLE
 from rprloc.io.results import Failure, ResultFiles
@@ -54,22 +54,25 @@ def _find_slices(results: list[Result], folder: Path) -> Iterator[tuple[tuple[in
     for number, result in enumerate(results, 1):
         if isinstance(result, Detections):
             slices = ResultFiles(folder, result.query).slices
-            names = name_files(organ.organ for organ in result.organs)
-            for order, organ in enumerate(result.organs, 1):
-                path = slices / f"{names[organ.organ]}{END}"
-                if isinstance(organ, OrganDetection) and path.is_file():
+            names = name_files(result.targets)
+            for order, (name, found) in enumerate(result.targets.items(), 1):
+                path = slices / f"{names[name]}{END}"
+                if isinstance(found, (OrganDetection, LandmarkDetection)) and path.is_file():
                     yield (number, order), path
 
 
 def _make_page(results: list[Result], links: dict[tuple[int, int], str]) -> str:
     located = [result for result in results if isinstance(result, Detections)]
     boxes = sum(len(result.located) for result in located)
-    missing = boxes - len(links)
-    organs = dict.fromkeys(organ.organ for result in located for organ in result.organs)
+    points = sum(len(result.located_landmarks) for result in located)
+    absent = sum(len(result.absent) + len(result.absent_landmarks) for result in located)
+    missing = boxes + points - len(links)
+    organs = dict.fromkeys(name for result in located for name in result.targets)
+    what = f"{boxes} boxes, {points} landmarks" if points else f"{boxes} boxes"
     counts = (
         f"{len(located)} scans located, {sum(bool(result.warnings) for result in located)} of them with warnings; "
-        f"{len(results) - len(located)} failed. {boxes} boxes, {sum(len(result.absent) for result in located)} organs "
-        f"not in the scan. RPR-Loc {__version__}, {datetime.now().astimezone():%Y-%m-%d %H:%M}."
+        f"{len(results) - len(located)} failed. {what}, {absent} not in the scan. "
+        f"RPR-Loc {__version__}, {datetime.now().astimezone():%Y-%m-%d %H:%M}."
     )
     return PAGE.format(
         style=STYLE,
@@ -77,7 +80,7 @@ def _make_page(results: list[Result], links: dict[tuple[int, int], str]) -> str:
         style_hash=_hash(STYLE),
         script_hash=_hash(SCRIPT),
         counts=html.escape(counts),
-        missing=f" {missing} boxes have no picture: locate with --picture." if missing else "",
+        missing=f" {missing} of them have no picture: locate with --picture." if missing else "",
         organs="".join(f'<option value="{html.escape(organ)}">{html.escape(organ)}</option>' for organ in organs),
         rows="\n".join(row for number, result in enumerate(results, 1) for row in _rows(number, result, links)),
     )
@@ -94,11 +97,16 @@ def _rows(number: int, result: Result, links: dict[tuple[int, int], str]) -> Ite
         yield _row("failed", result.query, "", f"not located: {result.error}")
         return
     doubts = " ".join(result.warnings)
-    if not result.organs:
+    if not result.targets:
         yield _row("empty", result.query, "", "no organ was looked for", doubts)
-    for order, organ in enumerate(result.organs, 1):
-        if isinstance(organ, AbsentOrgan):
-            yield _row("absent", result.query, organ.organ, organ.remark, doubts)
+    for order, (name, organ) in enumerate(result.targets.items(), 1):
+        if isinstance(organ, (AbsentOrgan, AbsentLandmark)):
+            yield _row("absent", result.query, name, organ.remark, doubts)
+            continue
+        if isinstance(organ, LandmarkDetection):
+            place = ", ".join(f"{mm:.0f}" for mm in organ.point_ras)
+            text = f"RAS ({place})" + (f"; {organ.remark}" if organ.expected_error_mm is None else "")
+            yield _row("point", result.query, name, text, doubts, organ.expected_error_mm, links.get((number, order)))
             continue
         size = " x ".join(f"{mm:.0f}" for mm in organ.box.size_mm)
         centre = ", ".join(f"{mm:.0f}" for mm in organ.box.centre_ras)

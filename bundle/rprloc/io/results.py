@@ -33,6 +33,11 @@ TABLE = "organs.csv"
 """The table of all results in a folder; see :mod:`rprloc.io.table`."""
 
 
+def dicom_kinds(wanted: Sequence[str], *, boxes: bool) -> list[str]:
+    """The kinds of DICOM results that a result with or without boxes has: landmarks fill no segmentation."""
+    return [kind for kind in wanted if boxes or kind != "seg"]
+
+
 @dataclass(frozen=True)
 class ResultFiles:
     """The names of a query's result files in a folder; ``name`` may lead into a subfolder."""
@@ -186,8 +191,8 @@ def write_results(
 ) -> None:  # long for its description alone
     """Write a query's result files, all of them or none; the detections come last, so that with them all is there.
 
-    If no organ lies in the scan there is nothing to draw: only the label map, the prompts and the detections are
-    written. Files of an earlier run that found something else are deleted.
+    If nothing that was looked for lies in the scan there is nothing to draw: only the label map, the prompts and the
+    detections are written. Files of an earlier run that found something else are deleted.
 
     Parameters
     ----------
@@ -269,15 +274,23 @@ def _write_kinds(
 
     if label_map:
         save_label_map(files.label_map, detections, scan.volume.grid)
-    if not detections.located:
+    if not detections.located and not detections.located_landmarks:
         return
-    for kind in dicom:
+    for kind in dicom_kinds(dicom, boxes=bool(detections.located)):
         if scan.series is not None:
             DICOM_WRITERS[kind](files.dicom(kind), detections, scan.series)
     if picture:
         points = {organ.organ: organ.points_ras for organ in detections.located}
-        remarks = {organ.organ: organ.remark for organ in detections.organs}
+        remarks = {name: found.remark for name, found in detections.targets.items()}
         display = display_volume(scan.volume)
-        save_picture(files.picture, display, detections.boxes, truth=truth, points=points, remarks=remarks)
+        save_picture(
+            files.picture,
+            display,
+            detections.boxes,
+            truth=truth,
+            points=points,
+            remarks=remarks,
+            landmarks=detections.points_ras,
+        )
         save_slices(files.slices, display, detections)
     write_rois(files.rois, detections)

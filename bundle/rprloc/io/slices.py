@@ -23,11 +23,13 @@ END = ".jpg"
 
 _LEAST_MM, _MOST_MM = 120.0, 420.0  # of an edge of the square
 _LINE = 2  # pixels
+_ARM, _OPEN = 14, 3  # pixels from the middle of a cross
 _QUALITY = 80
 
 
 def save_slices(folder: Path, volume: Volume, detections: Detections) -> None:
-    """Write a JPEG for each organ that is located: the axial, coronal and sagittal slice through its box's centre.
+    """Write a JPEG for each organ that is located: the axial, coronal and sagittal slice through its box's centre; and
+    for each landmark, the slices through its point.
 
     All three have one scale, and show the box and about as much around it. They are seen as in
     :func:`rprloc.save_picture`.
@@ -36,17 +38,21 @@ def save_slices(folder: Path, volume: Volume, detections: Detections) -> None:
 
     make_folder(folder)
     display = display_volume(volume)
-    names = name_files(organ.organ for organ in detections.organs)
-    for index, organ in enumerate(detections.located):
-        largest_mm = float(organ.box.size_mm.max())
+    names = name_files(detections.targets)
+    places = {**detections.boxes, **{name: Box(point, point) for name, point in detections.points_ras.items()}}
+    for index, (name, box) in enumerate(places.items()):
+        largest_mm = float(box.size_mm.max())
         view_mm = max(min(max(2.0 * largest_mm, _LEAST_MM), _MOST_MM), 1.1 * largest_mm)
         picture = np.zeros((EDGE, 3 * EDGE + 2 * GAP, 3), np.uint8)
         colour = np.rint(255 * np.array(organ_colour(index)))
         for column, plane in enumerate(PLANES):
             part = picture[:, column * (EDGE + GAP) :][:, :EDGE]
-            part[:] = _draw_slice(display, plane, organ.box.centre_ras, view_mm)[..., None]
-            _draw_box(part, plane, organ.box, view_mm, colour)
-        with atomic_path(folder / f"{names[organ.organ]}{END}") as temporary:
+            part[:] = _draw_slice(display, plane, box.centre_ras, view_mm)[..., None]
+            if name in detections.boxes:
+                _draw_box(part, plane, box, view_mm, colour)
+            else:
+                _draw_cross(part, colour)
+        with atomic_path(folder / f"{names[name]}{END}") as temporary:
             imsave(temporary, picture, format="jpg", pil_kwargs={"quality": _QUALITY, "subsampling": 0})
 
 
@@ -66,6 +72,14 @@ def _draw_slice(display: Volume, plane: Plane, centre_ras: NDArray[np.float64], 
     hu = map_coordinates(display.hu, np.moveaxis(display.grid.ijk(points_ras), -1, 0), order=1, cval=AIR_HU)
     low, high = PICTURE_WINDOW_HU
     return np.rint(255 * ((hu.astype(np.float32) - low) / (high - low)).clip(0, 1)).astype(np.uint8)
+
+
+def _draw_cross(part: NDArray[np.uint8], colour: NDArray[np.float64]) -> None:
+    """A cross in the middle of a picture (EDGE, EDGE, 3), open where its lines meet."""
+    middle = EDGE // 2
+    for near, far in ((middle - _ARM, middle - _OPEN), (middle + _OPEN, middle + _ARM)):
+        part[near:far, middle - 1 : middle + 1] = colour
+        part[middle - 1 : middle + 1, near:far] = colour
 
 
 def _draw_box(part: NDArray[np.uint8], plane: Plane, box: Box, view_mm: float, colour: NDArray[np.float64]) -> None:
