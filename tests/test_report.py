@@ -87,7 +87,7 @@ def test_the_page_shows_every_query_and_needs_nothing_but_its_pictures(
     assert text.count("<script") == 1 and "<lobe" not in text
     assert page.sources == ["all_pictures/00001-001.jpg", "all_pictures/00001-002.jpg"]
     assert sorted(path.name for path in (tmp_path / "all_pictures").iterdir()) == ["00001-001.jpg", "00001-002.jpg"]
-    assert "2 scans located" in page.text and "1 failed" in page.text and "1 boxes have no picture" in page.text
+    assert "2 scans located" in page.text and "1 failed" in page.text and "1 of them have no picture" in page.text
 
 
 def test_absent_and_cut_organs_are_told(results: Path, tmp_path: Path) -> None:

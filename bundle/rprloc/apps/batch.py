@@ -82,7 +82,7 @@ class Job:
         return ResultFiles(self.out, query.name)
 
     def wanted_files(self, query: Query, *, boxes: bool, points: bool) -> list[Path]:
-        """The files that a finished query has, if organs (``boxes``), landmarks (``points``) or none were located in it.
+        """The files that a finished query has, if organs (``boxes``), landmarks (``points``) or none were located.
 
         See :func:`rprloc.io.results.write_results`.
         """

@@ -15,7 +15,8 @@ from the front and from the left: the patient's right is on the left, in the sag
 <label>Scan <input type="search" name="scan" placeholder="part of its name"></label>
 <label>Organ <select name="organ"><option value="">all</option>{organs}</select></label>
 <label>Show <select name="kind"><option value="">everything</option><option value="box">boxes</option>
-<option value="cut">boxes of organs that the scan cuts</option><option value="point">landmarks</option><option value="absent">organs not in the scan</option>
+<option value="cut">boxes of organs that the scan cuts</option><option value="point">landmarks</option>
+<option value="absent">organs not in the scan</option>
 <option value="failed">failed scans</option></select></label>
 <label>Expected error from <input type="number" name="error" min="0" step="any"> mm</label>
 <label><input type="checkbox" name="doubt"> with a warning only</label>

@@ -36,7 +36,8 @@ COLUMNS = (
 )
 """In RAS mm: ``centre_r_mm`` is the centre's coordinate to the patient's right, ``size_s_mm`` the size along the body.
 ``kind`` is organ or landmark: a landmark has its name under ``organ``, its point as the centre, and the expected error
-of the point; it is wholly in the scan or not. ``corrected`` and ``checked`` say what a person did, where that is known."""
+of the point; it is wholly in the scan or not. ``corrected`` and ``checked`` say what a person did, where that is
+known."""
 
 Row = dict[str, str]
 
