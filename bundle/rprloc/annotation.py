@@ -60,10 +60,10 @@ class Annotation:
         The masks of organs, where they are known. A box is better with one, because the whole outline is known.
     marking : Marking
         How the organs were marked.
-    landmarks_ras : mapping of str to (3,) float64
-        The landmarks by their name, each a point in RAS mm. No landmark may have the name of an organ.
     notes : tuple of str
         What was read from files and what was left out, each file in a sentence or two.
+    landmarks_ras : mapping of str to (3,) float64
+        The landmarks by their name, each a point in RAS mm. No landmark may have the name of an organ.
 
     Raises
     ------
