@@ -38,6 +38,8 @@ _Json = dict[str, Any]
 class RPRLocApp(MONAILabelApp):
     """Locates the organs of the support set, or of each set in the folder, that ``--conf support_set`` names.
 
+    It may be a ready-made set, such as ``@head-neck``.
+
     ``--conf rprloc PATH``: the command ``rprloc``, by default the one that the shell finds; ``--conf weights FILE``:
     other weights than the shipped ones; ``--conf device``: auto, cpu or cuda. Raises MONAILabelException if one of them
     cannot be used.
@@ -241,12 +243,14 @@ def _not_started(sentence: str) -> MONAILabelException:
 
 
 def _support_set_files(given: str) -> list[Path]:
-    path = Path(given).resolve()
     if not given:
         raise _not_started(
             "The server was started without a support set. Add --conf support_set FILE, with a file that 'rprloc "
-            "support build' made or a folder of such files."
+            "support build' made or a folder of such files, or a ready-made set such as @head-neck."
         )
+    if given.startswith("@"):  # ready-made: rprloc serve knows where it lies
+        return [Path(given)]
+    path = Path(given).resolve()
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise _not_started(f"The folder {path} holds no support set (*.json). Make one with 'rprloc support build'.")
@@ -254,7 +258,7 @@ def _support_set_files(given: str) -> list[Path]:
 
 
 def _name(path: Path) -> str:
-    return path.name.removesuffix(".json").removesuffix(".support")
+    return path.name.removeprefix("@").removesuffix(".json").removesuffix(".support")
 
 
 def _command(conf: Mapping[str, str]) -> list[str]:
