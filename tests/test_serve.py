@@ -280,3 +280,47 @@ def test_landmarks_are_built_and_located_like_organs(example: ExampleFiles, tmp_
     for wrong in ({"tip": centre[:2]}, {"tip": "here"}, {"": centre}, {}, [centre]):
         (event,) = ends(answers(example, {**build, "landmarks_ras_mm": wrong}))
         assert event["event"] == "error"
+
+
+def test_a_mask_counts_while_its_points_are_those_that_are_given(example: ExampleFiles, tmp_path: Path) -> None:
+    """The label map's bone as a mask of its own, and points that were moved since."""
+    volume = read_volume(example.image)
+    mask = read_label_map(example.labels, volume.grid) == 1
+    sitk.WriteImage(to_sitk(mask.astype(np.uint8), volume.grid), tmp_path / "mask.nrrd")
+    points = bone_points(example)
+    moved = [[points[0][0] - 1.0, *points[0][1:]], *points[1:]]
+    common = {"command": "build", "image": str(example.image), "masks": {"bone": str(tmp_path / "mask.nrrd")}}
+    events = answers(
+        example,
+        {"id": 1, **common, "points_ras_mm": {"bone": points}, "out": str(tmp_path / "by_mask.json")},
+        {"id": 2, **common, "points_ras_mm": {"bone": moved}, "out": str(tmp_path / "by_points.json")},
+    )
+    assert [end["event"] for end in ends(events)] == ["result", "result"]
+    markings = [
+        SupportSet.load(tmp_path / name).supports[0].marking.value for name in ("by_mask.json", "by_points.json")
+    ]
+    assert markings == ["label map", "extreme points"]
+    told = [event for event in events if event["event"] == "log"]
+    assert [(event["id"], "not those of its mask" in event["message"]) for event in told] == [(2, True)]
+
+
+@pytest.mark.parametrize(
+    "masks", [["bone"], {"liver": "mask.nrrd"}, {"bone": 1}, {"bone": "missing.nrrd"}, "mask.nrrd"]
+)
+def test_masks_that_cannot_be_used_are_refused(example: ExampleFiles, tmp_path: Path, masks: object) -> None:
+    out = tmp_path / "set.json"
+    request = {"id": 1, "command": "build", "image": str(example.image), "masks": masks, "out": str(out)}
+    (end,) = ends(answers(example, {**request, "points_ras_mm": {"bone": bone_points(example)}}))
+    assert end["event"] == "error" and (
+        "masks" in end["message"] or "bone" in end["message"] or "no " in end["message"]
+    )
+    assert not out.exists()
+
+
+def test_ready_says_which_library_answers(example: ExampleFiles) -> None:
+    import rprloc as library
+    from rprloc.version import __version__
+
+    (ready,) = answers(example)
+    assert ready["event"] == "ready" and ready["version"] == __version__
+    assert Path(ready["library"]) == Path(library.__file__).resolve().parent

@@ -11,14 +11,22 @@ from rprloc import WALLS, Box, InputError
 from rprloc.annotation import OUTSIDE_TOLERANCE_MM, Mask
 from rprloc.geometry import Points, assign_extreme_points, extreme_points_of_mask
 from rprloc.localization.specks import without_specks
-from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib import nodes, views
 from SlicerRPRLocLib.nodes import Node, Scene
 
 EXAMPLE = "RPRLoc.Example"
 """The role in which a preview refers to its example."""
 
-_SPECKS = "RPRLoc.Specks"
-"""The attribute that tells of stray pieces of the segment."""
+_SPECKS, _NAME = "RPRLoc.Specks", "RPRLoc.Name"
+"""The attributes that tell of stray pieces of the segment, and how the node was called when its organ was named."""
+
+_SEGMENTATION, _SEGMENT = "RPRLoc.Segmentation", "RPRLoc.Segment"
+"""The role in which an example refers to the segmentation it is from, and the attribute with its segment's id."""
+
+_ENDING = " (example)"
+
+NOT_TAKEN = "was not taken"
+"""What the sentence says of a point that was taken away again."""
 
 # In Slicer's default layout: seen from the feet and from the front, so the patient's left is on the picture's right.
 _STEPS = (
@@ -50,11 +58,13 @@ class Examples:
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self._checking = False
+        self._accepted: dict[str, dict[str, tuple[float, ...]]] = {}
+        """By the ids of examples and of their points, where these lay when they were last looked at and kept."""
 
     def all(self) -> list[Node]:
-        """All examples, complete or not, whose volume is there."""
+        """All examples, complete or not, whose volume is there; the user's copies of examples are none."""
         lists = nodes.of_class(self._scene, "vtkMRMLMarkupsFiducialNode")
-        examples = [node for node in lists if node.GetAttribute(nodes.ROLE) == "example"]
+        examples = [node for node in lists if node.GetAttribute(nodes.ROLE) == "example" and not nodes.is_clone(node)]
         return [example for example in examples if nodes.find_volume(example) is not None]
 
     def find(self, volume: Node, organ: str) -> Node | None:
@@ -77,10 +87,13 @@ class Examples:
         known = self.find(volume, organ)
         if known is not None:
             return known
-        node = self._scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"{organ} (example)")
+        with nodes.keeping_place_node(self._scene):
+            node = self._scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"{organ}{_ENDING}")
         node.SetAttribute(nodes.ROLE, "example")
         node.SetAttribute(nodes.ORGAN, organ)
+        node.SetAttribute(_NAME, node.GetName())
         node.SetNodeReferenceID(nodes.VOLUME, volume.GetID())
+        nodes.sign(node)
         node.SetControlPointLabelFormat("%d")
         node.CreateDefaultDisplayNodes()
         nodes.paint(node, organ)
@@ -90,8 +103,10 @@ class Examples:
     def add_from_segment(self, volume: Node | None, segmentation: Node, segment_id: str) -> Node:
         """The example that a segment marks; it takes the segment's name. Its guidance tells of specks left out.
 
+        The volume is the one on which the segment was drawn, if the segmentation says so, else the one that is given.
         Raises InputError if the segment is empty or lies outside of the volume.
         """
+        volume = nodes.drawn_on(segmentation) or volume
         mask = Mask(*nodes.mask_of_segment(segmentation, segment_id))
         segment = segmentation.GetSegmentation().GetSegment(segment_id)
         marked, notes, doubt = without_specks(mask, segment.GetName())
@@ -103,14 +118,38 @@ class Examples:
             )
         node = self.add(volume, segment.GetName())
         self.set_points(node, points_ras)
+        node.SetNodeReferenceID(_SEGMENTATION, segmentation.GetID())
+        node.SetAttribute(_SEGMENT, segment_id)
         if notes or doubt:
             node.SetAttribute(_SPECKS, " ".join(filter(None, [*notes, doubt])))
         return node
+
+    def add_visible_segments(self, volume: Node | None, segmentation: Node) -> tuple[list[Node], list[str]]:
+        """The examples that the visible segments of a segmentation mark, and sentences on those that cannot be used."""
+        display, segments = segmentation.GetDisplayNode(), segmentation.GetSegmentation()
+        made, told = [], []
+        for segment_id in [segments.GetNthSegmentID(index) for index in range(segments.GetNumberOfSegments())]:
+            if display is None or display.GetSegmentVisibility(segment_id):
+                try:
+                    made.append(self.add_from_segment(volume, segmentation, segment_id))
+                except InputError as error:
+                    told.append(str(error))
+        if not made:
+            raise InputError(
+                " ".join(told) or f"{segmentation.GetName()} has no visible segment. Show one, or draw it."
+            )
+        return made, told
+
+    def segment_of(self, example: Node) -> tuple[Node | None, str] | None:
+        """The segmentation, None if it is gone, and the segment's id of an example that was taken from one."""
+        segment_id = example.GetAttribute(_SEGMENT)
+        return None if segment_id is None else (example.GetNodeReference(_SEGMENTATION), segment_id)
 
     def set_points(self, example: Node, points_ras: ArrayLike) -> None:
         """Give an example points (N, 3) of the world, in any order."""
         points = np.asarray(points_ras, float)
         example.RemoveAttribute(_SPECKS)
+        self._accepted.pop(example.GetID(), None)
         self._checking = True
         try:
             nodes.set_points(example, points, [str(number + 1) for number in range(len(points))])
@@ -118,21 +157,62 @@ class Examples:
             self._checking = False
         self.points_changed(example)
 
-    def points_changed(self, example: Node) -> str:
+    def points_changed(self, example: Node, *, dragging: bool = False) -> str:
         """Look at an example's points after one was placed, moved or removed; returns what to tell the user.
 
-        A point outside the volume, and a seventh one, is taken away again. Six points are labelled with their walls.
+        A new point outside the volume, and a seventh one, is taken away again; a point that was moved out of it goes
+        back to its last place. Six points are labelled with their walls. While one is dragged, its list is left alone,
+        because Slicer's mouse holds on to it; only the preview follows. "" if nothing has changed.
         """
         if self._checking:
             return ""
+        places = _places(example)
+        if places == self._accepted.get(example.GetID()):
+            return ""
         self._checking = True
         try:
-            refused = self._remove_unusable(example)
-            self._label(example)
+            refused = self._doubt_of(example) if dragging else self._refuse_unusable(example)
+            if not dragging:
+                self._label(example)
+                self._accepted[example.GetID()] = _places(example)
             self._preview(example)
         finally:
             self._checking = False
-        return " ".join(filter(None, [refused, self.guidance(example).text]))
+        return " ".join(filter(None, [refused, "" if dragging and refused else self.guidance(example).text]))
+
+    def forget(self) -> None:
+        """Another scene: its points were never looked at."""
+        self._accepted.clear()
+
+    def show_previews(self) -> None:
+        """Show the boxes of all examples, as after a scene was loaded, which does not hold them.
+
+        Points that are there already were once accepted, wherever their volume is now.
+        """
+        for example in self.all():
+            self._accepted.setdefault(example.GetID(), _places(example))
+            self._preview(example)
+
+    def follow_names(self) -> None:
+        """Let an example whose node was renamed, as in the module Data, mark the organ of its new name.
+
+        A name that another example on the same scan has already is taken back.
+        """
+        for example in self.all():
+            name, known = example.GetName() or "", example.GetAttribute(_NAME)
+            if known is None or name == known:  # a scene of version 0.2 does not say
+                continue
+            organ = name.removesuffix(_ENDING).strip()
+            if not organ or self.find(nodes.volume_of(example), organ) not in (None, example):
+                example.SetName(known)
+                continue
+            example.SetAttribute(nodes.ORGAN, organ)
+            example.SetAttribute(_NAME, name)
+            nodes.paint(example, organ)
+            preview = self._preview_of(example)
+            if preview is not None:
+                nodes.remove(preview)
+            self._preview(example)
 
     def guidance(self, example: Node) -> Guidance:
         """What to do next for an example."""
@@ -174,27 +254,40 @@ class Examples:
         nodes.remove(example)
 
     def remove_orphans(self) -> None:
-        """Remove previews whose example is gone."""
+        """Remove previews whose example, or its volume, is gone. The points stay, because a person has placed them."""
+        known = {example.GetID() for example in self.all()}
         for roi in nodes.of_class(self._scene, "vtkMRMLMarkupsROINode"):
-            if roi.GetAttribute(nodes.ROLE) == "preview" and roi.GetNodeReference(EXAMPLE) is None:
+            if roi.GetAttribute(nodes.ROLE) == "preview" and roi.GetNodeReferenceID(EXAMPLE) not in known:
                 nodes.remove(roi)
+        self._accepted = {node_id: places for node_id, places in self._accepted.items() if node_id in known}
 
-    def _remove_unusable(self, example: Node) -> str:
+    def _doubt_of(self, example: Node) -> str:
+        """What to say of a point that is dragged out of the volume."""
+        volume = nodes.volume_of(example)
+        if nodes.grid_of(volume).contains(nodes.defined_points(example), OUTSIDE_TOLERANCE_MM).all():
+            return ""
+        return f"That point lies outside of {volume.GetName()}. If you let it go there, it goes back."
+
+    def _refuse_unusable(self, example: Node) -> str:
+        """Put points outside of the volume back, or take them away if they are new, and so a seventh point."""
         volume = nodes.find_volume(example)
         if volume is None:
             return ""
         grid, refused = nodes.grid_of(volume), ""
-        for index in reversed(range(example.GetNumberOfControlPoints())):
-            if not nodes.is_placed(example, index):
+        accepted = self._accepted.get(example.GetID(), {})
+        for point_id, place_ras in _places(example).items():
+            if grid.contains(np.array(place_ras), OUTSIDE_TOLERANCE_MM):
                 continue
-            point_ras = np.zeros(3)
-            example.GetNthControlPointPositionWorld(index, point_ras)
-            if not grid.contains(point_ras, OUTSIDE_TOLERANCE_MM):
+            index = example.GetNthControlPointIndexByID(point_id)
+            if point_id not in accepted:
                 example.RemoveNthControlPoint(index)
-                refused = f"That point lies outside of {volume.GetName()} and was not taken. Click inside the scan."
+                refused = f"That point lies outside of {volume.GetName()} and {NOT_TAKEN}. Click inside the scan."
+            elif accepted[point_id] != place_ras:
+                example.SetNthControlPointPositionWorld(index, *accepted[point_id])
+                refused = f"That point was put back, because it lay outside of {volume.GetName()}."
         while len(nodes.defined_points(example)) > len(_STEPS):
             example.RemoveNthControlPoint(example.GetNumberOfControlPoints() - 1)
-            refused = "Six points are enough, so the last one was not taken. Drag a point to correct it."
+            refused = f"Six points are enough, so the last one {NOT_TAKEN}. Drag a point to correct it."
         return refused
 
     def _label(self, example: Node) -> None:
@@ -214,32 +307,50 @@ class Examples:
                 example.SetNthControlPointLabel(index, label)
 
     def _preview(self, example: Node) -> None:
-        """Show the box that the points span so far, as soon as they span one."""
+        """Show the box that the points span, as long as they span one."""
         points_ras = nodes.defined_points(example)
         preview = self._preview_of(example)
         size_mm = np.ptp(points_ras, axis=0) if len(points_ras) else np.zeros(3)
         if not (size_mm > 0).all():
             if preview is not None:
-                preview.SetDisplayVisibility(False)
+                nodes.remove(preview)
             return
         if preview is None:
-            organ = nodes.organ_of(example)
-            preview = self._scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", f"{organ} (preview)")
-            preview.SetAttribute(nodes.ROLE, "preview")
-            preview.SetNodeReferenceID(EXAMPLE, example.GetID())
-            preview.SetHideFromEditors(True)
-            preview.SetSaveWithScene(False)
-            preview.SetLocked(True)
-            preview.SetSelectable(False)
-            preview.CreateDefaultDisplayNodes()
-            nodes.paint(preview, organ)
-            preview.GetDisplayNode().SetFillOpacity(0.1)
-            preview.GetDisplayNode().SetSaveWithScene(False)
-        preview.SetDisplayVisibility(True)
+            preview = self._new_preview(example)
         nodes.set_pose(preview, nodes.pose_of_box(Box(points_ras.min(0), points_ras.max(0))))
+
+    def _new_preview(self, example: Node) -> Node:
+        organ = nodes.organ_of(example)
+        # Subject hierarchy looks at a node once, when it comes into the scene: it must be a hidden one by then.
+        preview = self._scene.CreateNodeByClass("vtkMRMLMarkupsROINode")
+        preview.SetName(f"{organ} (preview)")
+        preview.SetAttribute(nodes.ROLE, "preview")
+        preview.SetHideFromEditors(True)
+        preview.SetSaveWithScene(False)
+        preview.SetLocked(True)
+        preview.SetSelectable(False)
+        with nodes.keeping_place_node(self._scene):
+            self._scene.AddNode(preview)
+        preview.UnRegister(None)  # the scene holds it from here on
+        preview.SetNodeReferenceID(EXAMPLE, example.GetID())
+        preview.SetNodeReferenceID(nodes.VOLUME, nodes.volume_of(example).GetID())
+        preview.CreateDefaultDisplayNodes()
+        nodes.paint(preview, organ)
+        display = preview.GetDisplayNode()
+        display.SetFillOpacity(0.1)
+        display.SetSaveWithScene(False)
+        views.draw_like(display, example.GetDisplayNode())
+        return preview
 
     def _preview_of(self, example: Node) -> Node | None:
         for roi in nodes.of_class(self._scene, "vtkMRMLMarkupsROINode"):
             if roi.GetAttribute(nodes.ROLE) == "preview" and roi.GetNodeReference(EXAMPLE) is example:
                 return roi
         return None
+
+
+def _places(example: Node) -> dict[str, tuple[float, ...]]:
+    """Where the points that are placed lie in the world, by their ids."""
+    indices = [index for index in range(example.GetNumberOfControlPoints()) if nodes.is_placed(example, index)]
+    points = map(tuple, nodes.defined_points(example).tolist())
+    return dict(zip(map(example.GetNthControlPointID, indices), points, strict=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 from rprloc import Detections, InputError, save_label_map, write_rois
 from rprloc.files import write_text_atomically
 from rprloc.io.results import TABLE, ResultFiles
-from rprloc.io.table import Row, organ_row, result_rows, save_table
+from rprloc.io.table import Row, organ_row, save_table
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.results import Results
@@ -22,6 +22,8 @@ def export_results(results: Results, folder: Path, *, markups: bool, label_map: 
         raise InputError("There are no results. Press Locate first.")
     if not (markups or label_map or table):
         raise InputError("No kind of file is chosen. Tick Markups, label map or table.")
+    if not folder.is_absolute():
+        raise InputError("No folder is chosen. Choose the one for the files.")
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Choose one where you may write.")
     written: list[Path] = []
@@ -54,8 +56,8 @@ def _rows(results: Results) -> Iterator[Row]:
         record = results.record(roi)
         corrected = results.is_corrected(roi)
         yield organ_row(record.detections, results.as_it_is(roi), corrected=corrected, checked=record.checked)
-    for found_json in results.absent_json().values():
-        yield from result_rows(Detections.from_json(found_json))
+    for found, organ, checked in results.absent_rows():
+        yield organ_row(found, organ, checked=checked)
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rprloc import InputError
-from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib import nodes, views
 from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.results import Result, Results
 
@@ -39,30 +39,41 @@ class History:
         self._examples, self._results = examples, results
         self._states: list[_State] = []
         self._now = 0
+        self._owner: object = None
         self.clear()
 
     def clear(self) -> None:
         """Forget all but the present state, as when another scene is opened."""
-        self._states, self._now = [self._present()], 0
+        self._states, self._now, self._owner = [self._present()], 0, None
 
-    def record(self) -> None:
-        """Note the present state, if it is a new one; what was undone before it can no longer be done again."""
+    def record(self, owner: object = None) -> None:
+        """Note the present state, if it is a new one; what was undone before it can no longer be done again.
+
+        States of one ``owner``, such as a run, are one step as long as nothing else comes between them.
+        """
         present = self._present()
         if present != self._states[self._now]:
-            self._states = [*self._states[: self._now + 1], present][-_LIMIT:]
-            self._now = len(self._states) - 1
+            kept = self._now if owner is not None and owner is self._owner else self._now + 1
+            self._states = [*self._states[:kept], present][-_LIMIT:]
+            self._now, self._owner = len(self._states) - 1, owner
+
+    def can(self) -> tuple[bool, bool]:
+        """Whether there is something to undo, and to do again."""
+        changed = self._present() != self._states[self._now]
+        return self._now > 0 or changed, self._now + 1 < len(self._states) and not changed
 
     @property
     def can_undo(self) -> bool:
-        return self._now > 0 or self._present() != self._states[self._now]
+        return self.can()[0]
 
     @property
     def can_redo(self) -> bool:
-        return self._now + 1 < len(self._states) and self._present() == self._states[self._now]
+        return self.can()[1]
 
     def undo(self) -> None:
         """Go back to the state before. Raises InputError if there is none."""
         self.record()
+        self._owner = None
         if self._now == 0:
             raise InputError("There is nothing to undo.")
         self._now -= 1
@@ -98,7 +109,7 @@ class History:
         for volume_id, found_json in absent.items():
             if self._volume(volume_id) is not None:
                 self._results.put_absent(volume_id, found_json)
-        self._results.update_table()
+        views.draw_over_own_scans(self._results.scene)
 
     def _present(self) -> _State:
         examples = [

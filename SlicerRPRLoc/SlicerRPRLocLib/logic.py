@@ -1,39 +1,44 @@
 """What the module does, without Qt: examples and support sets in, runs in a child process, results beside the scans.
 
-Nothing of a run reaches the scene before all of it has been answered; then it does so in one step.
+Scans go to the child one at a time, and what is found in each reaches the scene as soon as it is answered. A run is one
+step to undo.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import slicer
-
-from rprloc import Detections, Grid, InputError, SupportSet, write_rois
+from rprloc import Detections, InputError, SupportSet, write_rois
 from rprloc.apps.batch import name_queries
 from rprloc.files import require_folder, require_writable
 from rprloc.io.results import TABLE, ResultFiles
 from rprloc.io.table import result_rows, save_table
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.examples import Examples
+from SlicerRPRLocLib.handover import Handover
 from SlicerRPRLocLib.history import History
 from SlicerRPRLocLib.nodes import Node, Scene
 from SlicerRPRLocLib.results import Results
-from SlicerRPRLocLib.runs import Answer, Event, Run, Step, Update
+from SlicerRPRLocLib.runs import Answer, Event, Run, Step, Update, at_once
+from SlicerRPRLocLib.steps import Steps, nothing
 
 _ORGANS = "RPRLoc.Organs"
 """The attribute in which a support set's node keeps its organs and how many examples each has, as JSON."""
+
+_HANDOVER_S = 0.05  # of each poll
+_WAIT_S = 0.05
 
 
 class Child(Protocol):
     """What is used of :class:`SlicerRPRLocLib.runner.Runner`."""
 
+    @property
+    def about(self) -> str: ...
     def start(self) -> None: ...
     def submit(self, command: str, **options: object) -> int: ...
     def poll(self) -> list[Event]: ...
@@ -43,16 +48,21 @@ class Child(Protocol):
 class RPRLocLogic:
     """Everything the module can do, on one scene, by one child process."""
 
-    def __init__(self, scene: Scene, child: Child) -> None:
+    def __init__(self, scene: Scene, child: Child, temporary: Path | None = None) -> None:
+        """``temporary``: the folder for files that go to the child; by default the system's."""
         self.scene = scene
         self.examples = Examples(scene)
         self.results = Results(scene)
         self.history = History(self.examples, self.results)
         self._child = child
         self._run: Run | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._numbers = itertools.count(1)
-        self._images: dict[str, tuple[tuple[object, ...], Path]] = {}
+        self._handover = Handover(temporary)
+        self._steps = Steps(scene, self.examples, self._handover)
+
+    @property
+    def about_child(self) -> str:
+        """Which library the child runs and on what; "" while there is none."""
+        return self._child.about
 
     def use(self, child: Child) -> None:
         """Take another child, for example on another device; the old one is ended. Not during a run."""
@@ -60,14 +70,30 @@ class RPRLocLogic:
         self._child.cancel()
         self._child = child
 
+    def rest(self) -> None:
+        """End the child if it has nothing to do, so that other programs get its memory; the next run starts another."""
+        if self._run is None:
+            self._child.cancel()
+
     def close(self) -> None:
         """End the child and remove the files that were handed to it."""
         self.cancel()
         self._child.cancel()
-        self._images.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._handover.clear()
+
+    def forget_scene(self) -> None:
+        """Another scene: keep nothing of the one before."""
+        self.cancel()
+        self._handover.clear()
+        self.examples.forget()
+        self.history.clear()
+
+    def tidy(self) -> None:
+        """Remove what belongs to nodes that are gone: previews, results, files."""
+        self.examples.remove_orphans()
+        self.results.remove_orphans()
+        if self._run is None:
+            self._handover.forget_gone(self.scene)
 
     # Support sets
 
@@ -91,12 +117,25 @@ class RPRLocLogic:
             nodes.organ_of(example) for example in self.examples.all() if self.examples.guidance(example).complete
         )
         for node in self.support_sets():
-            noted = node.GetAttribute(_ORGANS)
-            if noted is None:  # a scene of version 0.1
-                counts += _count_organs(SupportSet.from_json(node.GetText(), node.GetName()))
-            else:
-                counts.update(json.loads(noted))
+            counts.update(self._organs_of_set(node))
         return dict(counts)
+
+    def describe_examples(self) -> dict[str, str]:
+        """By their nodes' ids, what is to be said of each example and each support set."""
+        told = {}
+        for example in self.examples.all():
+            state = "" if self.examples.guidance(example).complete else " (not complete)"
+            told[example.GetID()] = f"{nodes.organ_of(example)} on {nodes.volume_of(example).GetName()}{state}"
+        for node in self.support_sets():
+            told[node.GetID()] = f"{node.GetName()}: {', '.join(self._organs_of_set(node))}"
+        return told
+
+    def _organs_of_set(self, node: Node) -> dict[str, int]:
+        noted = node.GetAttribute(_ORGANS)
+        if noted is None:  # a scene of version 0.1
+            return dict(_count_organs(SupportSet.from_json(node.GetText(), node.GetName())))
+        known: dict[str, int] = json.loads(noted)
+        return known
 
     # Runs
 
@@ -107,46 +146,76 @@ class RPRLocLogic:
     def locate(self, queries: Sequence[Node], organs: Sequence[str] | None = None) -> None:
         """Start to locate organs (by default all that have an example) in volumes of the scene.
 
-        Raises InputError, and starts nothing, if an example, a volume or the choice cannot be used.
+        Results come into the scene scan by scan while :meth:`poll` is called. A scan that cannot be used is told, and
+        the others are done. Raises InputError, and starts nothing, if an example, the choice or the only volume cannot
+        be used.
         """
         self._require_idle()
         if not queries:
             raise InputError("No query volume is chosen. Tick one or more CT scans.")
         wanted = self._wanted(organs)
-        grids = [nodes.grid_of(volume) for volume in queries]
-        self._child.start()  # it gets ready while the scans are written
-        paths = [self._image_of(volume) for volume in queries]
+        if len(queries) == 1:
+            nodes.volume_from_node(queries[0])
+        self.history.record()
         answers: list[tuple[Node, Detections]] = []
 
-        def finish() -> str:
-            self.history.record()
-            told = self._in_one_step(lambda: self.results.apply(answers))
-            self.history.record()
-            run.remarks += [
-                *told,
-                *dict.fromkeys(f"{v.GetName()}: {w}" for v, found in answers for w in found.warnings),
-            ]
+        def so_far() -> str:
             organs_found = sum(len(found.located) for _, found in answers)
             return f"{organs_found} organ{_s(organs_found)} in {len(answers)} of {len(queries)} scans."
 
-        run = Run(finish)
-        support_set = self._request_set(run, wanted)
-        for volume, path, grid in zip(queries, paths, grids, strict=True):
+        def finish() -> str:
+            run.remarks += dict.fromkeys(f"{v.GetName()}: {w}" for v, found in answers for w in found.warnings)
+            return so_far()
 
-            def take(answer: Answer, volume: Node = volume, grid: Grid = grid) -> None:
-                if self.scene.GetNodeByID(volume.GetID() or "") is not volume:
-                    raise InputError("it was removed from the scene while it was searched.")
-                if not nodes.grid_of(volume).same_as(grid, tolerance_mm=0.0):
-                    raise InputError("it was moved while it was searched. Press Locate again.")
-                answers.append((volume, _detections(answer)))
+        run = Run(finish, lambda: so_far() if answers else "")
 
-            step = Step(volume.GetName(), take, vital=len(queries) == 1)
-            self._request(run, step, "locate", set=str(support_set), image=str(path), organs=wanted)
+        support_set = self._steps.add_set(run, wanted, self.support_sets())
+        for volume in queries:
+
+            def keep(answer: Answer, volume: Node = volume) -> None:
+                found = _detections(answer)
+                run.remarks += self._or_as_before(lambda: self.results.apply([(volume, found)]))
+                self.history.record(owner=run)
+                answers.append((volume, found))
+
+            run.add([self._steps.locate(volume, support_set, wanted, keep, vital=len(queries) == 1)])
         self._begin(run)
+
+    def locate_and_wait(
+        self,
+        queries: Sequence[Node],
+        organs: Sequence[str] | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> str:
+        """:meth:`locate` for scripts: returns when all is done, what there is to tell. Raises InputError if it fails.
+
+        ``meanwhile`` is called again and again, for example ``slicer.app.processEvents``.
+
+        Examples
+        --------
+        >>> logic = slicer.util.getModuleLogic("SlicerRPRLoc")  # doctest: +SKIP
+        >>> logic.examples.set_points(logic.examples.add(anna, "heart"), six_points_ras)  # doctest: +SKIP
+        >>> logic.locate_and_wait([bert])  # doctest: +SKIP
+        '1 organ in 1 of 1 scans.'
+        """
+        self.locate(queries, organs)
+        while self.busy:
+            update = self.poll()
+            if update is not None and update.summary is not None:
+                if update.failed:
+                    raise InputError(update.summary)
+                return update.summary
+            meanwhile()
+            time.sleep(_WAIT_S)
+        raise InputError("The run was cancelled.")
 
     def locate_in_folder(self, folder: Path, out: Path, organs: Sequence[str] | None = None) -> None:
         """Start to locate organs in all scans below a folder; the results of each are written to the folder ``out``."""
         self._require_idle()
+        if not folder.is_absolute():
+            raise InputError("No folder with scans is chosen. Choose one.")
+        if not out.is_absolute():
+            raise InputError("No folder for the results is chosen. Choose one.")
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}. Choose one with CT scans.")
         require_folder(out)
@@ -159,8 +228,8 @@ class RPRLocLogic:
             organs_found, scans = sum(len(found.located) for found in answers), len(answers)
             return f"{organs_found} organ{_s(organs_found)} in {scans} scan{_s(scans)} are written to {out}."
 
-        run = Run(finish)
-        support_set = self._request_set(run, wanted)
+        run = Run(finish, lambda: finish() if answers else "")
+        support_set = self._steps.add_set(run, wanted, self.support_sets())
 
         def search(answer: Answer) -> None:
             paths = [Path(path) for path in answer["images"]]
@@ -175,55 +244,59 @@ class RPRLocLogic:
                     found.save(files.detections)
                     answers.append(found)
 
-                step = Step(query.name, take, vital=len(paths) == 1)
-                self._request(run, step, "locate", set=str(support_set), image=str(query.path), organs=wanted)
+                request = at_once("locate", set=str(support_set), image=str(query.path), organs=wanted)
+                run.add([Step(query.name, request, take, vital=len(paths) == 1)])
 
-        self._request(run, Step(folder.name, search, vital=True), "find", folder=str(folder))
+        run.add([Step(folder.name, at_once("find", folder=str(folder)), search, vital=True)])
         self._begin(run)
 
     def save_support_set(self, path: Path, organs: Sequence[str] | None = None) -> None:
         """Start to write all examples and support sets of the scene into one file."""
         self._require_idle()
+        path = path.absolute()  # the child works in another folder
         require_writable(path)
         wanted = self._wanted(organs)
         run = Run(lambda: f"The support set is written to {path}.")
-        built = self._request_set(run, wanted)
-        step = Step(path.name, lambda answer: None, vital=True)
-        self._request(run, step, "merge", sets=[str(built)], out=str(path))
+        built = self._steps.add_set(run, wanted, self.support_sets())
+        run.add([Step(path.name, at_once("merge", sets=[str(built)], out=str(path)), nothing, vital=True)])
         self._begin(run)
 
     def poll(self) -> Update | None:
-        """Take what the child has sent; None if there is no run. Call it a few times a second.
+        """Take what the child has sent, and hand it what is next; None if there is no run. Call it often.
 
-        Scene and files change only in here, and with an Update whose ``summary`` says what was done.
+        Scene and files change only in here.
         """
         events = self._child.poll()
         run = self._run
         if run is None:
             return None
         log: list[str] = []
-        for event in events:
-            try:
-                log += run.take(event)
-            except InputError as error:
-                return self._failed(run, str(error), log)
-        if run.pending:
-            return run.under_way(log)
-        self._run = None
         try:
+            for event in events:
+                log += run.take(event)
+            log += run.advance(self._child.submit, _HANDOVER_S)
+            if not run.is_done:
+                return run.under_way(log)
             summary = run.finish()
         except (InputError, OSError) as error:
             return self._failed(run, str(error), log)
+        self._run = None
+        self._handover.forget_gone(self.scene)
         return run.done(summary, log)
 
-    def cancel(self) -> None:
-        """End a run and its process at once; the scene stays as it is."""
-        if self._run is not None:
-            self._run = None
-            self._child.cancel()
+    def cancel(self) -> str:
+        """End a run and its process at once; what was found before stays. Returns what that is, "" if nothing."""
+        run, self._run = self._run, None
+        if run is None:
+            return ""
+        self._child.cancel()
+        run.close()
+        return run.so_far()
 
     def _failed(self, run: Run, message: str, log: Sequence[str]) -> Update:
         self._run = None
+        run.close()
+        self._handover.forget_gone(self.scene)
         return run.failed(message, log)
 
     def _require_idle(self) -> None:
@@ -232,10 +305,8 @@ class RPRLocLogic:
         self._child.poll()  # what an earlier run has left
 
     def _begin(self, run: Run) -> None:
+        self._child.start()  # it gets ready while the first scan is handed over
         self._run = run
-
-    def _request(self, run: Run, step: Step, command: str, **options: object) -> None:
-        run.expect(self._child.submit(command, **options), step)
 
     def _wanted(self, organs: Sequence[str] | None) -> list[str]:
         known = self.organs()
@@ -252,76 +323,13 @@ class RPRLocLogic:
             )
         return wanted
 
-    def _request_set(self, run: Run, organs: Sequence[str]) -> Path:
-        """Request one support set of all examples of these organs and all sets in the scene; returns where it will be.
-
-        Examples that are not chosen are left out, so that one which is half done is in nobody's way.
-        """
-        marked: dict[str, tuple[Node, dict[str, list[list[float]]]]] = {}
-        for example in self.examples.all():
-            organ, volume = nodes.organ_of(example), nodes.volume_of(example)
-            if organ in organs and self.examples.guidance(example).complete:
-                points = marked.setdefault(volume.GetID(), (volume, {}))[1]
-                points[organ] = self.examples.points(example).tolist()
-        parts = []
-        for volume, points in marked.values():
-
-            def tell(answer: Answer, scan: str = volume.GetName()) -> None:
-                run.remarks += [f"{scan}: {warning}" for warning in answer["warnings"]]
-
-            parts.append(self._new_file("set"))
-            step = Step(volume.GetName(), tell, vital=True)
-            image = str(self._image_of(volume))
-            self._request(run, step, "build", image=image, points_ras_mm=points, out=str(parts[-1]))
-        for node in self.support_sets():
-            parts.append(self._new_file("set"))
-            parts[-1].write_text(node.GetText(), encoding="utf-8")
-        if len(parts) == 1:
-            return parts[0]
-        merged = self._new_file("set")
-        step = Step("Support sets", lambda answer: None, vital=True)
-        self._request(run, step, "merge", sets=[str(part) for part in parts], out=str(merged))
-        return merged
-
-    def _new_file(self, kind: str) -> Path:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="rprloc-")
-        return Path(self._folder.name) / f"{kind}{next(self._numbers)}.json"
-
-    def _image_of(self, volume: Node) -> Path:
-        """A file with the volume as it lies in the world, written again only if the volume has changed."""
-        import SimpleITK as sitk
-
-        from rprloc.volume import to_sitk
-
-        scan = nodes.volume_from_node(volume)
-        state = (volume.GetImageData().GetMTime(), scan.grid.shape, scan.grid.ras_from_ijk.tobytes())
-        known = self._images.get(volume.GetID())
-        if known is not None and known[0] == state:
-            return known[1]
-        path = self._new_file("scan").with_suffix(".nrrd")
-        try:
-            sitk.WriteImage(to_sitk(scan.hu, scan.grid), str(path))
-        except RuntimeError as error:
-            raise InputError(
-                f"The volume {volume.GetName()} cannot be written for RPR-Loc's process "
-                f"({str(error).splitlines()[-1]}). Check that it is a CT scan, and that {path.parent} has space left."
-            ) from error
-        if known is not None:
-            known[1].unlink(missing_ok=True)
-        self._images[volume.GetID()] = (state, path)
-        return path
-
-    def _in_one_step(self, change: Callable[[], list[str]]) -> list[str]:
-        """Make a change to the scene of which nobody sees a part, and which is taken back if it fails."""
-        self.scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
+    def _or_as_before(self, change: Callable[[], list[str]]) -> list[str]:
+        """Make a change to the scene, which is taken back if it fails."""
         try:
             return change()
         except Exception:
             self.history.restore()
             raise
-        finally:
-            self.scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
 
 
 def _detections(answer: Answer) -> Detections:

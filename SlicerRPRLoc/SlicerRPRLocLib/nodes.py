@@ -1,4 +1,4 @@
-"""Every conversion between MRML nodes and RPR-Loc: volumes, points, boxes, segments, tables, subject hierarchy.
+"""Every conversion between MRML nodes and RPR-Loc: volumes, points, boxes, segments, subject hierarchy.
 
 MRML's world is RAS millimetres, as RPR-Loc's. A node's own coordinates become world coordinates through its parent
 transform; whatever leaves this file is in the world.
@@ -6,7 +6,8 @@ transform; whatever leaves this file is in the world.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,10 @@ Node = Any
 ROLE, ORGAN = "RPRLoc.Role", "RPRLoc.Organ"
 """The attributes that say what a node is for, and of which organ."""
 
-VOLUME = "RPRLoc.Volume"
-"""The role in which a node refers to the volume it belongs to."""
+VOLUME, _SELF = "RPRLoc.Volume", "RPRLoc.Self"
+"""The roles in which a node refers to the volume it belongs to, and to itself."""
+
+_CORNERS = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
 def matrix_array(matrix: vtk.vtkMatrix4x4) -> NDArray[np.float64]:
@@ -65,8 +68,42 @@ def world_from_node(node: Node) -> NDArray[np.float64]:
 
 
 def of_class(scene: Scene, name: str) -> list[Node]:
-    """The nodes of a class in a scene; ``slicer.util.getNodesByClass`` looks into the application's scene alone."""
-    return [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
+    """The nodes of a class, and of those derived from it, in a scene."""
+    found = scene.GetNodesByClass(name)
+    found.UnRegister(None)  # it comes with a reference that nobody holds
+    return [found.GetItemAsObject(index) for index in range(found.GetNumberOfItems())]
+
+
+@contextmanager
+def keeping_place_node(scene: Scene) -> Iterator[None]:
+    """While markups are added: Slicer makes each new one that to which clicks add points, also in mid-placing."""
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    if selection is None:
+        yield
+        return
+    kind, node_id = selection.GetActivePlaceNodeClassName(), selection.GetActivePlaceNodeID()
+    try:
+        yield
+    finally:
+        selection.SetReferenceActivePlaceNodeClassName(kind)
+        selection.SetReferenceActivePlaceNodeID(node_id)
+
+
+def is_clone(node: Node) -> bool:
+    """Whether a node is the user's copy of another one of this module, which is still there; :func:`sign` tells."""
+    original = node.GetNodeReference(_SELF)
+    return original is not None and original is not node
+
+
+def sign(node: Node) -> None:
+    """Let a node refer to itself, because a copy of it will then refer to this one."""
+    node.SetNodeReferenceID(_SELF, node.GetID())
+
+
+def scans(scene: Scene) -> list[Node]:
+    """The volumes that may be CT scans: no label maps, colours, diffusion or other kinds derived from a scan."""
+    volumes = of_class(scene, "vtkMRMLScalarVolumeNode")
+    return [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
 
 
 def organ_of(node: Node) -> str:
@@ -195,6 +232,9 @@ def pose_of_roi(roi: Node) -> Pose:
 
 
 def set_pose(roi: Node, pose: Pose) -> None:
+    """Give a ROI a pose; one that it has already makes no event, and no view draws anew."""
+    if pose_of_roi(roi) == pose:
+        return
     with slicer.util.NodeModify(roi):
         roi.SetSize(*pose.size_mm)
         roi.SetAndObserveObjectToNodeMatrix(vtk_matrix(np.reshape(pose.matrix, (4, 4))))
@@ -210,9 +250,7 @@ def pose_of_box(box: Box) -> Pose:
 
 def box_of_roi(roi: Node) -> Box:
     """The RAS box around a ROI in the world; for a ROI along the RAS axes, its own."""
-    half_mm = 0.5 * np.array(roi.GetSize())
-    signs = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    corners_ras = apply_affine(matrix_array(roi.GetObjectToWorldMatrix()), signs * half_mm)
+    corners_ras = apply_affine(matrix_array(roi.GetObjectToWorldMatrix()), _CORNERS * (0.5 * np.array(roi.GetSize())))
     return Box(corners_ras.min(0), corners_ras.max(0))
 
 
@@ -240,7 +278,14 @@ def mask_of_segment(segmentation: Node, segment_id: str) -> tuple[NDArray[np.boo
     return array, Grid(array.shape, affine).cropped(first_ijk, array.shape)
 
 
-# Subject hierarchy and views
+def drawn_on(segmentation: Node) -> Node | None:
+    """The scan on which a segmentation was drawn; None if it does not say, or that one is gone or no scan."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    volume = segmentation.GetNodeReference(role)
+    return volume if volume is not None and volume.GetClassName() == "vtkMRMLScalarVolumeNode" else None
+
+
+# Subject hierarchy
 
 
 def put_beside(node: Node, volume: Node, folder: str = "") -> None:
@@ -265,7 +310,8 @@ def remove(node: Node) -> None:
     if item:
         hierarchy.RemoveItem(item, False, False)  # before the node, else its address stays in a cache
     scene = node.GetScene()
-    displays = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    count = node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0
+    displays = [node.GetNthDisplayNode(n) for n in range(count)]
     scene.RemoveNode(node)
     for display in displays:
         if display is not None and display.GetScene() is scene:
@@ -278,56 +324,3 @@ def remove_empty_folder(scene: Scene, name: str) -> None:
     folder = hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), name, True)
     if folder and hierarchy.GetNumberOfItemChildren(folder) == 0:
         hierarchy.RemoveItem(folder)
-
-
-def show_in_slices(scene: Scene, centre_ras: ArrayLike) -> None:
-    """Make all slice views show a place."""
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
-        scene.GetNthNodeByClass(index, "vtkMRMLSliceNode").JumpSliceByCentering(*np.asarray(centre_ras, float))
-
-
-# Tables
-
-
-def write_table(table: Node, columns: Sequence[tuple[str, Sequence[object]]]) -> None:
-    """Make a table node hold these columns: texts, numbers or ticks (bool)."""
-    with slicer.util.NodeModify(table):
-        table.RemoveAllColumns()
-        for title, values in columns:
-            if values and isinstance(values[0], bool):
-                array = vtk.vtkBitArray()
-            elif values and isinstance(values[0], float):
-                array = vtk.vtkDoubleArray()
-            else:
-                array = vtk.vtkStringArray()
-            array.SetName(title)
-            for value in values:
-                array.InsertNextValue(int(value) if isinstance(value, bool) else value)
-            table.AddColumn(array)
-        table.SetUseColumnTitleAsColumnHeader(True)
-
-
-def column(table: Node, title: str) -> list[object]:
-    """The values of a table's column; [] if there is none."""
-    array = table.GetTable().GetColumnByName(title)
-    return [] if array is None else [array.GetValue(row) for row in range(array.GetNumberOfValues())]
-
-
-# Placing points by the mouse
-
-
-def start_placing(markups: Node) -> None:
-    """Let clicks in the views add points to a list, one after another, until :func:`stop_placing`."""
-    scene = markups.GetScene()
-    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
-    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-    selection.SetReferenceActivePlaceNodeClassName(markups.GetClassName())
-    selection.SetActivePlaceNodeID(markups.GetID())
-    interaction.SetPlaceModePersistence(1)
-    interaction.SetCurrentInteractionMode(interaction.Place)
-
-
-def stop_placing(scene: Scene) -> None:
-    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-    if interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place:
-        interaction.SetCurrentInteractionMode(interaction.ViewTransform)

@@ -5,18 +5,27 @@ An organ that is not in the scan has neither; that it is absent is kept with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+import vtk
 
-from rprloc import WALLS, AbsentOrgan, Box, Detections, InputError, OrganDetection
-from SlicerRPRLocLib import nodes
+from rprloc import WALLS, AbsentOrgan, Box, Detections, OrganDetection
+from SlicerRPRLocLib import nodes, views
 from SlicerRPRLocLib.nodes import ORGAN, ROLE, Node, Pose, Scene, find_volume, organ_of, paint, volume_of
 
-_FOUND, _CHECKED, _ABSENT = "RPRLoc.Detections", "RPRLoc.Checked", "RPRLoc.Absent"
-_TABLE = "RPR-Loc results"
+_FOUND, _CHECKED = "RPRLoc.Detections", "RPRLoc.Checked"
+_ABSENT, _ABSENT_CHECKED = "RPRLoc.Absent", "RPRLoc.AbsentChecked"
 _MOVED_MM = 0.01
+_DOUBTFUL_MM = 10.0  # more than a centimetre at each wall: worth a look before the others
+
+Key = tuple[str, str]
+"""A volume's id and an organ: what a row of the table is about, whether the organ has a ROI or is absent."""
+
+_parsed = lru_cache(maxsize=4096)(Detections.from_json)
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Result:
     @property
     def detections(self) -> Detections:
         """The detections, of this one organ."""
-        return Detections.from_json(self.found_json)
+        return _parsed(self.found_json)
 
     @property
     def found(self) -> OrganDetection:
@@ -42,6 +51,20 @@ class Result:
         return self.found.organ
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of results; ``tip`` says the rest. A doubtful one is worth a look before the others."""
+
+    key: Key
+    organ: str
+    scan: str
+    size: str
+    error: str
+    checked: bool
+    doubtful: bool
+    tip: str
+
+
 class Results:
     """The results in a scene."""
 
@@ -49,11 +72,11 @@ class Results:
         self.scene = scene
 
     def rois(self) -> list[Node]:
-        """The ROIs of all results whose volume is there, volume by volume."""
+        """The ROIs of all results whose volume is there, volume by volume; the user's copies of them are none."""
         found = [
             roi
             for roi in nodes.of_class(self.scene, "vtkMRMLMarkupsROINode")
-            if roi.GetAttribute(ROLE) == "result" and find_volume(roi) is not None
+            if roi.GetAttribute(ROLE) == "result" and find_volume(roi) is not None and not nodes.is_clone(roi)
         ]
         volumes = list(dict.fromkeys(volume_of(roi).GetID() for roi in found))
         return sorted(found, key=lambda roi: volumes.index(volume_of(roi).GetID()))
@@ -65,7 +88,7 @@ class Results:
         """The point list that belongs to a ROI."""
         for node in nodes.of_class(self.scene, "vtkMRMLMarkupsFiducialNode"):
             same = organ_of(node) == organ_of(roi) and find_volume(node) is volume_of(roi)
-            if same and node.GetAttribute(ROLE) == "result points":
+            if same and node.GetAttribute(ROLE) == "result points" and not nodes.is_clone(node):
                 return node
         return None
 
@@ -94,7 +117,6 @@ class Results:
 
         Returns a sentence for each ROI that was kept as the user moved it, and for each organ that is not in the scan.
         """
-        self.take_ticks()
         told = []
         for volume, found in answers:
             absent = {organ.organ: organ for organ in self.absent(volume)}
@@ -117,18 +139,19 @@ class Results:
                 self.put(Result(volume.GetID(), alone.to_json(), nodes.pose_of_box(organ.box), checked=False))
             without = replace(found, query=volume.GetName() or found.query, organs=tuple(absent.values()))
             self.put_absent(volume.GetID(), without.to_json() if absent else "")
-        self.update_table()
+            looked_at = self._absent_checked(volume) - {organ.organ for organ in found.organs}
+            self._keep_absent_checked(volume, looked_at & set(absent))
+        views.draw_over_own_scans(self.scene)
         return told
 
     def absent_json(self) -> dict[str, str]:
         """By the ids of their volumes, the JSON of the detections of organs that are not in these."""
-        volumes = nodes.of_class(self.scene, "vtkMRMLScalarVolumeNode")
-        return {volume.GetID(): text for volume in volumes if (text := volume.GetAttribute(_ABSENT))}
+        return {volume.GetID(): text for volume in nodes.scans(self.scene) if (text := volume.GetAttribute(_ABSENT))}
 
     def absent(self, volume: Node) -> tuple[AbsentOrgan, ...]:
         """The organs that were looked for in a volume and are not in it."""
         text = volume.GetAttribute(_ABSENT)
-        return Detections.from_json(text).absent if text else ()
+        return _parsed(text).absent if text else ()
 
     def put_absent(self, volume_id: str, found_json: str) -> None:
         """Keep with a volume which organs are not in it: the JSON of their detections, or nothing."""
@@ -168,13 +191,24 @@ class Results:
                 nodes.remove(node)
         nodes.remove_empty_folder(self.scene, folder)
 
-    def jump_to(self, roi: Node) -> None:
-        """Show an organ in all slice views, with handles to correct its ROI; all others lose theirs."""
-        for other in self.rois():
-            display = other.GetDisplayNode()
-            display.SetHandlesInteractive(other is roi)
+    def remove_orphans(self) -> None:
+        """Remove ROIs whose volume is gone, and the points of ROIs that are gone."""
+        known = {(organ_of(roi), volume_of(roi).GetID()) for roi in self.rois()}
+        for kind, role in (("vtkMRMLMarkupsROINode", "result"), ("vtkMRMLMarkupsFiducialNode", "result points")):
+            for node in nodes.of_class(self.scene, kind):
+                key = organ_of(node), node.GetNodeReferenceID(nodes.VOLUME)
+                if node.GetAttribute(ROLE) == role and key not in known and not nodes.is_clone(node):
+                    nodes.remove(node)
+
+    def show(self, key: Key) -> None:
+        """Show a row's scan in all views, at its organ if that is in it, whose ROI alone gets handles."""
+        volume, chosen = self.scene.GetNodeByID(key[0]), self.find(key)
+        for roi in self.rois():
+            display = roi.GetDisplayNode()
+            display.SetHandlesInteractive(roi is chosen)
             display.SetRotationHandleVisibility(False)  # boxes lie along the axes
-        nodes.show_in_slices(self.scene, nodes.box_of_roi(roi).centre_ras)
+        if volume is not None:
+            views.show_scan(self.scene, volume, None if chosen is None else nodes.box_of_roi(chosen).centre_ras)
 
     def crop(self, roi: Node, margin_mm: float) -> Node:
         """The query volume cut to a ROI and a margin, as a new volume."""
@@ -183,72 +217,91 @@ class Results:
 
     # The table
 
-    def table(self) -> Node | None:
-        tables = nodes.of_class(self.scene, "vtkMRMLTableNode")
-        return next((table for table in tables if table.GetAttribute(ROLE) == "results"), None)
+    def rows(self) -> list[Row]:
+        """What the table shows: volume by volume, in each the most doubtful organs first and absent ones last."""
+        rows: dict[str, list[tuple[float, Row]]] = {}
+        for roi in self.rois():
+            row = self._row(roi)
+            found = self.record(roi).found
+            rows.setdefault(row.key[0], []).append((-(found.expected_wall_error_mm or 0.0), row))
+        for volume_id in self.absent_json():
+            volume = self.scene.GetNodeByID(volume_id)
+            checked = self._absent_checked(volume)
+            for organ in self.absent(volume):
+                key, done = (volume_id, organ.organ), organ.organ in checked
+                tip = f"{organ.remark.capitalize()}."
+                row = Row(key, organ.organ, volume.GetName(), "absent", "", done, False, tip)
+                rows.setdefault(volume_id, []).append((np.inf, row))
+        return [row for of_volume in rows.values() for _, row in sorted(of_volume, key=lambda pair: pair[0])]
 
-    def update_table(self) -> Node | None:
-        """Write all results into the table, one in a row, in the order of :meth:`rois`, then those that are absent.
+    def find(self, key: Key) -> Node | None:
+        """The ROI of a row; None if the organ is absent, or the row is no more."""
+        volume = self.scene.GetNodeByID(key[0])
+        return None if volume is None else self.roi(volume, key[1])
 
-        It is made if need be.
-        """
-        rois, table = self.rois(), self.table()
-        absent = [
-            (self.scene.GetNodeByID(volume_id).GetName(), organ)
-            for volume_id, text in self.absent_json().items()
-            for organ in Detections.from_json(text).absent
+    def check(self, key: Key, checked: bool) -> None:
+        """Keep that a person has looked at a row, with its ROI or, if the organ is absent, with the volume."""
+        roi, volume = self.find(key), self.scene.GetNodeByID(key[0])
+        if roi is not None:
+            roi.SetAttribute(_CHECKED, "1" if checked else "0")
+        elif volume is not None:
+            others = self._absent_checked(volume) - {key[1]}
+            self._keep_absent_checked(volume, others | {key[1]} if checked else others)
+
+    def absent_rows(self) -> list[tuple[Detections, AbsentOrgan, bool]]:
+        """Every absent organ, with the detections it is among, and whether a person has looked at it."""
+        found = []
+        for volume_id, text in self.absent_json().items():
+            checked = self._absent_checked(self.scene.GetNodeByID(volume_id))
+            found += [(_parsed(text), organ, organ.organ in checked) for organ in _parsed(text).absent]
+        return found
+
+    def adopt_table(self) -> None:
+        """Take the ticks out of the table node of a scene of version 0.2, which kept them there, and remove it."""
+        for table in nodes.of_class(self.scene, "vtkMRMLTableNode"):
+            if table.GetAttribute(ROLE) == "results":
+                ids, ticks = (table.GetTable().GetColumnByName(name) for name in ("ROI", "Checked"))
+                for row in range(min(ids.GetNumberOfValues(), ticks.GetNumberOfValues()) if ids and ticks else 0):
+                    roi = self.scene.GetNodeByID(ids.GetValue(row))
+                    if roi is not None:
+                        roi.SetAttribute(_CHECKED, str(int(vtk.vtkVariant(ticks.GetValue(row)).ToInt())))
+                nodes.remove(table)
+
+    def _row(self, roi: Node) -> Row:
+        found, box, error = self.record(roi).found, nodes.box_of_roi(roi), self.record(roi).found.expected_wall_error_mm
+        corrected = self.is_corrected(roi)
+        doubtful = error is not None and error > _DOUBTFUL_MM and not corrected
+        tip = [
+            f"In the scan: {_in_the_scan(found)}.",
+            f"Centre RAS: {', '.join(f'{value:.0f}' for value in box.centre_ras)} mm.",
+            f"The votes for its points spread {found.spread_mm.mean():.1f} mm.",
+            "Corrected by hand." if corrected else "",
+            "Doubtful: each wall may be off by more than a centimetre. Look at all six." if doubtful else "",
         ]
-        if table is None:
-            if not rois and not absent:
-                return None
-            table = self.scene.AddNewNodeByClass("vtkMRMLTableNode", _TABLE)
-            table.SetAttribute(ROLE, "results")
-        boxes = [nodes.box_of_roi(roi) for roi in rois]
-        found = [self.record(roi).found for roi in rois]
-        nothing = [""] * len(absent)
-        sizes = [" x ".join(f"{length:.0f}" for length in box.size_mm) for box in boxes]
-        centres = [", ".join(f"{value:.0f}" for value in box.centre_ras) for box in boxes]
-        columns: list[tuple[str, Sequence[object]]] = [
-            ("Checked", [*(roi.GetAttribute(_CHECKED) == "1" for roi in rois), *(False for _ in absent)]),
-            ("Organ", [*(organ_of(roi) for roi in rois), *(organ.organ for _, organ in absent)]),
-            ("Scan", [*(volume_of(roi).GetName() for roi in rois), *(name for name, _ in absent)]),
-            ("In the scan", [*(_in_the_scan(organ) for organ in found), *(organ.remark for _, organ in absent)]),
-            ("Size mm", [*sizes, *nothing]),
-            ("Centre RAS mm", [*centres, *nothing]),
-            ("Expected error mm", [*(_error_text(organ) for organ in found), *nothing]),
-            ("Spread mm", [*(f"{organ.spread_mm.mean():.1f}" for organ in found), *nothing]),
-            ("Corrected", [*("yes" if self.is_corrected(roi) else "" for roi in rois), *nothing]),
-            ("ROI", [*(roi.GetID() for roi in rois), *nothing]),
-        ]
-        nodes.write_table(table, columns)
-        return table
+        return Row(
+            (volume_of(roi).GetID(), organ_of(roi)),
+            organ_of(roi),
+            volume_of(roi).GetName(),
+            " x ".join(f"{length:.0f}" for length in box.size_mm),
+            "corrected" if corrected else _error_text(found),
+            roi.GetAttribute(_CHECKED) == "1",
+            doubtful,
+            "\n".join(filter(None, tip)),
+        )
 
-    def take_ticks(self) -> None:
-        """Keep the ticks that the user has set in the table."""
-        table = self.table()
-        if table is not None:
-            ticks = dict(zip(nodes.column(table, "ROI"), nodes.column(table, "Checked"), strict=True))
-            for roi in self.rois():
-                if roi.GetID() in ticks:
-                    roi.SetAttribute(_CHECKED, "1" if ticks[roi.GetID()] else "0")
+    def _absent_checked(self, volume: Node) -> set[str]:
+        return set(json.loads(volume.GetAttribute(_ABSENT_CHECKED) or "[]"))
 
-    def in_row(self, row: int) -> Node:
-        """The ROI of a row of the table. Raises InputError if there is none."""
-        table = self.table()
-        ids = [] if table is None else nodes.column(table, "ROI")
-        if 0 <= row < len(ids) and not ids[row]:
-            organ = nodes.column(table, "Organ")[row]
-            raise InputError(f"{organ} is not in the scan and has no ROI. Click another organ.")
-        roi = self.scene.GetNodeByID(ids[row]) if 0 <= row < len(ids) else None
-        if roi is None:
-            raise InputError("No organ is chosen. Click its row in the table of results.")
-        return roi
+    def _keep_absent_checked(self, volume: Node, organs: set[str]) -> None:
+        volume.SetAttribute(_ABSENT_CHECKED, json.dumps(sorted(organs)) if organs else None)
 
     def _new(self, kind: str, name: str, role: str, organ: str, volume: Node, folder: str) -> Node:
-        node = self.scene.AddNewNodeByClass(kind, name)
+        with nodes.keeping_place_node(self.scene):
+            node = self.scene.AddNewNodeByClass(kind, name)
         node.SetAttribute(ROLE, role)
         node.SetAttribute(ORGAN, organ)
         node.SetNodeReferenceID(nodes.VOLUME, volume.GetID())
+        nodes.sign(node)
         node.CreateDefaultDisplayNodes()
         paint(node, organ)
         nodes.put_beside(node, volume, folder)

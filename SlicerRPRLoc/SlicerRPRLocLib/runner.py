@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,15 @@ from typing import IO
 
 import rprloc
 from rprloc import InputError
+from rprloc.version import __version__
 from SlicerRPRLocLib.runs import Event
 
 _KILL_WAIT_S = 5.0
 _KEPT_LINES = 20
+_GIVE_AWAY_S = 0.002
+"""How long each poll lets other threads run: Slicer's event loop never does, so the readers depend on it."""
+
+_LIBRARY = Path(rprloc.__file__).resolve().parent
 
 
 def serve_command(device: str = "auto") -> list[str]:
@@ -35,7 +41,7 @@ def serve_command(device: str = "auto") -> list[str]:
 def serve_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment (by default this process's) in which the child finds the same rprloc as this process."""
     given = dict(os.environ if environment is None else environment)
-    package = str(Path(rprloc.__file__).resolve().parents[1])
+    package = str(_LIBRARY.parent)
     given["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [given.get("PYTHONPATH")])])
     given["PYTHONUNBUFFERED"] = "1"
     return given
@@ -49,6 +55,7 @@ class Runner:
         self._environment = serve_environment(environment)
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[str] | None = None
+        self._ready: Event | None = None
         self._readers: list[threading.Thread] = []
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -57,6 +64,14 @@ class Runner:
     def pid(self) -> int | None:
         """The child's process, None if there is none."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def about(self) -> str:
+        """Which library the child runs and on what, as it has said itself; "" before it is ready."""
+        ready = self._ready
+        return (
+            "" if ready is None else f"RPR-Loc {ready['version']} runs on {ready['device']}, from {ready['library']}."
+        )
 
     def start(self) -> None:
         """Start the child if it is not running, so that it gets ready while requests are prepared.
@@ -83,18 +98,34 @@ class Runner:
         return number
 
     def poll(self) -> list[Event]:
-        """The events since the last time. If the child has ended, the last one is ``{"event": "ended", "message"}``."""
+        """The events since the last time.
+
+        If the child has ended, the last one is ``{"event": "ended", "message", "ready"}``: ``ready`` tells whether it
+        ever was. A child that runs another library than this process is ended, and the event says so.
+        """
         process = self._process
+        if process is not None:
+            time.sleep(_GIVE_AWAY_S)
         ended = process is not None and process.poll() is not None
         if ended:
             for reader in self._readers:
                 reader.join(_KILL_WAIT_S)
         events = []
         while not self._events.empty():
-            events.append(self._events.get())
+            event = self._events.get()
+            if event.get("damaged") == "torch":
+                event["message"] = damaged_torch(str(event.get("message")))
+            events.append(event)
+            if event["event"] == "ready":
+                wrong = _other_library(event)
+                if wrong:
+                    self.cancel()
+                    return [*events[:-1], {"id": None, "event": "ended", "message": wrong, "ready": False}]
+                self._ready = event
         if ended:
             assert process is not None
-            events.append({"id": None, "event": "ended", "message": self._why(process.returncode)})
+            message, ready = self._why(process.returncode), self._ready is not None
+            events.append({"id": None, "event": "ended", "message": message, "ready": ready})
             self._forget()
         return events
 
@@ -130,6 +161,7 @@ class Runner:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=self._environment,
+                cwd=_LIBRARY.parent,  # first on the path of "python -m", before what Slicer's launcher puts there
                 text=True,
                 encoding="utf-8",
                 errors="replace",
@@ -181,6 +213,30 @@ class Runner:
                         stream.close()
                     except OSError:
                         continue
-        self._process, self._readers = None, []
+        self._process, self._readers, self._ready = None, [], None
         self._events = queue.SimpleQueue()
         self._last_lines.clear()
+
+
+def damaged_torch(reason: str) -> str:
+    """What to say of a PyTorch that is installed and cannot be imported: the reason, in a sentence, and the way out."""
+    return (
+        f"{reason} In Slicer: press Uninstall PyTorch in the module PyTorch Utils, restart Slicer, and press Locate, "
+        "which installs it anew."
+    )
+
+
+def _other_library(ready: Event) -> str:
+    """What is wrong if a child that is ready runs another library than this process; "" if it is the same."""
+    theirs, version = ready.get("library"), ready.get("version")
+    if theirs is None or Path(theirs).resolve() != _LIBRARY:
+        return (
+            f"RPR-Loc's process runs the library in {theirs or 'an unknown folder'}, and the panel the one in "
+            f"{_LIBRARY}. Write slicer.util.pip_uninstall('rprloc') into Slicer's Python console and restart Slicer."
+        )
+    if version != __version__:
+        return (
+            f"RPR-Loc's library has changed from version {__version__} to {version} since Slicer was started. Restart "
+            "Slicer."
+        )
+    return ""

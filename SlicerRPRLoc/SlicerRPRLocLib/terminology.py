@@ -17,6 +17,7 @@ ATTRIBUTE = "Terminologies.TerminologyEntry"
 _CATEGORY = "SCT^123037004^Anatomical Structure"
 _COLOURED_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
 _DICOM_LIST = "Segmentation category and type - DICOM master list"
+_WITHOUT_SIDES_IN_COLOURED_LIST = ("113197003",)  # the rib
 _SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
 
 Colour = tuple[float, float, float]
@@ -36,7 +37,8 @@ class Term:
     def entry(self) -> str:
         """The term as Slicer writes it: context, category, type, its modifier, then region and its modifier."""
         modifier = "SCT^{}^{}".format(*_SIDES[self.side]) if self.side else "^^"
-        context = _COLOURED_LIST if self.rgb else _DICOM_LIST
+        coloured = self.rgb and not (self.side and self.code in _WITHOUT_SIDES_IN_COLOURED_LIST)
+        context = _COLOURED_LIST if coloured else _DICOM_LIST
         return f"{context}~{_CATEGORY}~SCT^{self.code}^{self.meaning}~{modifier}~~^^~^^"
 
 
@@ -141,6 +143,12 @@ def colour(organ: str) -> Colour:
         red, green, blue = term.rgb
         return red / 255, green / 255, blue / 255
     return organ_colour(zlib.crc32(organ.strip().lower().encode()) % 12)
+
+
+def names() -> tuple[str, ...]:
+    """The names under which organs are known, with their sides, as one may write them."""
+    sided = [f"{side} {name}" for name, term in _TERMS.items() if term.paired for side in _SIDES]
+    return tuple(sorted([*(name for name, term in _TERMS.items() if not term.paired), *sided]))
 
 
 def all_terms() -> tuple[Term, ...]:

@@ -1,66 +1,48 @@
-"""The panel: it hands what the user does to the logic and shows what the logic says. The only file that needs Qt."""
+"""The panel: it hands what the user does to the logic and shows what the logic says."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import qt
 import slicer
+import slicer.packaging
 from slicer.i18n import tr as _
-from slicer.parameterNodeWrapper import parameterNodeWrapper
-from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedLoadableModuleWidget
-from slicer.util import VTKObservationMixin
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 
-from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib import nodes, terminology, views
+from SlicerRPRLocLib.buttons import reasons
+from SlicerRPRLocLib.examples import NOT_TAKEN
 from SlicerRPRLocLib.export import export_results
+from SlicerRPRLocLib.handover import temporary_folder
 from SlicerRPRLocLib.installer import Installer, torch_extension
+from SlicerRPRLocLib.lists import CheckList, ChoiceList, ResultTable
 from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.nodes import Node
+from SlicerRPRLocLib.parameters import SlicerRPRLocLogic, SlicerRPRLocParameterNode
+from SlicerRPRLocLib.results import Key
 from SlicerRPRLocLib.runner import Runner, serve_command
 from SlicerRPRLocLib.runs import Update
+from SlicerRPRLocLib.watching import SceneWatcher
 
-_POLL_MS = 100
-_POINT_EVENTS = ("PointPositionDefinedEvent", "PointRemovedEvent", "PointEndInteractionEvent")
-
-
-@parameterNodeWrapper
-class SlicerRPRLocParameterNode:
-    """What the user has chosen; kept in the scene."""
-
-    supportVolume: slicer.vtkMRMLScalarVolumeNode
-    organName: str
-    example: slicer.vtkMRMLMarkupsFiducialNode
-    forceCpu: bool = False
-    exportFolder: Path
-    exportMarkups: bool = True
-    exportLabelMap: bool = False
-    exportTable: bool = True
-    cropMargin: float = 10.0
-    searchFolder: Path
-    resultFolder: Path
+_POLL_MS = 50
+_IDLE_MS = 5 * 60 * 1000
 
 
-class SlicerRPRLocLogic(ScriptedLoadableModuleLogic):
-    """Slicer's own logic of the module, for its parameter node alone; what it does is in :class:`RPRLocLogic`."""
-
-
-class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
     """The panel of the module."""
 
     logic: RPRLocLogic
 
     def __init__(self, parent: object = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self.parameters: Any = None
-        """A SlicerRPRLocParameterNode, which Slicer wraps, while the panel is shown."""
+        SceneWatcher.__init__(self)
+        self.parameters: Any = None  # a SlicerRPRLocParameterNode while the panel is shown
         self._gui_tag: int | None = None
         self._device = "auto"
-        self._organ_items: dict[str, qt.QListWidgetItem] = {}
-        self._row = -1
-        self._changed: dict[str, bool] = {}
-        """By the ids of examples whose points have changed: whether that is a step that can be undone."""
-        self._looking = False
+        self._placing = ""  # the id of the example whose points are being placed
+        self._tips: dict[str, str] = {}
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
@@ -68,75 +50,115 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
-        self.ui.exampleSelector.addAttribute("vtkMRMLMarkupsFiducialNode", nodes.ROLE, "example")
-        self.logic = RPRLocLogic(slicer.mrmlScene, self._runner("auto"))
-        self.installer = self._installer()
-        self.timer = qt.QTimer()
+        self.logic = RPRLocLogic(slicer.mrmlScene, self._runner("auto"), temporary_folder())
+        self.installer = Installer(slicer.packaging, torch_extension, slicer.util.confirmOkCancelDisplay)
+        self.timer, self.idleTimer = qt.QTimer(), qt.QTimer()
         self.timer.setInterval(_POLL_MS)
         self.timer.timeout.connect(self.onTimer)
+        self.idleTimer.setInterval(_IDLE_MS)
+        self.idleTimer.timeout.connect(self.rest)
+        self.organs = CheckList(self.ui.organList, self.showButtons)
+        self.scans = CheckList(self.ui.scanList, self.showButtons)
+        self.examples = ChoiceList(self.ui.exampleList, lambda key: self._try(lambda: self.onExample(key)))
+        self.table = ResultTable(self.ui.resultTable, lambda key: self._try(lambda: self.onRow(key)), self.onTick)
+        self.completer = qt.QCompleter(list(terminology.names()))  # kept, because Qt does not own it
+        self.completer.setCaseSensitivity(qt.Qt.CaseInsensitive)
+        self.ui.organEdit.setCompleter(self.completer)
         for name, action in {
             "placeButton": self.onPlace,
             "stopButton": self.stopPlacing,
             "segmentButton": self.onSegment,
+            "segmentsButton": self.onSegments,
             "removeButton": self.onRemoveExample,
             "loadSetButton": self.onLoadSet,
             "saveSetButton": self.onSaveSet,
             "allButton": self.onAllScans,
+            "noneButton": lambda: self.scans.tick(()),
             "locateButton": self.onLocate,
             "folderButton": self.onLocateInFolder,
             "cancelButton": self.onCancel,
-            "undoButton": self.onUndo,
-            "redoButton": self.onRedo,
+            "undoButton": lambda: self.goTo(self.logic.history.undo),
+            "redoButton": lambda: self.goTo(self.logic.history.redo),
             "deleteButton": self.onDeleteResult,
             "exportButton": self.onExport,
             "cropButton": self.onCrop,
         }.items():
-            getattr(self.ui, name).clicked.connect(lambda *_args, action=action: self._try(action))
-        self.ui.resultTable.clicked.connect(lambda index: self._try(lambda: self.onRow(index.row())))
-        scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        for event in (scene.EndCloseEvent, scene.EndImportEvent):
-            self.addObserver(scene, event, self.onSceneChanged)
-        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
-        self.onSceneChanged()
+            button = getattr(self.ui, name)
+            self._tips[name] = str(button.property("toolTip"))
+            button.clicked.connect(lambda *_args, action=action: self._try(action))
+        self.ui.supportSelector.nodeActivated.connect(self.onSupport)
+        for signal in (
+            self.ui.supportSelector.currentNodeChanged,
+            self.ui.organEdit.textChanged,
+            self.ui.segmentSelector.currentNodeChanged,
+            self.ui.segmentSelector.currentSegmentChanged,
+            *(path.currentPathChanged for path in (self.ui.exportPath, self.ui.searchPath, self.ui.resultPath)),
+        ):
+            signal.connect(lambda *_args: self.later("buttons", self.showButtons))
+        self.watchScene()
+        self.onSceneImported()
 
     def cleanup(self) -> None:
-        """The application closes: end the child, remove its files."""
-        self.timer.stop()
-        self.removeObservers()
-        self.logic.close()
+        """The application closes, or the module is loaded anew: end the child, remove its files."""
+        self.disconnectParameters()
+        self.stopWatching()
+        if hasattr(self, "table"):  # it was set up
+            self.timer.stop()
+            self.idleTimer.stop()
+            self.logic.close()
+
+    def onReload(self) -> None:
+        """For developers: what the entry point imports is loaded anew, too."""
+        for name in [name for name in sys.modules if name.split(".")[0] in ("SlicerRPRLocLib", "rprloc")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self) -> None:
         self.connectParameters()
+        self.refresh()
 
     def exit(self) -> None:
         self.stopPlacing()
         self.disconnectParameters()
+        self.rest()
+
+    def rest(self) -> None:
+        """Give the memory of an idle process back, that of the GPU above all."""
+        self.idleTimer.stop()
+        self.logic.rest()
+        self.ui.processLabel.setText(self.logic.about_child)
 
     # The scene and the parameters
 
-    def onSceneStartClose(self, caller: object = None, event: object = None) -> None:
+    def leaveScene(self) -> None:
         self.onCancel()
+        self.stopPlacing()
         self.disconnectParameters()
 
-    def onSceneChanged(self, caller: object = None, event: object = None) -> None:
-        """Another scene: the history begins anew."""
-        self.logic.history.clear()
-        self.connectParameters()
+    def clearPanel(self) -> None:
+        for name in ("guidanceLabel", "statusLabel"):
+            getattr(self.ui, name).setText("")
+        self.ui.logView.clear()
+        self.ui.progressBar.setValue(0)
+        self.ui.exportPath.setCurrentPath("")
+
+    def sceneChanged(self) -> None:
+        if self.parent.isEntered:
+            self.connectParameters()
         self.refresh()
 
-    def onNodeRemoved(self, caller: object = None, event: object = None) -> None:
-        qt.QTimer.singleShot(0, self.onNodesGone)  # when the scene is done with it
-
-    def onNodesGone(self) -> None:
-        self.logic.examples.remove_orphans()
-        self.refresh()
+    def nodesChanged(self) -> None:
+        if self.parent.isEntered:
+            self.refresh()
 
     def connectParameters(self) -> None:
         if self.parameters is None:
             node = SlicerRPRLocLogic().getParameterNode()
             self.parameters = SlicerRPRLocParameterNode(node)  # type: ignore[call-arg]  # Slicer wraps the class
             self._gui_tag = self.parameters.connectGui(self.ui)
+            shown = views.shown_scan(slicer.mrmlScene)
+            if self.parameters.supportVolume is None and shown in nodes.scans(slicer.mrmlScene):
+                self.parameters.supportVolume = shown
 
     def disconnectParameters(self) -> None:
         if self.parameters is not None:
@@ -145,98 +167,104 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # 1. Examples
 
+    def onSupport(self, volume: Node | None) -> None:
+        """The user has chosen the scan to mark: it is the one to see."""
+        if volume is not None:
+            views.show_scan(slicer.mrmlScene, volume)
+
     def onPlace(self) -> None:
         example = self.logic.examples.add(self.parameters.supportVolume, self.parameters.organName)
         self.chooseExample(example)
-        nodes.start_placing(example)
+        if not self.logic.examples.guidance(example).complete:
+            self._placing = example.GetID()
+            views.start_placing(example)
 
     def stopPlacing(self) -> None:
-        nodes.stop_placing(slicer.mrmlScene)
+        self._placing = ""
+        views.stop_placing(slicer.mrmlScene)
 
     def onSegment(self) -> None:
         selector = self.ui.segmentSelector
-        segmentation, segment_id = selector.currentNode(), selector.currentSegmentID()
-        if segmentation is None or not segment_id:
-            raise ValueError(_("No segment is chosen. Choose one above."))
-        volume = self.parameters.supportVolume
-        self.chooseExample(self.logic.examples.add_from_segment(volume, segmentation, segment_id))
+        with slicer.util.WaitCursor():
+            example = self.logic.examples.add_from_segment(
+                self.parameters.supportVolume, selector.currentNode(), selector.currentSegmentID()
+            )
+        self.chooseExample(example)
+
+    def onSegments(self) -> None:
+        segmentation = self.ui.segmentSelector.currentNode()
+        with slicer.util.WaitCursor():
+            made, told = self.logic.examples.add_visible_segments(self.parameters.supportVolume, segmentation)
+        self.chooseExample(made[-1])
+        self.ui.guidanceLabel.setText(_("{n} organs are marked.").format(n=len(made)) + " ".join(["", *told]))
 
     def chooseExample(self, example: Node) -> None:
-        self.observe(example)
-        self.parameters.example = example
+        views.show_scan(slicer.mrmlScene, nodes.volume_of(example))
+        self.recordAndRefresh()
+        self.examples.choose(example.GetID())
         self.ui.guidanceLabel.setText(self.logic.examples.guidance(example).text)
-        self.logic.history.record()
-        self.refresh()
+        self.showButtons()
 
-    def observe(self, example: Node) -> None:
-        handlers = {getattr(slicer.vtkMRMLMarkupsNode, name): self.onPoints for name in _POINT_EVENTS}
-        handlers[slicer.vtkMRMLMarkupsNode.PointModifiedEvent] = self.onPointsMoving
-        for event, handler in handlers.items():
-            if not self.hasObserver(example, event, handler):
-                self.addObserver(example, event, handler)
+    def onExample(self, node_id: str) -> None:
+        """The user has chosen an example: its scan is the one to see, at its points."""
+        example = slicer.mrmlScene.GetNodeByID(node_id)
+        if example in self.logic.examples.all():
+            points_ras = nodes.defined_points(example)
+            place_ras = 0.5 * (points_ras.min(0) + points_ras.max(0)) if len(points_ras) else None
+            views.show_scan(slicer.mrmlScene, nodes.volume_of(example), place_ras)
+            self.ui.guidanceLabel.setText(self.logic.examples.guidance(example).text)
+        self.showButtons()
 
-    def onPoints(self, caller: Node, event: object = None) -> None:
-        """A point was placed or removed, or its drag has ended: a step that can be undone."""
-        self.lookLater(caller, step=True)
-
-    def onPointsMoving(self, caller: Node, event: object = None) -> None:
-        self.lookLater(caller, step=False)
-
-    def lookLater(self, example: Node, step: bool) -> None:
-        """Look at the points once, when Slicer is no longer busy with them; what the look changes is no news."""
-        if not self._looking:
-            if example.GetID() not in self._changed:
-                qt.QTimer.singleShot(0, lambda: self.look(example))
-            self._changed[example.GetID()] = step or self._changed.get(example.GetID(), False)
-
-    def look(self, example: Node) -> None:
-        step = self._changed.pop(example.GetID(), False)
-        if example.GetScene() is None:
+    def look(self, example: Node, *, dragging: bool) -> None:
+        message = self.logic.examples.points_changed(example, dragging=dragging)
+        if not message:
             return
-        self._looking = True
-        try:
-            message = self.logic.examples.points_changed(example)
-        finally:
-            self._looking = False
         self.ui.guidanceLabel.setText(message)
-        if step:
+        if dragging:
+            return
+        if self._placing == example.GetID():
             if self.logic.examples.guidance(example).complete:
                 self.stopPlacing()
-            self.logic.history.record()
-            self.refresh()
+            elif NOT_TAKEN in message and not views.is_placing(example):
+                views.start_placing(example)  # it was the sixth, after which Slicer has stopped
+        self.recordAndRefresh()
 
     def onRemoveExample(self) -> None:
-        if self.parameters.example is not None:
-            self.logic.examples.remove(self.parameters.example)
-            self.logic.history.record()
-            self.refresh()
+        node = slicer.mrmlScene.GetNodeByID(self.examples.chosen or "")
+        if node is not None:
+            if node in self.logic.support_sets():
+                nodes.remove(node)
+            else:
+                self.logic.examples.remove(node)
+            self.recordAndRefresh()
 
     def onLoadSet(self) -> None:
-        path = qt.QFileDialog.getOpenFileName(None, _("Load support set"), "", "JSON (*.json)")
+        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Load support set"), "", "JSON (*.json)")
         if path:
             self.installer.ensure()
             self.logic.load_support_set(Path(path))
             self.refresh()
 
     def onSaveSet(self) -> None:
-        path = qt.QFileDialog.getSaveFileName(None, _("Save support set"), "organs.json", "JSON (*.json)")
+        window, files = slicer.util.mainWindow(), "JSON (*.json)"
+        path = qt.QFileDialog.getSaveFileName(window, _("Save support set"), "organs.json", files)
         if path:
-            self.start(lambda: self.logic.save_support_set(Path(path), self.tickedOrgans()))
+            file = Path(path) if Path(path).suffix else Path(path).with_suffix(".json")
+            self.start(lambda: self.logic.save_support_set(file, self.organs.ticked()))
 
     # 2. Runs
 
     def onAllScans(self) -> None:
-        selector = self.ui.querySelector
-        for volume in nodes.of_class(slicer.mrmlScene, "vtkMRMLScalarVolumeNode"):
-            ticked = volume is not self.parameters.supportVolume and volume.IsA("vtkMRMLLabelMapVolumeNode") == 0
-            selector.setCheckState(volume, qt.Qt.Checked if ticked else qt.Qt.Unchecked)
+        marked = {nodes.volume_of(example).GetID() for example in self.logic.examples.all()}
+        self.scans.tick([volume.GetID() for volume in nodes.scans(slicer.mrmlScene) if volume.GetID() not in marked])
 
     def onLocate(self) -> None:
-        self.start(lambda: self.logic.locate(list(self.ui.querySelector.checkedNodes()), self.tickedOrgans()))
+        queries = [slicer.mrmlScene.GetNodeByID(volume_id) for volume_id in self.scans.ticked()]
+        self.start(lambda: self.logic.locate(queries, self.organs.ticked()))
 
     def onLocateInFolder(self) -> None:
-        folder, out = Path(self.parameters.searchFolder), Path(self.parameters.resultFolder)
-        self.start(lambda: self.logic.locate_in_folder(folder, out, self.tickedOrgans()))
+        folder, out = Path(self.ui.searchPath.currentPath), Path(self.ui.resultPath.currentPath)
+        self.start(lambda: self.logic.locate_in_folder(folder, out, self.organs.ticked()))
 
     def start(self, run: Callable[[], None]) -> None:
         """Start a run of the logic, after what is missing was installed, on the device that is chosen."""
@@ -247,12 +275,13 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._device = device
         self.ui.logView.clear()
         run()
+        self.idleTimer.stop()
         self.ui.statusLabel.setText(_("Starting"))
         self.timer.start()
         self.refresh()
 
     def onTimer(self) -> None:
-        self.timer.stop()  # an error is shown once, not ten times a second
+        self.timer.stop()  # an error is shown once, not twenty times a second
         with slicer.util.tryWithErrorDisplay(_("RPR-Loc")):
             self.show(self.logic.poll())
 
@@ -263,102 +292,98 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.ui.logView.appendPlainText(line)
             self.ui.progressBar.setValue(round(100 * update.fraction))
             self.ui.statusLabel.setText(update.summary or update.message)
+            self.ui.processLabel.setText(self.logic.about_child)
         if update is not None and update.summary is None:
             self.timer.start()
+            if update.news:
+                self.refresh()
         else:
+            self.idleTimer.start()
             self.refresh()
 
     def onCancel(self) -> None:
         if self.logic.busy:
-            self.logic.cancel()
+            found = self.logic.cancel()
             self.timer.stop()
             self.ui.progressBar.setValue(0)
-            self.ui.statusLabel.setText(_("Cancelled; the scene is as it was."))
+            stays = _("{found} That stays; Undo takes it back.").format(found=found) if found else ""
+            self.ui.statusLabel.setText(f"{_('Cancelled.')} {stays or _('Nothing has changed.')}")
+            self.ui.processLabel.setText("")
             self.refresh()
 
     # 3. Results
 
-    def onRow(self, row: int) -> None:
-        self.logic.results.take_ticks()
-        self._row = row
-        self.logic.results.jump_to(self.chosenResult())
+    def onRow(self, key: Key) -> None:
+        self.logic.results.show(key)
+        if self.logic.results.find(key) is None:
+            self.ui.statusLabel.setText(_("{organ} is not in the scan; the views show the scan.").format(organ=key[1]))
+        self.showButtons()
 
-    def chosenResult(self) -> Node:
-        return self.logic.results.in_row(self._row)
+    def onTick(self, key: Key, checked: bool) -> None:
+        self.logic.results.check(key, checked)
+        self.later("results", self.recordAndRefresh)
 
-    def onDeleteResult(self) -> None:
-        self.logic.results.remove(self.chosenResult())
-        self._row = -1
+    def recordAndRefresh(self) -> None:
         self.logic.history.record()
         self.refresh()
 
-    def onUndo(self) -> None:
-        self.logic.history.undo()
-        self.refresh()
+    def chosenResult(self) -> Node:
+        roi = None if self.table.key is None else self.logic.results.find(self.table.key)
+        if roi is None:
+            raise ValueError(_("No organ with a box is chosen. Click its row in the table of results."))
+        return roi
 
-    def onRedo(self) -> None:
-        self.logic.history.redo()
+    def onDeleteResult(self) -> None:
+        self.logic.results.remove(self.chosenResult())
+        self.recordAndRefresh()
+
+    def goTo(self, change: Callable[[], None]) -> None:
+        change()
         self.refresh()
 
     def onExport(self) -> None:
-        self.logic.results.take_ticks()
         chosen = self.parameters
-        files = export_results(
-            self.logic.results,
-            Path(chosen.exportFolder),
-            markups=chosen.exportMarkups,
-            label_map=chosen.exportLabelMap,
-            table=chosen.exportTable,
-        )
+        with slicer.util.WaitCursor():
+            files = export_results(
+                self.logic.results,
+                Path(self.ui.exportPath.currentPath),
+                markups=chosen.exportMarkups,
+                label_map=chosen.exportLabelMap,
+                table=chosen.exportTable,
+            )
         self.ui.statusLabel.setText(_("Written: {names}").format(names=", ".join(file.name for file in files)))
 
     def onCrop(self) -> None:
-        cropped = self.logic.results.crop(self.chosenResult(), self.parameters.cropMargin)
+        with slicer.util.WaitCursor():
+            cropped = self.logic.results.crop(self.chosenResult(), self.parameters.cropMargin)
         self.ui.statusLabel.setText(_("New volume: {name}").format(name=cropped.GetName()))
 
     # What is shown
 
     def refresh(self) -> None:
-        """Show the organs, the results and which buttons can be pressed."""
-        for example in self.logic.examples.all():
-            self.observe(example)  # also those that came by undo or with a scene
-        self.showOrgans()
-        self.logic.results.take_ticks()
+        """Show the examples, the scans, the results and which buttons can be pressed; write only what has changed."""
+        self.logic.examples.follow_names()
+        self.watchNodes()
+        organs = self.logic.organs()
+        self.organs.show({organ: organ if n == 1 else f"{organ} ({n})" for organ, n in organs.items()}, new_ticked=True)
+        self.scans.show({node.GetID(): node.GetName() for node in nodes.scans(slicer.mrmlScene)}, new_ticked=False)
+        self.examples.show(self.logic.describe_examples())
         if self.logic.results.rois() and self.installer.missing():  # a saved scene on a computer new to the module
             self.ui.statusLabel.setText(_("Press Locate to install what is needed to show the results of this scene."))
-        elif (table := self.logic.results.update_table()) is not None:
-            self.ui.resultTable.setMRMLTableNode(table)
-        busy, history = self.logic.busy, self.logic.history
-        for name in ("locateButton", "folderButton", "saveSetButton"):
-            getattr(self.ui, name).setEnabled(not busy and bool(self._organ_items))
-        self.ui.cancelButton.setEnabled(busy)
-        self.ui.undoButton.setEnabled(not busy and history.can_undo)
-        self.ui.redoButton.setEnabled(not busy and history.can_redo)
+        else:
+            self.table.show(self.logic.results.rows())
+        self.showButtons()
 
-    def showOrgans(self) -> None:
-        """The organs that can be located; new ones are ticked, ticks of the others stay."""
-        organs = self.logic.organs()
-        unticked = set(self._organ_items) - set(self.tickedOrgans())
-        self.ui.organList.clear()
-        self._organ_items = {}
-        for organ, count in organs.items():
-            item = qt.QListWidgetItem(organ if count == 1 else f"{organ} ({count})")
-            item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
-            item.setCheckState(qt.Qt.Unchecked if organ in unticked else qt.Qt.Checked)
-            self.ui.organList.addItem(item)
-            self._organ_items[organ] = item
-
-    def tickedOrgans(self) -> list[str]:
-        return [organ for organ, item in self._organ_items.items() if item.checkState() == qt.Qt.Checked]
+    def showButtons(self) -> None:
+        """Let only those buttons be pressed that can do something; the tips of the others say what is missing."""
+        for name, reason in reasons(self).items():
+            button = getattr(self.ui, name)
+            button.setEnabled(not reason)
+            button.setToolTip(reason or self._tips[name])
 
     def _try(self, action: Callable[[], None]) -> None:
-        with slicer.util.tryWithErrorDisplay(_("RPR-Loc"), waitCursor=True):
+        with slicer.util.tryWithErrorDisplay(_("RPR-Loc")):
             action()
 
     def _runner(self, device: str) -> Runner:
         return Runner(serve_command(device), slicer.util.startupEnvironment())
-
-    def _installer(self) -> Installer:
-        import slicer.packaging
-
-        return Installer(slicer.packaging, torch_extension)

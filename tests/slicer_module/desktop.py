@@ -1,13 +1,20 @@
-"""Stand-ins for what only Slicer's desktop has: its widgets, its modules for Python, and the errors that it shows."""
+"""Stand-ins for what only Slicer's desktop has: its widgets, its modules for Python, and the errors that it shows.
+
+They behave as Slicer's own do where that has led astray: selectors list nodes of derived classes unless they are told
+otherwise and take no others; what binds parameters to widgets overwrites ranges and writes "." into fields for paths.
+"""
 
 from __future__ import annotations
 
+import math
 import types
+import unittest
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from tests.example import ExampleFiles
 from tests.slicer_module.scenes import MODULE, Scene
@@ -28,33 +35,32 @@ def stand_in_classes() -> dict[str, type]:
 
     class NodeComboBox(SceneWidget):
         currentNodeChanged = QtCore.Signal(object)
+        nodeActivated = QtCore.Signal(object)
         node: Any = None
-
-        def __init__(self, parent: Any = None) -> None:
-            super().__init__(parent)
-            self.attributes: list[tuple[str, str, str]] = []
-            self.ticked: list[Any] = []
-
-        def addAttribute(self, kind: str, name: str, value: str) -> None:
-            self.attributes.append((kind, name, value))
 
         def currentNode(self) -> Any:
             return self.node
 
+        def offers(self, node: Any) -> bool:
+            kinds = self.property("nodeTypes")
+            child_types = self.property("showChildNodeTypes") is not False
+            return node.GetClassName() in kinds or (child_types and any(node.IsA(kind) for kind in kinds))
+
         def setCurrentNode(self, node: Any) -> None:
+            if node is not None and not self.offers(node):
+                return
             if node is not self.node:
                 self.node = node
                 self.currentNodeChanged.emit(node)
 
-        def checkedNodes(self) -> tuple[Any, ...]:
-            return tuple(self.ticked)
-
-        def setCheckState(self, node: Any, state: Any) -> None:
-            self.ticked = [one for one in self.ticked if one is not node]
-            if state == QtCore.Qt.Checked:
-                self.ticked.append(node)
+        def choose(self, node: Any) -> None:
+            """What the user does."""
+            self.setCurrentNode(node)
+            self.nodeActivated.emit(self.node)
 
     class SegmentSelector(SceneWidget):
+        currentNodeChanged = QtCore.Signal(object)
+        currentSegmentChanged = QtCore.Signal(str)
         choice: tuple[Any, str] = (None, "")
 
         def currentNode(self) -> Any:
@@ -63,15 +69,11 @@ def stand_in_classes() -> dict[str, type]:
         def currentSegmentID(self) -> str:
             return self.choice[1]
 
-    class TableView(QtWidgets.QTableView):
-        scene: Any = None
-        table: Any = None
-
-        def setMRMLScene(self, scene: Any) -> None:
-            self.scene = scene
-
-        def setMRMLTableNode(self, table: Any) -> None:
-            self.table = table
+        def choose(self, node: Any, segment_id: str) -> None:
+            self.choice = (node, segment_id)
+            self.currentNodeChanged.emit(node)
+            if segment_id:
+                self.currentSegmentChanged.emit(segment_id)
 
     class PathLineEdit(QtWidgets.QWidget):
         currentPathChanged = QtCore.Signal(str)
@@ -84,9 +86,7 @@ def stand_in_classes() -> dict[str, type]:
     return {
         "qMRMLWidget": SceneWidget,
         "qMRMLNodeComboBox": NodeComboBox,
-        "qMRMLCheckableNodeComboBox": NodeComboBox,
         "qMRMLSegmentSelectorWidget": SegmentSelector,
-        "qMRMLTableView": TableView,
         "ctkPathLineEdit": PathLineEdit,
         "ctkCollapsibleButton": QtWidgets.QWidget,
     }
@@ -126,11 +126,27 @@ def all_widgets(panel: Any) -> list[Any]:
     return [child for child in panel.findChildren(QtWidgets.QWidget) if child.objectName()]
 
 
+@dataclass
+class WithinRange:
+    """Slicer's validator of the same name."""
+
+    minimum: float
+    maximum: float
+
+
 def parameter_node_wrapper(kind: type) -> type:
     """Like Slicer's: typed attributes, bound to the widgets that carry the property SlicerParameterName."""
 
+    def plain(hint: Any) -> type:
+        return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
     class Wrapped:
-        types = kind.__annotations__
+        types: ClassVar = {name: plain(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
+        ranges: ClassVar = {
+            name: next((one for one in hint.__metadata__ if isinstance(one, WithinRange)), None)
+            for name, hint in get_type_hints(kind, include_extras=True).items()
+            if get_origin(hint) is Annotated
+        }
 
         def __init__(self, node: Any) -> None:
             self.__dict__["node"] = node
@@ -165,6 +181,8 @@ def parameter_node_wrapper(kind: type) -> type:
                     self.bound[name] = widget.setChecked
                 elif isinstance(widget, QtWidgets.QDoubleSpinBox):
                     assert wanted is float
+                    limits = self.ranges.get(name) or WithinRange(-math.inf, math.inf)
+                    widget.setRange(limits.minimum, limits.maximum)
                     widget.valueChanged.connect(take)
                     self.bound[name] = widget.setValue
                 elif hasattr(widget, "currentPathChanged"):
@@ -189,7 +207,12 @@ class Desktop:
 
     def __init__(self, scene: Scene, example: ExampleFiles) -> None:
         self.scene, self.example, self.errors = scene, example, []
+        self.window = object()
         self.missing: list[str] = []
+        self.questions: list[str] = []
+        self.cursors: list[str] = []
+        """Whether the cursor was one that waits, each time a dialog was open."""
+        self.waiting = False
         self.file = ""
 
     def modules(self) -> dict[str, types.ModuleType]:
@@ -201,13 +224,20 @@ class Desktop:
         desktop = self
 
         class QFileDialog:
-            getOpenFileName = getSaveFileName = staticmethod(lambda *arguments: desktop.file)
+            @staticmethod
+            def getOpenFileName(parent: Any, *arguments: str) -> str:
+                assert parent is desktop.window
+                desktop.cursors.append("waits" if desktop.waiting else "normal")
+                return desktop.file
+
+            getSaveFileName = getOpenFileName
 
         qt.QFileDialog = QFileDialog
 
         class Widget:
             def __init__(self, parent: Any = None) -> None:
                 self.parent = QtWidgets.QWidget()
+                self.parent.isEntered = False
                 self.layout = QtWidgets.QVBoxLayout(self.parent)
 
             def setup(self) -> None:
@@ -228,13 +258,15 @@ class Desktop:
         made["slicer.i18n"].tr = lambda text: text
         made["slicer.i18n"].translate = lambda context, text: text
         made["slicer.packaging"].load_requirements = lambda path: ["jsonschema>=4.20"]
-        made["slicer.packaging"].pip_check = lambda wanted: not self.missing
+        made["slicer.packaging"].pip_check = lambda wanted: (
+            not any(str(one).split(">")[0] in self.missing for one in wanted)
+        )
         made["slicer.packaging"].pip_ensure = self._pip_ensure
         wrapper = types.ModuleType("slicer.parameterNodeWrapper")
-        wrapper.parameterNodeWrapper = parameter_node_wrapper
+        wrapper.parameterNodeWrapper, wrapper.WithinRange = parameter_node_wrapper, WithinRange
         scripted = types.ModuleType("slicer.ScriptedLoadableModule")
         scripted.ScriptedLoadableModuleWidget, scripted.ScriptedLoadableModuleLogic = Widget, Logic
-        scripted.ScriptedLoadableModule = scripted.ScriptedLoadableModuleTest = Module
+        scripted.ScriptedLoadableModule, scripted.ScriptedLoadableModuleTest = Module, unittest.TestCase
         return {
             "qt": qt,
             **made,
@@ -242,12 +274,28 @@ class Desktop:
             "slicer.ScriptedLoadableModule": scripted,
         }
 
-    def _pip_ensure(self, wanted: list[str], *, requester: str) -> None:
-        raise RuntimeError("User declined package installation")
+    def _pip_ensure(self, wanted: list[str], *, constraints: Path, prompt_install: bool, requester: str) -> None:
+        raise AssertionError("it was declined")
+
+    def confirm(self, question: str) -> bool:
+        self.cursors.append("waits" if self.waiting else "normal")
+        self.questions.append(question)
+        return False
 
     @contextmanager
-    def try_with_error_display(self, message: str, **options: Any) -> Iterator[None]:
+    def wait_cursor(self) -> Iterator[None]:
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+    @contextmanager
+    def try_with_error_display(self, message: str, waitCursor: bool = False) -> Iterator[None]:
+        self.waiting = waitCursor
         try:
             yield
         except (ValueError, OSError) as error:
             self.errors.append(str(error))
+        finally:
+            self.waiting = False

@@ -65,6 +65,31 @@ class Scene:
             child.SetAndObserveTransformNodeID(node.GetID())
         return node
 
+    def add_views(self) -> dict[str, Any]:
+        """The slice views of Slicer's default layout, by their names, and a 3D view."""
+        import slicer
+
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.mrml)
+        views = {}
+        for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
+            kinds = ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode")
+            view, shown = (self.mrml.CreateNodeByClass(kind) for kind in kinds)
+            for node in (view, shown):
+                node.SetLayoutName(name)
+                node.SetSingletonTag(name)
+                self.mrml.AddNode(node)
+                node.UnRegister(None)
+            view.SetOrientation(orientation)
+            view.SetMappedInLayout(1)
+            views[name] = view
+        views["3D"] = self.mrml.AddNewNodeByClass("vtkMRMLViewNode", "3D")
+        self.mrml.AddNewNodeByClass("vtkMRMLLayoutNode", "layout")
+        return views
+
+    def background(self, name: str) -> Any:
+        """What a slice view shows: its composite node."""
+        return self.mrml.GetNodeByID(f"vtkMRMLSliceCompositeNode{name}")
+
     def of_class(self, name: str) -> list[Any]:
         from SlicerRPRLocLib.nodes import of_class
 
@@ -199,6 +224,8 @@ def serve(example: ExampleFiles, before: str = "") -> list[str]:
 
 class Nobody:
     """In place of the shared child, when a logic is closed that must not end it."""
+
+    about = ""
 
     def cancel(self) -> None:
         """There is nothing to end."""

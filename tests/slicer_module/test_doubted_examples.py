@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rprloc.annotation import Marking
 from rprloc.geometry import Grid, extreme_points_of_mask
-from tests.slicer_module.scenes import NO_SLICER, Scene, locate_all, mark, run_to_end, segmentation
+from rprloc.localization.support import SupportSet
+from tests.command_line import rprloc
+from tests.example import ExampleFiles
+from tests.slicer_module.scenes import NO_SLICER, Scene, locate_all, mark, rigid, run_to_end, segmentation
 
 pytest.importorskip("slicer", reason=NO_SLICER)
 
@@ -61,3 +65,83 @@ def test_specks_of_a_segment_are_left_out_and_told(scene: Scene, logic: RPRLocLo
         np.testing.assert_allclose(logic.examples.points(example), expected, atol=1e-6)
         text = logic.examples.guidance(example).text
         assert told in text and ("apart from" in text) == bool(told)
+
+
+# A segment gives its outline, not its six points alone
+
+
+def from_segment(scene: Scene, logic: RPRLocLogic, volume: Any, moved: bool = False) -> tuple[Any, Any]:
+    """The bone of a volume as an example that was taken from a segment, and the segmentation."""
+    scan = nodes.volume_from_node(volume)
+    node = segmentation(scene, scan.hu == 700, scan.grid)
+    if moved:
+        scene.transform(rigid(), volume, node)
+    segment_id = node.GetSegmentation().GetNthSegmentID(0)
+    node.GetSegmentation().GetSegment(segment_id).SetName("bone")
+    return logic.examples.add_from_segment(volume, node, segment_id), node
+
+
+def saved_set(logic: RPRLocLogic, path: Path) -> tuple[Any, str]:
+    logic.save_support_set(path)
+    update = run_to_end(logic)
+    assert not update.failed, update.summary
+    return SupportSet.load(path), update.summary
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["as loaded", "under a transform"])
+def test_a_segment_gives_the_set_that_a_label_map_gives(
+    scene: Scene, logic: RPRLocLogic, example: ExampleFiles, anna: Any, tmp_path: Path, moved: bool
+) -> None:
+    """Under a transform the set is another, because the scan lies elsewhere, but the outline still counts."""
+    from_segment(scene, logic, anna, moved)
+    built, summary = saved_set(logic, tmp_path / "set.json")
+    (support,) = built.supports
+    assert support.marking is Marking.LABEL_MAP and "alone" not in summary
+    if not moved:
+        labels, names = ["--labels", example.labels], tmp_path / "names.json"
+        names.write_text('{"1": "bone"}', encoding="utf-8")
+        model = ["--model", example.weights, "--device", "cpu"]
+        build = ["support", "build", "--image", example.image, *labels, "--names", names]
+        assert rprloc(*build, "--out", tmp_path / "cli.json", *model).exit_code == 0
+        (wanted,) = SupportSet.load(tmp_path / "cli.json").supports
+        np.testing.assert_allclose(support.organs["bone"].anchors_ras, wanted.organs["bone"].anchors_ras, atol=1e-6)
+        ours, theirs = support.organs["bone"].appearance, wanted.organs["bone"].appearance
+        assert len(ours.outline_body_mm) > 0
+        # In any order, because Slicer turns an axis of this scan round.
+        apart_mm = np.linalg.norm(ours.outline_body_mm[:, None] - theirs.outline_body_mm[None], axis=-1)
+        assert ours.outline_body_mm.shape == theirs.outline_body_mm.shape and apart_mm.min(1).max() < 0.01
+        np.testing.assert_allclose(ours.occupancy.astype(float), theirs.occupancy.astype(float), atol=1.0)
+
+
+def test_a_point_that_was_moved_counts_alone_and_is_told(
+    scene: Scene, logic: RPRLocLogic, anna: Any, tmp_path: Path
+) -> None:
+    example, _ = from_segment(scene, logic, anna)
+    points_ras = logic.examples.points(example)
+    example.SetNthControlPointPositionWorld(0, *(points_ras[0] - [1.0, 0, 0]))
+    logic.examples.points_changed(example)
+    built, summary = saved_set(logic, tmp_path / "set.json")
+    assert built.supports[0].marking is Marking.EXTREME_POINTS
+    assert "The points of bone are not those of its mask any more" in summary
+
+
+def test_a_segment_that_is_gone_or_drawn_on_is_told(
+    scene: Scene, logic: RPRLocLogic, anna: Any, tmp_path: Path
+) -> None:
+    _, node = from_segment(scene, logic, anna)
+    scene.mrml.RemoveNode(node)
+    built, summary = saved_set(logic, tmp_path / "set.json")
+    assert built.supports[0].marking is Marking.EXTREME_POINTS
+    assert "The points alone count for bone: its segmentation is gone" in summary
+
+
+def test_marked_and_drawn_organs_go_into_one_support(
+    scene: Scene, logic: RPRLocLogic, anna: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    from_segment(scene, logic, anna)
+    mark(logic, anna, "heart")
+    built, _ = saved_set(logic, tmp_path / "set.json")
+    (support,) = built.supports
+    assert set(support.organs) == {"bone", "heart"} and support.marking is Marking.MIXED
+    assert list(tmp_path.glob("rprloc-*/mask*")) == []

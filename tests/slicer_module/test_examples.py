@@ -124,6 +124,36 @@ def test_a_volume_that_moved_away_from_its_points_is_noticed(scene: Scene, examp
         examples.points(example)
 
 
+def test_points_of_a_loaded_scene_are_not_thrown_away_with_their_volume_moved(
+    scene: Scene, examples: Examples, volume: Any
+) -> None:
+    """As when a registration was loaded, too; the points are told to lie outside, and a person may mend it."""
+    example = examples.add(volume, "heart")
+    examples.set_points(example, POINTS)
+    loaded = Examples(scene.mrml)
+    loaded.show_previews()
+    shift = np.eye(4)
+    shift[0, 3] = 50.0
+    scene.transform(shift, volume)
+    example.SetNthControlPointPositionWorld(5, *(POINTS[5] + [30.0, 0, 1.0]))
+    message = loaded.points_changed(example)
+    assert "lies outside of anna" in message and len(nodes.defined_points(example)) == 6
+
+
+def test_a_point_that_was_moved_out_goes_back_and_a_new_one_is_taken_away(examples: Examples, volume: Any) -> None:
+    example = examples.add(volume, "heart")
+    for point in POINTS[:3]:
+        click(examples, example, point)
+    example.SetNthControlPointPositionWorld(1, 5000.0, 0.0, 0.0)
+    assert "it goes back" in examples.points_changed(example, dragging=True)
+    assert len(nodes.defined_points(example)) == 3
+    assert "was put back" in examples.points_changed(example)
+    np.testing.assert_allclose(nodes.defined_points(example), POINTS[:3])
+    assert "was not taken" in click(examples, example, np.array([5000.0, 0.0, 0.0]))
+    np.testing.assert_allclose(nodes.defined_points(example), POINTS[:3])
+    assert examples.points_changed(example) == ""  # nothing is new
+
+
 def test_the_preview_follows_the_points(scene: Scene, examples: Examples, volume: Any) -> None:
     example = examples.add(volume, "heart")
     click(examples, example, POINTS[0])
@@ -138,7 +168,9 @@ def test_the_preview_follows_the_points(scene: Scene, examples: Examples, volume
     assert not preview.GetSaveWithScene() and preview.GetHideFromEditors() and preview.GetLocked()
     example.RemoveAllControlPoints()
     examples.points_changed(example)
-    assert not preview.GetDisplayVisibility()
+    assert previews(scene) == []
+    for point in POINTS:
+        click(examples, example, point)
     scene.mrml.RemoveNode(example)
     examples.remove_orphans()
     assert previews(scene) == []

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from rprloc.errors import InputError
-from SlicerRPRLocLib.installer import REQUIREMENTS, Installer, torch_extension, torch_is_there
+from SlicerRPRLocLib.installer import BROUGHT, REQUIREMENTS, Installer, installed_version, torch_extension
 from tests.slicer_module.scenes import MODULE, NO_SLICER
 
 REPOSITORY = MODULE.parent
@@ -103,19 +103,25 @@ class Packages:
     """``slicer.packaging`` on a list of what is installed; ``brings``: what an installation adds."""
 
     def __init__(self, installed: dict[str, str], brings: dict[str, str] | Exception) -> None:
-        self.installed, self.brings, self.asked = dict(installed), brings, []
+        self.installed, self.brings = dict(installed), brings
+        self.constraints: list[str] = []
+
+    def version_of(self, name: str) -> str | None:
+        return self.installed.get(name)
 
     def load_requirements(self, path: Path) -> list[Requirement]:
         lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
         return [Requirement(line) for line in lines if line]
 
-    def pip_check(self, requirements: list[Requirement]) -> bool:
-        return all(
-            one.name in self.installed and Version(self.installed[one.name]) in one.specifier for one in requirements
-        )
+    def pip_check(self, requirements: list[Requirement | str]) -> bool:
+        wanted = [Requirement(str(one)) for one in requirements]
+        return all(one.name in self.installed and self.installed[one.name] in one.specifier for one in wanted)
 
-    def pip_ensure(self, requirements: list[Requirement], *, requester: str) -> None:
-        self.asked.append(requester)
+    def pip_ensure(
+        self, requirements: list[Requirement], *, constraints: Path, prompt_install: bool, requester: str
+    ) -> None:
+        assert not prompt_install and requester == "RPR-Loc"
+        self.constraints = constraints.read_text(encoding="utf-8").split()
         if isinstance(self.brings, Exception):
             raise self.brings
         self.installed.update(self.brings)
@@ -133,52 +139,173 @@ ALL = {
 
 
 class Torch:
-    """The PyTorch extension; ``works``: whether the user lets it install."""
+    """The PyTorch extension; ``ends``: what becomes of the installation, True if all goes well."""
 
-    def __init__(self, works: bool) -> None:
-        self.works, self.there = works, False
+    def __init__(self, packages: Packages, ends: bool | Exception = True) -> None:
+        self.packages, self.ends, self.asked = packages, ends, []
 
     def installTorch(self, *, askConfirmation: bool, torchVersionRequirement: str) -> object | None:
-        assert askConfirmation and torchVersionRequirement == ">=2.9"
-        self.there = self.works
-        return self if self.works else None
+        assert not askConfirmation
+        self.asked.append(torchVersionRequirement)
+        if isinstance(self.ends, Exception):
+            raise self.ends
+        if self.ends:
+            self.packages.installed["torch"] = "2.12.1+cu130"
+        return self if self.ends else None
+
+
+LINUX, WINDOWS, INTEL_MAC = ("linux", "x86_64"), ("win32", "AMD64"), ("darwin", "x86_64")
+
+
+def make_installer(
+    packages: Packages, torch: Torch | None, agrees: bool = True, computer: tuple[str, str] = LINUX
+) -> tuple[Installer, list[str]]:
+    """An installer, and the questions that it will ask."""
+    questions: list[str] = []
+
+    def confirm(question: str) -> bool:
+        questions.append(question)
+        return agrees
+
+    return Installer(packages, lambda: torch, confirm, packages.version_of, computer), questions
 
 
 def test_nothing_is_asked_where_all_is_installed() -> None:
-    packages = Packages(ALL, {})
-    installer = Installer(packages, lambda: None, lambda: True)
+    installer, questions = make_installer(Packages({**ALL, "torch": "2.9.0+cpu"}, {}), None)
     assert installer.missing() == []
     installer.ensure()
-    assert packages.asked == []
+    assert questions == []
 
 
-def test_what_is_missing_or_too_old_is_installed_and_torch_by_its_extension() -> None:
-    packages, torch = Packages({**ALL, "psutil": "5.0"}, ALL), Torch(works=True)
-    installer = Installer(packages, lambda: torch, lambda: torch.there)
+def test_what_is_missing_or_too_old_is_installed_after_one_question() -> None:
+    packages = Packages({**ALL, "psutil": "5.0"}, ALL)
+    torch = Torch(packages)
+    installer, questions = make_installer(packages, torch)
     assert installer.missing() == ["torch>=2.9", "psutil>=5.9"]
     installer.ensure()
-    assert installer.missing() == [] and packages.asked == ["RPR-Loc"]
+    assert installer.missing() == [] and torch.asked == [">=2.9"]
+    (question,) = questions
+    assert "torch>=2.9, psutil>=5.9" in question and "several GB" in question and "some minutes" in question
 
 
-def declined() -> Exception:
-    return RuntimeError("User declined package installation")
+def test_what_slicer_brings_is_not_replaced() -> None:
+    brought = {name: f"{n}.0" for n, name in enumerate(BROUGHT) if name != "requests"}
+    packages = Packages({**brought, "torch": "2.9"}, ALL)
+    make_installer(packages, None)[0].ensure()
+    assert packages.constraints == [f"{name}=={version}" for name, version in brought.items()]
+    assert {"numpy", "scipy", "SimpleITK", "pydicom", "packaging", "setuptools"} <= set(BROUGHT)
+
+
+def test_on_windows_the_torch_that_lands_damaged_is_not_taken() -> None:
+    packages = Packages(ALL, ALL)
+    torch = Torch(packages)
+    make_installer(packages, torch, computer=WINDOWS)[0].ensure()
+    assert torch.asked == [">=2.9,<2.13"]
+    works = Packages({**ALL, "torch": "2.13.0"}, ALL)  # mended, or mended by hand
+    make_installer(works, None, computer=WINDOWS)[0].ensure()
+
+
+@pytest.mark.parametrize("there", [{}, {"torch": "2.2.0"}])
+def test_a_build_of_slicer_without_such_a_torch_is_told_before_anything_is_tried(there: dict[str, str]) -> None:
+    packages = Packages({**ALL, **there}, ALL)
+    torch = Torch(packages)
+    installer, questions = make_installer(packages, torch, computer=INTEL_MAC)
+    with pytest.raises(InputError, match=r"does not exist for this build of Slicer .*arm64"):
+        installer.ensure()
+    assert torch.asked == questions == []
+
+
+def test_an_old_torch_of_another_extension_is_not_replaced_without_a_word() -> None:
+    packages = Packages({**ALL, "torch": "2.1.2+cu118"}, ALL)
+    torch = Torch(packages)
+    installer, _ = make_installer(packages, torch)
+    assert installer.missing() == ["torch>=2.9"]
+    with pytest.raises(InputError, match=r"2\.1\.2\+cu118 is installed and too old .*Uninstall PyTorch"):
+        installer.ensure()
+    assert torch.asked == []
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'torch._C'"), AttributeError("no attribute")])
+def test_a_torch_that_lands_damaged_is_told_with_the_way_out(error: Exception) -> None:
+    packages = Packages(ALL, ALL)
+    installer, _ = make_installer(packages, Torch(packages, error))
+    with pytest.raises(InputError, match=r"damaged \(.*\)\. In Slicer: press Uninstall PyTorch in the module"):
+        installer.ensure()
 
 
 @pytest.mark.parametrize(
-    ("brings", "torch", "sentence"),
+    ("brings", "ends", "agrees", "sentence"),
     [
-        (declined(), Torch(works=True), "psutil>=5.9.*declined"),
-        (subprocess.CalledProcessError(1, "pip"), Torch(works=True), "psutil>=5.9.*network"),
-        ({}, Torch(works=True), "did not bring"),
-        (ALL, Torch(works=False), "PyTorch was not installed"),
-        (ALL, None, "Extensions Manager"),
+        (ALL, True, False, "psutil>=5.9.*declined"),
+        (subprocess.CalledProcessError(1, "pip"), True, True, "psutil>=5.9.*network"),
+        ({}, True, True, "did not bring"),
+        (ALL, False, True, "PyTorch was not installed"),
+        (ALL, RuntimeError("no space left"), True, "no space left"),
     ],
 )
-def test_an_installation_that_fails_ends_with_a_sentence(brings: Any, torch: Torch | None, sentence: str) -> None:
+def test_an_installation_that_fails_ends_with_a_sentence(
+    brings: Any, ends: bool | Exception, agrees: bool, sentence: str
+) -> None:
     packages = Packages({name: ALL[name] for name in ALL if name != "psutil"}, brings)
-    installer = Installer(packages, lambda: torch, lambda: torch is not None and torch.there)
+    installer, _ = make_installer(packages, Torch(packages, ends), agrees)
     with pytest.raises(InputError, match=sentence):
         installer.ensure()
+
+
+def test_a_missing_torch_extension_is_told() -> None:
+    installer, questions = make_installer(Packages(ALL, ALL), None)
+    with pytest.raises(InputError, match="Extensions Manager"):
+        installer.ensure()
+    assert questions == []
+
+
+# Where the library lies
+
+
+@pytest.mark.parametrize("place", ["extension", "project"])
+def test_the_folder_of_the_module_is_the_whole_installation(tmp_path: Path, place: str) -> None:
+    """In a folder with spaces, and with an older library that pip has once installed."""
+    root = tmp_path / "Program Files (x86)" / "RPR-Loc"
+    module = root / "SlicerRPRLoc"
+    library = (module if place == "extension" else root / "bundle") / "rprloc"
+    old = tmp_path / "site-packages" / "rprloc"
+    for folder, text in ((library, "ours"), (old, "old")):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(f"text = {text!r}", encoding="utf-8")
+    module.mkdir(exist_ok=True)
+    shutil.copytree(MODULE / "SlicerRPRLocLib", module / "SlicerRPRLocLib", dirs_exist_ok=True)
+    code = (
+        "import sys; from pathlib import Path\n"
+        f"sys.path[:0] = [{str(old.parent)!r}]; sys.path.append({str(module)!r})\n"
+        "from SlicerRPRLocLib.library import put_library_first\n"
+        f"put_library_first(Path({str(module)!r})); put_library_first(Path({str(module)!r}))\n"
+        "import rprloc; print(rprloc.text, sys.path.count(str(Path(rprloc.__file__).parents[1])))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["ours", "1"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("rprloc.geometry", "library is missing. It belongs beside the module"),
+        ("slicer.packaging", "5.12 or newer; this one has no slicer.packaging"),
+        ("scipy", "cannot be loaded"),
+    ],
+)
+def test_a_module_that_cannot_be_loaded_says_why(missing: str, sentence: str) -> None:
+    from SlicerRPRLocLib.library import why_not_loaded
+
+    assert sentence in why_not_loaded(ModuleNotFoundError(f"No module named {missing!r}", name=missing))
+
+
+def test_the_pages_name_every_package_and_no_string_is_split_at_backslashes() -> None:
+    pages = [path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs" / "slicer").glob("*.md"))]
+    offline = re.search(r"pip_install\(\[(.*?)\]\)", "".join(pages))
+    assert offline is not None
+    named = set(re.findall(r'"([a-z]+)"', offline.group(1)))
+    assert named == {one.name for one in Packages({}, {}).load_requirements(REQUIREMENTS)}
+    assert not re.search(r'pip_install\("', "".join(pages))
 
 
 def test_the_module_opens_where_nothing_is_installed_yet() -> None:
@@ -217,4 +344,4 @@ def test_the_requirements_are_those_of_the_library_without_what_slicer_brings() 
     module = {Requirement(str(one)) for one in Packages({}, {}).load_requirements(REQUIREMENTS)}
     brought = {"numpy", "scipy", "SimpleITK", "pydicom", "torch"}
     assert {str(one) for one in library if one.name not in brought} | {"psutil>=5.9"} == {str(one) for one in module}
-    assert torch_is_there() and torch_extension() is None
+    assert installed_version("torch") and installed_version("no-such-package") is None and torch_extension() is None

@@ -175,12 +175,3 @@ def test_a_crop_along_the_axes_is_exact(scene: Scene) -> None:
     part = nodes.volume_from_node(nodes.crop(node, box, "part"))
     np.testing.assert_array_equal(part.hu, volume.hu[4:7, 3:7, 2:4])
     np.testing.assert_allclose(part.grid.bounds.walls_mm, box.walls_mm, atol=1e-9)
-
-
-def test_tables_hold_texts_numbers_and_ticks(scene: Scene) -> None:
-    table = scene.mrml.AddNewNodeByClass("vtkMRMLTableNode", "table")
-    nodes.write_table(table, [("tick", [True, False]), ("name", ["heart", "Öl"]), ("mm", [1.5, 2.0])])
-    assert nodes.column(table, "tick") == [1, 0] and nodes.column(table, "mm") == [1.5, 2.0]
-    assert nodes.column(table, "name") == ["heart", "Öl"] and nodes.column(table, "nothing") == []
-    nodes.write_table(table, [("tick", [])])
-    assert table.GetNumberOfColumns() == 1 and nodes.column(table, "tick") == []

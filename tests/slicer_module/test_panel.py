@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
 
+from rprloc.detection import AbsentOrgan, Detections, Presence
+from rprloc.errors import InputError
 from tests.example import ExampleFiles
 from tests.slicer_module.desktop import Desktop, all_widgets, load_ui
+from tests.slicer_module.findings import detection
+from tests.slicer_module.mouse import Mouse
 from tests.slicer_module.scenes import NO_SLICER, Nobody, Scene, bone, segmentation
 
 pytest.importorskip("slicer", reason=NO_SLICER)
@@ -22,6 +28,9 @@ import slicer
 import vtk
 
 from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib.examples import Examples
+
+PANEL_FILES = ("widget", "parameters", "lists", "watching", "buttons")
 
 
 @pytest.fixture(scope="session")
@@ -39,13 +48,15 @@ def application() -> Iterator[Any]:
 
 
 @pytest.fixture
-def desktop(application: Any, scene: Scene, example: ExampleFiles, monkeypatch: pytest.MonkeyPatch) -> Desktop:
+def desktop(
+    application: Any, scene: Scene, example: ExampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Desktop:
     made = Desktop(scene, example)
     for name, module in made.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
         if name.startswith("slicer."):
             monkeypatch.setattr(slicer, name.removeprefix("slicer."), module, raising=False)
-    for name in ("SlicerRPRLocLib.widget", "SlicerRPRLoc"):
+    for name in (*(f"SlicerRPRLocLib.{part}" for part in PANEL_FILES), "SlicerRPRLoc"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(slicer.util, "loadUI", lambda path: load_ui(Path(path)), raising=False)
     monkeypatch.setattr(
@@ -55,11 +66,26 @@ def desktop(application: Any, scene: Scene, example: ExampleFiles, monkeypatch: 
     )
     monkeypatch.setattr(slicer.util, "tryWithErrorDisplay", made.try_with_error_display, raising=False)
     monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: None)
+    for name, value in {
+        "WaitCursor": made.wait_cursor,
+        "confirmOkCancelDisplay": made.confirm,
+        "mainWindow": lambda: made.window,
+        "showStatusMessage": lambda text: None,
+    }.items():
+        monkeypatch.setattr(slicer.util, name, value, raising=False)
+    connected: list[tuple[str, Any]] = []
+    application = types.SimpleNamespace(
+        temporaryPath=str(tmp_path / "temporary"),
+        connected=connected,
+        connect=lambda signal, slot: connected.append((signal, slot)),
+        processEvents=lambda: None,
+    )
+    monkeypatch.setattr(slicer, "app", application, raising=False)
     return made
 
 
 @pytest.fixture
-def panel(desktop: Desktop, child: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def panel(desktop: Desktop, scene: Scene, child: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module's panel, set up, with a child of random weights."""
     import SlicerRPRLocLib.widget as widget
 
@@ -70,14 +96,16 @@ def panel(desktop: Desktop, child: Any, monkeypatch: pytest.MonkeyPatch) -> Iter
         return child
 
     monkeypatch.setattr(widget.SlicerRPRLocWidget, "_runner", runner)
+    scene.add_views()
     made = widget.SlicerRPRLocWidget()
-    made.devices = used
+    made.devices, made.logic_scene = used, scene
     made.setup()
+    made.parent.isEntered = True
     made.enter()
     yield made
-    made.exit()
     if not made.logic.busy:
         made.logic._child = Nobody()  # the next tests use the child, too
+    made.exit()
     made.cleanup()
     import shiboken6
 
@@ -105,10 +133,56 @@ def settle(panel: Any) -> None:
 
 
 def click_six_points(panel: Any, points: np.ndarray) -> None:
+    """With the mouse, in a view that shows the scan."""
     panel.ui.placeButton.click()
+    mouse = Mouse(panel.logic_scene)
     for point in points:
-        panel.parameters.example.AddControlPointWorld(vtk.vtkVector3d(*point), "")
+        assert mouse.click(point)
         settle(panel)
+
+
+def chosen_example(panel: Any) -> Any:
+    return slicer.mrmlScene.GetNodeByID(panel.examples.chosen)
+
+
+def click_example(panel: Any, row: int) -> None:
+    """What Qt tells of a click on an example."""
+    panel.ui.exampleList.setCurrentRow(row)
+    panel.ui.exampleList.itemClicked.emit(panel.ui.exampleList.item(row))
+
+
+def click_row(panel: Any, row: int) -> None:
+    """What Qt tells of a click on a row."""
+    panel.ui.resultTable.setCurrentCell(row, 0)
+    panel.ui.resultTable.cellClicked.emit(row, 0)
+
+
+def cells(panel: Any, column: int) -> list[str]:
+    table = panel.ui.resultTable
+    return [table.item(row, column).text() for row in range(table.rowCount())]
+
+
+def tick_row(panel: Any, row: int, ticked: bool = True) -> None:
+    from PySide6 import QtCore
+
+    state = QtCore.Qt.Checked if ticked else QtCore.Qt.Unchecked
+    panel.ui.resultTable.item(row, 4).setCheckState(state)
+
+
+def marked_and_located(panel: Any, scene: Scene, example: ExampleFiles) -> tuple[Any, Any]:
+    """The heart of anna, found in bert; the views show bert."""
+    anna, bert = scene.load(example.image, "anna"), scene.load(example.image, "bert")
+    settle(panel)
+    panel.ui.supportSelector.choose(anna)
+    panel.ui.organEdit.setText("heart")
+    settle(panel)
+    click_six_points(panel, bone(anna))
+    panel.scans.tick([bert.GetID()])
+    panel.ui.locateButton.click()
+    until(panel, lambda: not panel.logic.busy)
+    settle(panel)
+    click_row(panel, 0)
+    return anna, bert
 
 
 def test_the_whole_flow_from_six_clicks_to_exported_files(
@@ -116,60 +190,60 @@ def test_the_whole_flow_from_six_clicks_to_exported_files(
 ) -> None:
     anna, bert = scene.load(example.image, "anna"), scene.load(example.image, "bert")
     ui = panel.ui
+    settle(panel)
     assert not ui.locateButton.isEnabled()
     # Mark.
-    ui.supportSelector.setCurrentNode(anna)
+    ui.supportSelector.choose(anna)
     ui.organEdit.setText("heart")
-    ui.placeButton.click()
-    assert ui.guidanceLabel.text().startswith("Point 1 of 6: in the Red (axial) view")
-    interaction = scene.mrml.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-    assert interaction.GetCurrentInteractionMode() == interaction.Place
+    settle(panel)
     click_six_points(panel, bone(anna)[[5, 1, 0, 2, 4, 3]])
     assert "All six walls of the heart are marked" in ui.guidanceLabel.text()
+    interaction = scene.mrml.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     assert interaction.GetCurrentInteractionMode() == interaction.ViewTransform
     # Choose.
-    assert panel.tickedOrgans() == ["heart"] and ui.locateButton.isEnabled()
+    assert panel.organs.ticked() == ["heart"] and not ui.locateButton.isEnabled()
     ui.allButton.click()
-    assert ui.querySelector.checkedNodes() == (bert,)
+    assert panel.scans.ticked() == [bert.GetID()] and ui.locateButton.isEnabled()
     # Locate.
     ui.locateButton.click()
     assert panel.logic.busy and ui.cancelButton.isEnabled() and not ui.locateButton.isEnabled()
     until(panel, lambda: not panel.logic.busy)
+    settle(panel)
     assert "1 organ in 1 of 1 scans" in ui.statusLabel.text() and ui.progressBar.value() == 100
-    assert ui.resultTable.table is panel.logic.results.table()
+    assert "runs on cpu" in ui.processLabel.text()
+    assert (cells(panel, 0), cells(panel, 1)) == (["heart"], ["bert"])
     (roi,) = panel.logic.results.rois()
     # Check and correct.
     click_row(panel, 0)
     assert roi.GetDisplayNode().GetHandlesInteractive()
-    ui.resultTable.table.GetTable().GetColumnByName("Checked").SetValue(0, 1)
+    tick_row(panel, 0)
     roi.SetSize(50.0, 40.0, 30.0)
+    settle(panel)
+    assert cells(panel, 2) == ["50 x 40 x 30"] and cells(panel, 3) == ["corrected"]
     # Export and crop.
-    ui.exportPath.setCurrentPath(str(tmp_path))
+    assert not ui.exportButton.isEnabled()
+    ui.exportPath.setCurrentPath(str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    settle(panel)
     ui.labelMapBox.setChecked(True)
     ui.exportButton.click()
     names = ["bert.boxes.json", "bert.boxes.nii.gz", "bert.mrk.json", "organs.csv"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert ",yes,yes," in (tmp_path / "organs.csv").read_text(encoding="utf-8")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert ",yes,yes," in (tmp_path / "out" / "organs.csv").read_text(encoding="utf-8")
     ui.cropButton.click()
     assert "bert heart" in ui.statusLabel.text()
     # Undo and redo.
     ui.undoButton.click()
     assert roi.GetSize() != (50.0, 40.0, 30.0)
-    ui.undoButton.click()
-    assert panel.logic.results.rois() == [] and len(panel.logic.examples.all()) == 1
+    while panel.logic.results.rois():
+        ui.undoButton.click()
+    assert len(panel.logic.examples.all()) == 1
     ui.redoButton.click()
     assert len(panel.logic.results.rois()) == 1
     click_row(panel, 0)
     ui.deleteButton.click()
-    assert panel.logic.results.rois() == []
+    assert panel.logic.results.rois() == [] and cells(panel, 0) == []
     assert desktop.errors == []
-
-
-def click_row(panel: Any, row: int) -> None:
-    from PySide6 import QtGui
-
-    panel.model = QtGui.QStandardItemModel(row + 1, 1)
-    panel.ui.resultTable.clicked.emit(panel.model.index(row, 0))
 
 
 def test_a_segment_and_a_saved_set_serve_as_examples(
@@ -180,20 +254,58 @@ def test_a_segment_and_a_saved_set_serve_as_examples(
     node = segmentation(scene, scan.hu == 700, scan.grid)
     segment_id = node.GetSegmentation().GetNthSegmentID(0)
     node.GetSegmentation().GetSegment(segment_id).SetName("bone")
-    panel.ui.supportSelector.setCurrentNode(anna)
+    panel.ui.supportSelector.choose(anna)
+    settle(panel)
+    assert not panel.ui.segmentButton.isEnabled() and "Choose a segment" in panel.ui.segmentButton.toolTip()
+    panel.ui.segmentSelector.choose(node, segment_id)
+    settle(panel)
     panel.ui.segmentButton.click()
-    assert "No segment is chosen" in desktop.errors.pop()
-    panel.ui.segmentSelector.choice = (node, segment_id)
-    panel.ui.segmentButton.click()
-    assert panel.tickedOrgans() == ["bone"]
-    desktop.file = str(tmp_path / "set.json")
+    assert panel.organs.ticked() == ["bone"]
+    desktop.file = str(tmp_path / "set")  # Qt adds no suffix on Linux
     panel.ui.saveSetButton.click()
     until(panel, lambda: not panel.logic.busy)
+    assert (tmp_path / "set.json").is_file()
     panel.ui.removeButton.click()
     settle(panel)
-    assert panel.tickedOrgans() == []
+    assert panel.organs.ticked() == []
+    desktop.file = str(tmp_path / "set.json")
     panel.ui.loadSetButton.click()
-    assert panel.tickedOrgans() == ["bone"] and desktop.errors == []
+    assert panel.organs.ticked() == ["bone"] and desktop.errors == []
+    assert panel.ui.exampleList.item(0).text() == "set: bone"
+    click_example(panel, 0)
+    panel.ui.removeButton.click()
+    settle(panel)
+    assert panel.ui.exampleList.count() == 0 and panel.logic.support_sets() == []
+    assert desktop.cursors == ["normal"] * 2
+
+
+def test_all_visible_segments_become_examples_on_the_scan_they_were_drawn_on(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    anna, bert = scene.load(example.image, "anna"), scene.load(example.image, "bert")
+    scan = nodes.volume_from_node(anna)
+    node = segmentation(scene, scan.hu == 700, scan.grid)
+    segments = node.GetSegmentation()
+    segments.GetNthSegment(0).SetName("bone")
+    segments.AddEmptySegment("empty", "spleen")
+    other = segmentation(scene, scan.hu == -850, scan.grid)
+    for name in ("lung", "hidden"):
+        segments.CopySegmentFromSegmentation(other.GetSegmentation(), other.GetSegmentation().GetNthSegmentID(0))
+        segments.GetNthSegment(segments.GetNumberOfSegments() - 1).SetName(name)
+        other.GetSegmentation().GetNthSegment(0).SetName("again")
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetSegmentVisibility(segments.GetSegmentIdBySegmentName("hidden"), False)
+    panel.ui.segmentSelector.choose(node, "")
+    settle(panel)
+    assert not panel.ui.segmentsButton.isEnabled()  # on which scan?
+    node.SetReferenceImageGeometryParameterFromVolumeNode(anna)
+    panel.ui.supportSelector.choose(bert)
+    settle(panel)
+    panel.ui.segmentsButton.click()
+    assert sorted(panel.organs.ticked()) == ["bone", "lung"] and shown(scene) == {anna.GetID()}
+    assert {nodes.volume_of(one).GetName() for one in panel.logic.examples.all()} == {"anna"}
+    text = panel.ui.guidanceLabel.text()
+    assert text.startswith("2 organs are marked.") and "spleen is empty" in text and desktop.errors == []
 
 
 def test_a_run_in_a_folder_is_cancelled(
@@ -203,12 +315,14 @@ def test_a_run_in_a_folder_is_cancelled(
     (tmp_path / "scans" / "bert.nii.gz").write_bytes(example.image.read_bytes())
     panel.logic.load_support_set(example.support_set)
     panel.refresh()
+    assert not panel.ui.folderButton.isEnabled() and "both folders" in panel.ui.folderButton.toolTip()
     panel.ui.searchPath.setCurrentPath(str(tmp_path / "scans"))
     panel.ui.resultPath.setCurrentPath(str(tmp_path / "out"))
+    settle(panel)
     panel.ui.folderButton.click()
     assert panel.logic.busy
     panel.ui.cancelButton.click()
-    assert not panel.logic.busy and "as it was" in panel.ui.statusLabel.text()
+    assert not panel.logic.busy and "Nothing has changed" in panel.ui.statusLabel.text()
     panel.ui.cpuBox.setChecked(True)
     panel.ui.folderButton.click()
     until(panel, lambda: not panel.logic.busy)
@@ -216,87 +330,556 @@ def test_a_run_in_a_folder_is_cancelled(
     assert "2 organs in 1 scan" in panel.ui.statusLabel.text() and desktop.errors == []
 
 
+def test_buttons_wait_for_what_they_need_and_say_so(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    ui = panel.ui
+
+    def waits(name: str, sentence: str) -> bool:
+        button = getattr(ui, name)
+        return not button.isEnabled() and sentence in button.toolTip()
+
+    for name in ("placeButton", "segmentButton", "removeButton", "saveSetButton", "locateButton", "folderButton"):
+        assert not getattr(ui, name).isEnabled()
+    for name in ("cancelButton", "undoButton", "redoButton", "deleteButton", "exportButton", "cropButton"):
+        assert not getattr(ui, name).isEnabled()
+    assert waits("placeButton", "Choose the scan")
+    anna = scene.load(example.image, "anna")
+    ui.supportSelector.choose(anna)
+    settle(panel)
+    assert waits("placeButton", "Write the organ's name")
+    ui.organEdit.setText("heart")
+    settle(panel)
+    assert ui.placeButton.isEnabled() and "outermost points" in ui.placeButton.toolTip()
+    click_six_points(panel, bone(anna))
+    assert waits("locateButton", "Tick a scan") and ui.undoButton.isEnabled() and ui.saveSetButton.isEnabled()
+    panel.scans.tick([anna.GetID()])
+    assert ui.locateButton.isEnabled()
+    ui.noneButton.click()
+    assert waits("locateButton", "Tick a scan") and waits("exportButton", "no results")
+    assert desktop.errors == []
+
+
 def test_what_goes_wrong_is_told_and_changes_nothing(
     desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
 ) -> None:
-    panel.ui.placeButton.click()
-    assert "No support volume" in desktop.errors.pop()
     anna = scene.load(example.image, "anna")
-    panel.ui.supportSelector.setCurrentNode(anna)
-    panel.ui.placeButton.click()
-    assert "The organ has no name" in desktop.errors.pop()
-    panel.ui.undoButton.setEnabled(True)
-    panel.ui.undoButton.click()
-    assert "nothing to undo" in desktop.errors.pop()
-    panel.ui.cropButton.click()
-    assert "No organ is chosen" in desktop.errors.pop()
+    settle(panel)
+    panel.ui.supportSelector.choose(anna)
     panel.ui.organEdit.setText("heart")
+    settle(panel)
     click_six_points(panel, bone(anna))
-    panel.ui.locateButton.click()
-    assert "No query volume" in desktop.errors.pop() and not panel.logic.busy
+    panel.scans.tick([anna.GetID()])
     desktop.missing = ["jsonschema"]
-    panel.ui.allButton.click()
+    panel.installer._complete = False
     panel.ui.locateButton.click()
     assert "jsonschema" in desktop.errors[-1] and "declined" in desktop.errors.pop()
+    assert len(desktop.questions) == 1 and not panel.logic.busy
     desktop.file = str(example.support_set)
     panel.ui.loadSetButton.click()
     assert "jsonschema" in desktop.errors.pop() and panel.logic.support_sets() == []
-    assert not panel.logic.busy and desktop.errors == []
+    assert set(desktop.cursors) == {"normal"} and desktop.errors == []
 
 
-def test_another_scene_begins_anew(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> None:
+def test_examples_can_be_removed_and_a_closed_scene_begins_anew(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
     anna = scene.load(example.image, "anna")
-    panel.ui.supportSelector.setCurrentNode(anna)
+    settle(panel)
+    panel.ui.supportSelector.choose(anna)
     panel.ui.organEdit.setText("heart")
+    settle(panel)
     click_six_points(panel, bone(anna))
-    assert panel.logic.history.can_undo
-    while panel.logic.history.can_undo:
-        panel.ui.undoButton.click()
-    assert panel.logic.examples.all() == []
-    while panel.logic.history.can_redo:
-        panel.ui.redoButton.click()
+    panel.ui.removeButton.click()
+    assert panel.logic.examples.all() == [] and panel.organs.ticked() == []
+    panel.ui.undoButton.click()
     (example_node,) = panel.logic.examples.all()
+    place = nodes.defined_points(example_node)[0]
     example_node.SetNthControlPointPositionWorld(0, 1e4, 0.0, 0.0)
-    settle(panel)  # an example that came back by redo is looked at, too
-    assert "lies outside of anna" in panel.ui.guidanceLabel.text() and desktop.errors == []
+    settle(panel)  # an example that came back by undo is looked at, too
+    assert "lay outside of anna" in panel.ui.guidanceLabel.text() and desktop.errors == []
+    np.testing.assert_allclose(nodes.defined_points(example_node)[0], place)
     scene.mrml.RemoveNode(example_node)
     settle(panel)
-    assert panel.tickedOrgans() == [] and scene.of_class("vtkMRMLMarkupsROINode") == []
-    panel.onSceneStartClose()
-    panel.onSceneChanged()
-    assert not panel.logic.history.can_undo and panel.parameters is not None
+    assert panel.organs.ticked() == [] and scene.of_class("vtkMRMLMarkupsROINode") == []
 
 
-def test_a_drag_is_one_step_to_undo(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> None:
+# Which scan is seen
+
+
+def shown(scene: Scene) -> set[str]:
+    return {scene.background(name).GetBackgroundVolumeID() for name in ("Red", "Yellow", "Green")}
+
+
+def drawn(scene: Scene) -> set[str]:
+    """The scans whose boxes and points are drawn in the red view."""
+    displays = [(node, node.GetDisplayNode()) for node in scene.of_class("vtkMRMLMarkupsNode")]
+    seen = [node for node, one in displays if one.GetVisibility() and one.IsDisplayableInView("vtkMRMLSliceNodeRed")]
+    return {nodes.volume_of(node).GetName() for node in seen}
+
+
+def test_every_click_shows_its_own_scan_and_its_boxes_alone(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    anna, bert = marked_and_located(panel, scene, example)
+    assert shown(scene) == {bert.GetID()} and drawn(scene) == {"bert"}
+    click_example(panel, 0)
+    assert shown(scene) == {anna.GetID()} and drawn(scene) == {"anna"}
+    click_row(panel, 0)
+    assert shown(scene) == {bert.GetID()} and drawn(scene) == {"bert"}
+    panel.ui.organEdit.setText("liver")
+    settle(panel)
+    panel.ui.placeButton.click()
+    assert shown(scene) == {anna.GetID()} and drawn(scene) == {"anna"}
+    scene.background("Red").SetBackgroundVolumeID(bert.GetID())  # the user changes it himself
+    settle(panel)
+    assert drawn(scene) == {"bert"} and not Mouse(scene).click(bone(anna)[0])
+    panel.ui.supportSelector.choose(anna)
+    assert shown(scene) == {anna.GetID()} and desktop.errors == []
+
+
+def test_results_that_arrive_do_not_change_what_is_seen(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    anna, bert = marked_and_located(panel, scene, example)
+    click_example(panel, 0)
+    panel.scans.tick([anna.GetID(), bert.GetID()])
+    panel.ui.locateButton.click()
+    until(panel, lambda: not panel.logic.busy)
+    settle(panel)
+    assert shown(scene) == {anna.GetID()} and drawn(scene) == {"anna"} and len(cells(panel, 0)) == 2
+
+
+def test_nothing_of_a_closed_scene_stays(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles, tmp_path: Path
+) -> None:
+    marked_and_located(panel, scene, example)
+    ui = panel.ui
+    ui.exportPath.setCurrentPath(str(tmp_path))
+    ui.logView.appendPlainText("bert: something")
+    handed = list((tmp_path / "temporary").glob("rprloc-*/*"))
+    assert handed and cells(panel, 1) == ["bert"]
+    scene.mrml.Clear(0)
+    settle(panel)
+    assert ui.resultTable.rowCount() == ui.exampleList.count() == ui.scanList.count() == ui.organList.count() == 0
+    texts = [ui.guidanceLabel.text(), ui.statusLabel.text(), ui.logView.toPlainText(), ui.exportPath.currentPath]
+    assert texts == [""] * 4 and ui.progressBar.value() == 0
+    assert list((tmp_path / "temporary").glob("rprloc-*/*")) == []
+    assert panel.table.key is None and not ui.deleteButton.isEnabled() and not ui.undoButton.isEnabled()
+    assert panel.parameters is not None and desktop.errors == []
+
+
+def test_a_scene_that_is_closed_in_mid_run_gets_no_results(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    _, bert = marked_and_located(panel, scene, example)
+    panel.scans.tick([bert.GetID()])
+    panel.ui.locateButton.click()
+    scene.mrml.Clear(0)
+    settle(panel)
+    assert not panel.logic.busy and panel.ui.resultTable.rowCount() == 0 and panel.ui.statusLabel.text() == ""
+
+
+def test_nothing_is_written_where_no_folder_was_chosen(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Slicer's working directory, "/" when it was started from macOS's Finder
+    marked_and_located(panel, scene, example)
+    before = sorted(path for path in tmp_path.rglob("*") if "temporary" not in path.parts)
+    for path in ("", ".", "somewhere"):
+        for field in (panel.ui.exportPath, panel.ui.searchPath, panel.ui.resultPath):
+            field.setCurrentPath(path)
+        settle(panel)
+        panel._try(panel.onExport)
+        panel._try(panel.onLocateInFolder)
+        assert len(desktop.errors) == 2 and all("is chosen" in desktop.errors.pop() for _ in range(2))
+        assert not panel.logic.busy
+    assert sorted(path for path in tmp_path.rglob("*") if "temporary" not in path.parts) == before
+    assert [field.currentPath for field in (panel.ui.exportPath, panel.ui.searchPath)] == ["somewhere"] * 2
+
+
+def test_a_margin_cannot_be_negative(panel: Any) -> None:
+    """Slicer's connector overwrites the range in the .ui file by that of the parameter."""
+    assert (panel.ui.marginBox.minimum(), panel.ui.marginBox.maximum()) == (0.0, 200.0)
+
+
+# Points under the mouse
+
+
+@pytest.fixture
+def placed(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> Any:
+    """Six points on anna."""
     anna = scene.load(example.image, "anna")
-    panel.ui.supportSelector.setCurrentNode(anna)
+    settle(panel)
+    panel.ui.supportSelector.choose(anna)
     panel.ui.organEdit.setText("heart")
-    points = bone(anna)
-    click_six_points(panel, points)
-    marked = panel.parameters.example
+    settle(panel)
+    click_six_points(panel, bone(anna))
+    return chosen_example(panel)
+
+
+def test_a_drag_is_one_step_to_undo(desktop: Desktop, panel: Any, scene: Scene, placed: Any) -> None:
+    points, mouse = nodes.defined_points(placed), Mouse(scene)
+    mouse.grab(placed)
     for step in range(1, 6):
-        marked.SetNthControlPointPositionWorld(0, *(points[0] - [0.5 * step, 0, 0]))
+        mouse.drag(placed, 0, points[0] + [0.5 * step * np.sign(points[0, 0] - points[:, 0].mean()), 0, 0])
         settle(panel)
     assert f"{np.ptp(points[:, 0]) + 2.5:.0f} x" in panel.ui.guidanceLabel.text()
-    marked.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+    mouse.let_go(placed)
     settle(panel)
     panel.ui.undoButton.click()
-    np.testing.assert_allclose(nodes.defined_points(marked), points)
+    np.testing.assert_allclose(nodes.defined_points(placed), points)
     panel.ui.undoButton.click()
-    assert len(nodes.defined_points(marked)) == 5 and desktop.errors == []
+    assert len(nodes.defined_points(placed)) == 5 and desktop.errors == []
+
+
+def test_a_point_that_is_dragged_out_of_the_scan_goes_back(
+    desktop: Desktop, panel: Any, scene: Scene, placed: Any
+) -> None:
+    points, mouse = nodes.defined_points(placed), Mouse(scene)
+    for back in (False, True):
+        mouse.grab(placed)
+        mouse.drag(placed, 2, points[2] + [0, -1.0, 0])
+        settle(panel)
+        mouse.drag(placed, 2, points[2] + [0, -5000.0, 0])
+        settle(panel)
+        assert len(nodes.defined_points(placed)) == 6 and "it goes back" in panel.ui.guidanceLabel.text()
+        if back:
+            mouse.drag(placed, 2, points[2] + [0, -1.0, 0])
+            settle(panel)
+        mouse.let_go(placed)
+        settle(panel)
+        np.testing.assert_allclose(
+            nodes.defined_points(placed), points + [[0, -1.0 * back * (n == 2), 0] for n in range(6)]
+        )
+    assert desktop.errors == []
+
+
+def test_moving_the_mouse_over_a_view_costs_nothing(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    anna = scene.load(example.image, "anna")
+    settle(panel)
+    panel.ui.supportSelector.choose(anna)
+    panel.ui.organEdit.setText("heart")
+    settle(panel)
+    panel.ui.placeButton.click()
+    mouse, points = Mouse(scene), bone(anna)
+    for point in points[:5]:
+        mouse.click(point)
+        settle(panel)
+    (preview,) = scene.of_class("vtkMRMLMarkupsROINode")
+    heard: list[str] = []
+    preview.AddObserver("ModifiedEvent", lambda caller, event: heard.append(event))
+    refreshed = count_refreshes(panel)
+    for step in range(50):
+        mouse.move(points[5] + [0, 0, 0.1 * step])
+        settle(panel)
+    assert heard == [] and refreshed == []
+
+
+def count_refreshes(panel: Any) -> list[int]:
+    """Grows by one whenever the panel shows everything anew."""
+    counted: list[int] = []
+    refresh = panel.refresh
+
+    def counting() -> None:
+        counted.append(1)
+        refresh()
+
+    panel.refresh = counting
+    return counted
+
+
+def test_a_point_of_another_example_does_not_end_the_placing(
+    desktop: Desktop, panel: Any, scene: Scene, placed: Any
+) -> None:
+    panel.ui.organEdit.setText("liver")
+    settle(panel)
+    panel.ui.placeButton.click()
+    mouse, points = Mouse(scene), nodes.defined_points(placed)
+    assert mouse.click(points[0])
+    settle(panel)
+    mouse.grab(placed)
+    mouse.drag(placed, 0, points[0] + [0, 0, 1.0])
+    mouse.let_go(placed)
+    settle(panel)
+    assert mouse.places and mouse.click(points[1])
+
+
+def test_a_sixth_point_outside_is_refused_and_placing_goes_on(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    anna = scene.load(example.image, "anna")
+    settle(panel)
+    panel.ui.supportSelector.choose(anna)
+    panel.ui.organEdit.setText("heart")
+    settle(panel)
+    points, mouse = bone(anna), Mouse(scene)
+    panel.ui.placeButton.click()
+    for point in [*points[:5], points[5] + [0, 0, 5000.0], points[5]]:
+        assert mouse.click(point)
+        settle(panel)
+    assert len(nodes.defined_points(chosen_example(panel))) == 6 and not mouse.places
+    assert "All six walls" in panel.ui.guidanceLabel.text() and desktop.errors == []
+
+
+def test_an_example_follows_the_name_of_its_node(desktop: Desktop, panel: Any, scene: Scene, placed: Any) -> None:
+    placed.SetName("hart (example)")
+    panel.refresh()
+    assert panel.organs.ticked() == ["hart"] and nodes.organ_of(placed) == "hart"
+    placed.SetName("heart")
+    panel.refresh()
+    assert panel.organs.ticked() == ["heart"]
+    names = {node.GetName() for node in scene.of_class("vtkMRMLMarkupsROINode")}
+    assert names == {"heart (preview)"}
+    other = panel.logic.examples.add(nodes.volume_of(placed), "liver")
+    other.SetName("heart (example)")  # that one exists
+    panel.refresh()
+    assert other.GetName() == "liver (example)"
+
+
+def test_a_preview_is_hidden_from_the_module_data_from_the_start(scene: Scene, placed: Any) -> None:
+    (preview,) = scene.of_class("vtkMRMLMarkupsROINode")
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene.mrml)
+    assert preview.GetHideFromEditors() and not hierarchy.GetItemByDataNode(preview)
+    seen: list[bool] = []
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def added(caller: Any, event: str, node: Any) -> None:
+        if node.IsA("vtkMRMLMarkupsROINode"):
+            seen.append(bool(node.GetHideFromEditors()))
+
+    scene.mrml.AddObserver(scene.mrml.NodeAddedEvent, added)
+    nodes.remove(preview)
+    Examples(scene.mrml).show_previews()
+    assert seen == [True]
+
+
+# The table
+
+
+def test_the_table_is_gone_through_with_the_keyboard_and_not_edited(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    from PySide6 import QtCore, QtTest, QtWidgets
+
+    anna, bert = marked_and_located(panel, scene, example)
+    panel.scans.tick([anna.GetID(), bert.GetID()])
+    panel.ui.locateButton.click()
+    until(panel, lambda: not panel.logic.busy)
+    settle(panel)
+    table = panel.ui.resultTable
+    assert table.editTriggers() == QtWidgets.QAbstractItemView.NoEditTriggers
+    scans = cells(panel, 1)
+    assert sorted(scans) == ["anna", "bert"]
+    click_row(panel, 0)
+    for key, row in ((QtCore.Qt.Key_Down, 1), (QtCore.Qt.Key_Up, 0)):
+        QtTest.QTest.keyClick(table, key)
+        assert shown(scene) == {{"anna": anna, "bert": bert}[scans[row]].GetID()}
+    assert not any(
+        table.item(row, column).flags() & QtCore.Qt.ItemIsEditable for row in range(2) for column in range(5)
+    )
+    assert desktop.errors == []
+
+
+def test_an_absent_organ_is_read_ticked_and_exported_without_an_error(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    _, bert = marked_and_located(panel, scene, example)
+    brain = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("anna",))
+    panel.logic.results.apply([(bert, Detections("bert", (brain,), "m", "s"))])
+    panel.refresh()
+    click_example(panel, 0)
+    row = cells(panel, 0).index("brain")
+    click_row(panel, row)
+    tick_row(panel, row)
+    settle(panel)
+    assert desktop.errors == [] and shown(scene) == {bert.GetID()}
+    assert "brain is not in the scan" in panel.ui.statusLabel.text() and not panel.ui.deleteButton.isEnabled()
+    assert [r.checked for r in panel.logic.results.rows() if r.organ == "brain"] == [True]
+    panel.refresh()
+    assert panel.ui.resultTable.item(row, 4).checkState().value == 2
+
+
+def test_delete_means_the_organ_that_was_chosen_wherever_its_row_is_now(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    anna, bert = marked_and_located(panel, scene, example)
+    (chosen,) = panel.logic.results.rois()
+    points = bone(anna)
+    heart, liver = detection("heart", points, 3.0), detection("liver", points, 20.0)
+    panel.logic.results.apply([(bert, Detections("bert", (heart, liver), "m", "s"))])
+    panel.refresh()
+    assert cells(panel, 0) == ["liver", "heart"]  # the doubtful one first
+    panel.ui.deleteButton.click()
+    assert cells(panel, 0) == ["liver"] and chosen.GetScene() is None
+    assert not panel.ui.deleteButton.isEnabled()
+
+
+def test_a_box_that_is_dragged_shows_its_size_when_it_is_let_go(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    marked_and_located(panel, scene, example)
+    (roi,) = panel.logic.results.rois()
+    mouse, refreshed = Mouse(scene), count_refreshes(panel)
+    mouse.grab(roi)
+    for step in range(20):
+        roi.SetSize(50.0 + step, 40.0, 30.0)
+        settle(panel)
+    assert refreshed == []
+    mouse.let_go(roi)
+    settle(panel)
+    assert cells(panel, 2) == ["69 x 40 x 30"] and cells(panel, 3) == ["corrected"]
+    panel.ui.undoButton.click()
+    assert cells(panel, 3) != ["corrected"] and desktop.errors == []
+
+
+# Floods, and many scans
+
+
+def test_a_flood_of_nodes_is_answered_once_and_not_at_all_elsewhere(
+    desktop: Desktop, panel: Any, scene: Scene, placed: Any
+) -> None:
+    settle(panel)
+    refreshed = count_refreshes(panel)
+    made = [scene.mrml.AddNewNodeByClass("vtkMRMLModelNode", str(n)) for n in range(200)]
+    for node in made:
+        scene.mrml.RemoveNode(node)
+    assert refreshed == []
+    settle(panel)
+    assert len(refreshed) == 1
+    panel.exit()
+    panel.parent.isEntered = False
+    settle(panel)
+    before = len(refreshed)
+    scene.mrml.RemoveNode(scene.mrml.AddNewNodeByClass("vtkMRMLModelNode", "x"))
+    settle(panel)
+    assert len(refreshed) == before
+
+
+def test_a_refresh_without_news_writes_nothing(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    marked_and_located(panel, scene, example)
+    settle(panel)
+    heard: list[str] = []
+    for index in range(scene.mrml.GetNumberOfNodes()):
+        scene.mrml.GetNthNode(index).AddObserver("AnyEvent", lambda caller, event: heard.append(event))
+    items = [panel.ui.resultTable.item(0, column) for column in range(5)]
+    panel.refresh()
+    settle(panel)
+    assert heard == [] and items == [panel.ui.resultTable.item(0, column) for column in range(5)]
+
+
+def test_label_maps_and_colours_are_no_scans(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> None:
+    anna = scene.load(example.image, "anna")
+    others = [
+        scene.mrml.AddNewNodeByClass(kind, kind)
+        for kind in ("vtkMRMLLabelMapVolumeNode", "vtkMRMLVectorVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode")
+    ]
+    settle(panel)
+    assert [panel.ui.scanList.item(row).text() for row in range(panel.ui.scanList.count())] == ["anna"]
+    assert panel.ui.supportSelector.offers(anna)
+    assert not any(panel.ui.supportSelector.offers(node) for node in others)
+
+
+def test_the_scan_that_is_seen_is_the_first_choice(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    scene.load(example.image, "anna")
+    bert = scene.load(example.image, "bert")
+    for name in ("Red", "Yellow", "Green"):
+        scene.background(name).SetBackgroundVolumeID(bert.GetID())
+    panel.exit()
+    panel.enter()
+    assert panel.ui.supportSelector.currentNode() is bert
+
+
+@pytest.mark.slow
+def test_forty_scans_never_freeze_the_window(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> None:
+    """Each turn of the main loop, in which Slicer's window answers, takes less than 0.3 s."""
+    from PySide6 import QtWidgets
+
+    anna = scene.load(example.image, "anna")
+    scan = nodes.volume_from_node(anna)
+    for n in range(40):
+        scene.add_volume(scan.hu + np.int16(n), scan.grid, f"scan {n}")
+    settle(panel)
+    panel.ui.supportSelector.choose(anna)
+    for organ in ("heart", "liver", "spleen"):
+        panel.ui.organEdit.setText(organ)
+        settle(panel)
+        click_six_points(panel, bone(anna))
+    panel.ui.allButton.click()
+    longest_s, seen = 0.0, set()
+    start = time.process_time()  # what this process itself does; the child takes its share of the cores
+    panel.ui.locateButton.click()
+    longest_s = time.process_time() - start
+    deadline = time.monotonic() + 600.0
+    while panel.logic.busy:
+        assert time.monotonic() < deadline
+        start = time.process_time()
+        QtWidgets.QApplication.processEvents()
+        longest_s = max(longest_s, time.process_time() - start)
+        seen.add(panel.ui.resultTable.rowCount())
+        time.sleep(0.005)
+    assert len(cells(panel, 0)) == 120 and desktop.errors == []
+    assert len(seen) > 20  # they come as they are found
+    print(f"longest turn: {longest_s:.3f} s")
+    assert longest_s < 0.3
+
+
+# The process
+
+
+def test_an_idle_process_gives_its_memory_back(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    marked_and_located(panel, scene, example)
+    ended: list[str] = []
+    shared = panel.logic._child
+    panel.logic._child = types.SimpleNamespace(cancel=lambda: ended.append("x"), about="", poll=lambda: [])
+    assert panel.idleTimer.isActive() and panel.idleTimer.interval() <= 10 * 60 * 1000
+    panel.idleTimer.timeout.emit()
+    assert ended == ["x"] and panel.ui.processLabel.text() == "" and not panel.idleTimer.isActive()
+    panel.exit()
+    assert ended == ["x"] * 2
+    panel.logic._child = shared
+
+
+def test_reload_loads_everything_anew(desktop: Desktop, panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("SlicerRPRLocLib", "rprloc")}
+    reloaded: list[bool] = []
+    base = sys.modules["slicer.ScriptedLoadableModule"].ScriptedLoadableModuleWidget
+    monkeypatch.setattr(
+        base, "onReload", lambda self: reloaded.append("SlicerRPRLocLib.logic" in sys.modules), raising=False
+    )
+    try:
+        panel.onReload()
+        assert reloaded == [False]
+    finally:
+        sys.modules.update(kept)
+
+
+def test_a_panel_that_was_never_set_up_can_be_cleaned_up(desktop: Desktop, panel: Any) -> None:
+    type(panel)().cleanup()
+
+
+# The entry point
 
 
 def test_the_entry_point_describes_the_module_and_offers_samples(
     desktop: Desktop, panel: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connected: list[tuple[str, Any]] = []
-    application = types.SimpleNamespace(connect=lambda signal, slot: connected.append((signal, slot)))
-    monkeypatch.setattr(slicer, "app", application, raising=False)
     import SlicerRPRLoc
 
+    slicer.app.connected.clear()
     module = SlicerRPRLoc.SlicerRPRLoc(types.SimpleNamespace())
     assert "six" in module.parent.helpText and "nothing is sent" in module.parent.helpText
-    assert connected == [("startupCompleted()", SlicerRPRLoc.register_sample_data)]
+    (link,) = re.findall(r'href="(.*?)"', module.parent.helpText)
+    assert Path(unquote(urlparse(link).path)).is_file()
+    assert slicer.app.connected == [("startupCompleted()", SlicerRPRLoc.register_sample_data)]
     sources: list[dict[str, Any]] = []
     samples = types.ModuleType("SampleData")
     samples.SampleDataLogic = types.SimpleNamespace(
@@ -308,3 +891,40 @@ def test_the_entry_point_describes_the_module_and_offers_samples(
     assert Path(sources[0]["thumbnailFileName"]).is_file()
     assert len(sources[0]["uris"]) == len(sources[0]["fileNames"]) == len(sources[0]["nodeNames"])  # Slicer checks it
     assert SlicerRPRLoc.SlicerRPRLocWidget.__name__ == "SlicerRPRLocWidget"
+    assert next(path for path in sys.path if (Path(path) / "rprloc" / "__init__.py").is_file()).endswith("bundle")
+
+    def offline(folder: Path) -> None:
+        raise InputError("There is no network.")
+
+    monkeypatch.setattr("rprloc.apps.demo.fetch_demo_scans", offline)
+    slicer.app.cachePath = "/nowhere"
+    assert sources[0]["customDownloader"](None) == [] and desktop.errors == ["There is no network."]
+
+
+def test_the_module_is_listed_and_says_why_it_cannot_be_opened(
+    desktop: Desktop, application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PySide6 import QtWidgets
+
+    monkeypatch.setitem(sys.modules, "SlicerRPRLocLib.logic", None)
+    monkeypatch.delitem(sys.modules, "SlicerRPRLocLib.widget", raising=False)
+    import SlicerRPRLoc
+
+    panel = SlicerRPRLoc.SlicerRPRLocWidget()
+    panel.setup()
+    (label,) = panel.parent.findChildren(QtWidgets.QLabel)
+    assert "cannot be loaded" in label.text() and type(panel).__name__ == "SlicerRPRLocWidget"
+
+
+def test_the_self_test_runs_with_nothing_installed_and_skips_the_rest(
+    desktop: Desktop, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``Slicer --testing`` on the factory."""
+    import SlicerRPRLoc
+
+    desktop.missing = ["torch"]
+    told: list[str] = []
+    test = SlicerRPRLoc.SlicerRPRLocTest()
+    monkeypatch.setattr(test, "delayDisplay", told.append, raising=False)
+    test.runTest()
+    assert told == ["Skipped: torch>=2.9 are not installed", "Test passed"]

@@ -17,6 +17,7 @@ from rprloc.errors import InputError
 from rprloc.io.label_names import read_names
 from tests.command_line import rprloc
 from tests.example import ExampleFiles
+from tests.slicer_module.findings import detection
 from tests.slicer_module.scenes import (
     NO_SLICER,
     Scene,
@@ -59,21 +60,88 @@ def test_a_folder_is_located_scan_by_scan(
     assert (out / "organs.csv").read_bytes() == (tmp_path / "report.csv").read_bytes()
     with pytest.raises(InputError, match="no folder"):
         logic.locate_in_folder(tmp_path / "missing", out)
+    for nothing in ((Path(), out), (scans, Path())):
+        with pytest.raises(InputError, match="is chosen"):
+            logic.locate_in_folder(*nothing)
 
 
 def test_the_table_says_what_was_found_and_keeps_ticks(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
-    assert logic.results.update_table() is None
+    assert logic.results.rows() == []
     mark(logic, anna)
     locate_all(logic, anna, bert)
-    table = logic.results.table()
-    assert nodes.column(table, "Scan") == ["anna", "bert"] and nodes.column(table, "Organ") == ["bone", "bone"]
+    rows = logic.results.rows()
+    assert [(row.scan, row.organ) for row in rows] == [("anna", "bone"), ("bert", "bone")]
     box = nodes.box_of_roi(logic.results.rois()[0])
-    assert nodes.column(table, "Size mm")[0] == " x ".join(f"{length:.0f}" for length in box.size_mm)
-    table.GetTable().GetColumnByName("Checked").SetValue(1, 1)
-    logic.results.take_ticks()
-    logic.results.update_table()
-    assert nodes.column(table, "Checked") == [0, 1] and len(scene.of_class("vtkMRMLTableNode")) == 1
+    assert rows[0].size == " x ".join(f"{length:.0f}" for length in box.size_mm)
+    logic.results.check(rows[1].key, True)
+    assert [row.checked for row in logic.results.rows()] == [False, True]
     assert logic.results.record(logic.results.rois()[1]).checked
+    assert scene.of_class("vtkMRMLTableNode") == []
+
+
+def test_a_row_is_about_its_organ_wherever_it_moves(logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    """Results of another scan and another run come and go; a row's key still finds its own ROI."""
+    mark(logic, anna, "liver")
+    locate_all(logic, bert)
+    (key,) = (row.key for row in logic.results.rows())
+    mark(logic, anna, "heart")
+    locate_all(logic, anna, bert)
+    assert len(logic.results.rows()) == 4
+    roi = logic.results.find(key)
+    assert nodes.organ_of(roi) == "liver" and nodes.volume_of(roi) is bert
+    logic.results.remove(roi)
+    assert logic.results.find(key) is None and len(logic.results.rows()) == 3
+
+
+def test_doubtful_organs_come_first_and_are_told(logic: RPRLocLogic, anna: Any) -> None:
+    points = nodes.grid_of(anna).bounds.centre_ras + np.repeat([[-9.0], [9.0]], 3, axis=0) * np.eye(3)[[0, 1, 2] * 2]
+    points = points[[0, 3, 1, 4, 2, 5]]
+    errors = {"heart": 3.0, "liver": 17.0, "spleen": None}
+    organs = tuple(detection(organ, points, error) for organ, error in errors.items())
+    logic.results.apply([(anna, Detections("anna", organs, "m", "s"))])
+    rows = logic.results.rows()
+    assert [row.organ for row in rows] == ["liver", "heart", "spleen"]
+    assert [row.doubtful for row in rows] == [True, False, False]
+    assert [row.error for row in rows] == ["17.0", "3.0", ""] and "centimetre" in rows[0].tip
+    roi = logic.results.find(rows[0].key)
+    roi.SetSize(5.0, 6.0, 7.0)
+    row = next(row for row in logic.results.rows() if row.organ == "liver")
+    assert row.error == "corrected" and row.size == "5 x 6 x 7" and not row.doubtful
+
+
+def test_a_scene_of_version_0_2_keeps_its_ticks(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    """It had them in a table node, which is not needed any more."""
+    import vtk
+
+    mark(logic, anna)
+    locate_all(logic, anna, bert)
+    table = scene.mrml.AddNewNodeByClass("vtkMRMLTableNode", "RPR-Loc results")
+    table.SetAttribute(nodes.ROLE, "results")
+    ids, ticks = vtk.vtkStringArray(), vtk.vtkBitArray()
+    for array, name, values in ((ids, "ROI", [r.GetID() for r in logic.results.rois()]), (ticks, "Checked", [0, 1])):
+        array.SetName(name)
+        for value in values:
+            array.InsertNextValue(value)
+        table.AddColumn(array)
+    logic.results.adopt_table()
+    assert [row.checked for row in logic.results.rows()] == [False, True]
+    assert scene.of_class("vtkMRMLTableNode") == []
+
+
+def test_results_go_with_their_volume_and_points_with_their_roi(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+) -> None:
+    example = mark(logic, anna)
+    locate_all(logic, anna, bert)
+    scene.mrml.RemoveNode(logic.results.roi(anna, "bone"))  # as in the module Data
+    scene.mrml.RemoveNode(bert)
+    logic.tidy()
+    left = {node.GetName() for node in scene.of_class("vtkMRMLMarkupsNode")}
+    assert left == {"bone (example)", "bone (preview)"} and logic.results.rows() == []
+    scene.mrml.RemoveNode(anna)
+    logic.tidy()
+    assert {node.GetName() for node in scene.of_class("vtkMRMLMarkupsNode")} == {"bone (example)"}
+    assert len(nodes.defined_points(example)) == 6  # what a person has clicked is not thrown away
 
 
 def test_an_absent_organ_has_a_row_and_no_roi(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
@@ -87,17 +155,22 @@ def test_an_absent_organ_has_a_row_and_no_roi(scene: Scene, logic: RPRLocLogic, 
     brain = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("anna",))
     (told,) = logic.results.apply([(bert, replace(answer, organs=(brain,)))])
     assert told == "bert: brain is not in the scan (98 %) and gets no ROI."
-    table = logic.results.table()
-    assert nodes.column(table, "Organ") == ["bone", "brain"]
-    assert nodes.column(table, "In the scan") == ["not calibrated", "not in the scan (98 %)"]
+    rows = logic.results.rows()
+    assert [row.organ for row in rows] == ["bone", "brain"]
+    assert "not calibrated" in rows[0].tip and rows[1].tip == "Not in the scan (98 %)."
     assert [roi.GetName() for roi in logic.results.rois()] == ["bone"]
-    with pytest.raises(InputError, match="brain is not in the scan"):
-        logic.results.in_row(1)
+    assert logic.results.find(rows[1].key) is None
+    logic.results.check(rows[1].key, True)
+    assert [row.checked for row in logic.results.rows()] == [False, True]
+    logic.results.apply([(bert, replace(answer, organs=answer.organs))])  # another organ is located again
+    assert [row.checked for row in logic.results.rows()] == [False, True]
     assert [one.organ for one in logic.results.as_they_are(bert).organs] == ["bone", "brain"]
     logic.history.undo()
     assert len(logic.results.rois()) == 2 and not logic.results.absent(bert)
     logic.history.redo()
     assert [one.organ for one in logic.results.absent(bert)] == ["brain"]
+    logic.results.apply([(bert, replace(answer, organs=(brain,)))])  # looked for anew, so nobody has checked it
+    assert not logic.results.rows()[-1].checked
     locate_all(logic, bert, organs=["brain"])  # these weights always give a box
     assert len(logic.results.rois()) == 2 and not logic.results.absent(bert)
 
@@ -110,22 +183,11 @@ def test_absent_organs_are_exported(logic: RPRLocLogic, anna: Any, bert: Any, tm
     with written[0].open(encoding="utf-8") as stream:
         (row,) = csv.DictReader(stream)
     assert (row["query"], row["organ"], row["probability_absent"]) == ("bert", "brain", "0.980")
-    assert row["size_r_mm"] == row["corrected"] == row["checked"] == ""
-
-
-def test_a_click_shows_the_organ_in_all_views(scene: Scene, logic: RPRLocLogic, anna: Any) -> None:
-    views = [scene.mrml.AddNewNodeByClass("vtkMRMLSliceNode", name) for name in ("Red", "Yellow", "Green")]
-    for view, orientation in zip(views, ("Axial", "Sagittal", "Coronal"), strict=True):
-        view.SetOrientation(orientation)
-    mark(logic, anna)
-    locate_all(logic, anna)
-    (roi,) = logic.results.rois()
-    logic.results.jump_to(roi)
-    centre = nodes.box_of_roi(roi).centre_ras
-    shown = [nodes.matrix_array(view.GetSliceToRAS())[:3, 3] for view in views]
-    for place, axis in zip(shown, (2, 0, 1), strict=True):
-        assert place[axis] == pytest.approx(centre[axis])
-    assert roi.GetDisplayNode().GetHandlesInteractive()
+    assert row["size_r_mm"] == row["corrected"] == "" and row["checked"] == "no"
+    logic.results.check((bert.GetID(), "brain"), True)
+    export_results(logic.results, tmp_path, markups=False, label_map=False, table=True)
+    with written[0].open(encoding="utf-8") as stream:
+        assert next(csv.DictReader(stream))["checked"] == "yes"
 
 
 def test_exported_files_hold_the_boxes_as_the_user_left_them(
@@ -156,6 +218,8 @@ def test_exported_files_hold_the_boxes_as_the_user_left_them(
     row = rows["bert: follow-up/2", "heart"]
     assert len(rows) == 4 and row["corrected"] == "yes" and rows["anna", "heart"]["corrected"] == "no"
     assert [row[f"size_{axis}_mm"] for axis in "ras"] == [f"{length:.2f}" for length in inner.size_mm]
+    with pytest.raises(InputError, match="No folder is chosen"):
+        export_results(logic.results, Path(), markups=True, label_map=True, table=True)
     with pytest.raises(InputError, match="No kind of file"):
         export_results(logic.results, tmp_path, markups=False, label_map=False, table=False)
 

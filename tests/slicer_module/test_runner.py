@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,7 +13,9 @@ from typing import Any
 
 import pytest
 
+import rprloc
 from rprloc.errors import InputError
+from rprloc.version import __version__
 from tests.example import ExampleFiles
 from tests.slicer_module.scenes import NO_SLICER, serve
 
@@ -36,6 +41,9 @@ def script(text: str) -> list[str]:
     return [sys.executable, "-c", text]
 
 
+READY = {"event": "ready", "device": "cpu", "version": __version__, "library": str(Path(rprloc.__file__).parent)}
+
+
 def test_one_child_answers_one_request_after_another(example: ExampleFiles) -> None:
     runner = Runner(serve(example))
     assert runner.pid is None and runner.poll() == []
@@ -55,7 +63,7 @@ def test_cancel_ends_the_whole_tree_of_processes(tmp_path: Path) -> None:
         "import subprocess, sys, time\n"
         "inner = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"open({str(grandchild)!r}, 'w').write(str(inner.pid))\n"
-        'print(\'{"event": "ready"}\', flush=True)\n'
+        f"print({json.dumps(READY)!r}, flush=True)\n"
         "time.sleep(600)\n"
     )
     runner = Runner(script(child))
@@ -100,15 +108,103 @@ def test_a_python_that_is_not_there_is_refused() -> None:
         runner.submit("locate")
 
 
-def test_the_child_finds_the_same_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    import rprloc
+def test_the_child_runs_the_panels_library_and_both_say_so(
+    example: ExampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slicer's launcher puts its site-packages before everything, and an old library may lie there."""
+    old = tmp_path / "site-packages" / "rprloc"
+    old.mkdir(parents=True)
+    (old / "__init__.py").write_text("", encoding="utf-8")
+    (old / "__main__.py").write_text("import sys; sys.exit('the old library')", encoding="utf-8")
+    launcher = tmp_path / "PythonSlicer"
+    launcher.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{old.parent}:$PYTHONPATH" exec "{sys.executable}" "$@"\n', encoding="utf-8"
+    )
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    command = serve_command("cpu")
+    assert command[0] == str(launcher)
+    runner = Runner([*command, "--model", str(example.weights)])
+    assert runner.about == ""
+    runner.submit("show", set=str(example.support_set))
+    ready = wait_for(runner, "result")[0]
+    here = str(Path(rprloc.__file__).resolve().parent)
+    assert (ready["event"], ready["library"], ready["version"]) == ("ready", here, __version__)
+    assert runner.about == f"RPR-Loc {__version__} runs on cpu, from {here}."
+    runner.cancel()
+    assert runner.about == ""
 
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            {"library": "/elsewhere/rprloc"},
+            "runs the library in /elsewhere/rprloc, and the panel the one in .*uninstall",
+        ),
+        ({"library": None}, "runs the library in an unknown folder"),
+        ({"version": "0.1"}, f"changed from version {__version__} to 0.1 .*Restart Slicer"),
+    ],
+)
+def test_a_child_that_runs_another_library_is_ended(said: dict[str, Any], sentence: str) -> None:
+    ready = json.dumps({name: value for name, value in {**READY, **said}.items() if value is not None})
+    runner = Runner(script(f"import time; print({ready!r}, flush=True); time.sleep(600)"))
+    runner.submit("locate")
+    pid = runner.pid
+    end = wait_for(runner, "ended")[-1]
+    assert re.search(sentence, end["message"]) and not end["ready"]
+    assert runner.pid is None and not psutil.pid_exists(pid or 0)
+
+
+def test_the_environment_is_passed_on() -> None:
     environment = serve_environment({"PYTHONPATH": "elsewhere"})
     first, second = environment["PYTHONPATH"].split(os.pathsep)
     assert Path(first) / "rprloc" == Path(rprloc.__file__).resolve().parent and second == "elsewhere"
     assert serve_command("cpu")[1:] == ["-m", "rprloc", "serve", "--device", "cpu"]
-    monkeypatch.setattr("shutil.which", lambda name: "/opt/PythonSlicer" if name == "PythonSlicer" else None)
-    assert serve_command()[0] == "/opt/PythonSlicer"
+
+
+@pytest.mark.parametrize(
+    "torch", ["from torch._C import missing", "raise OSError('[WinError 126] fbgemm.dll')", "import torch; torch.no"]
+)
+def test_a_damaged_torch_is_told_with_the_way_out(tmp_path: Path, torch: str) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(torch, encoding="utf-8")
+    before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    code = f"{before}\nimport runpy\nsys.argv[0] = 'rprloc'\nrunpy.run_module('rprloc', run_name='__main__')"
+    runner = Runner([sys.executable, "-c", code, "serve", "--device", "cpu"])
+    runner.submit("locate")
+    error = next(event for event in wait_for(runner, "error") if event["event"] == "error")
+    assert error["message"].startswith("PyTorch is installed but damaged (")
+    assert "Uninstall PyTorch in the module PyTorch Utils, restart Slicer" in error["message"]
+    assert not wait_for(runner, "ended")[-1]["ready"]
+
+
+def hold_gil(seconds: float) -> None:
+    """What Slicer's event loop does between two ticks of a timer: no other thread of Python gets its turn."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="usleep")
+def test_long_answers_arrive_soon_though_slicer_holds_on_to_python() -> None:
+    code = (
+        "import json, sys; sys.stdin.readline(); sys.stdin.readline()\n"
+        f"print({json.dumps(READY)!r})\n"
+        "print(json.dumps({'id': 1, 'event': 'result', 'result': 'x' * 200_000}), flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    runner = Runner(script(code))
+    try:
+        runner.submit("locate")
+        runner.submit("locate")
+        hold_gil(1.0)  # it has written as much as the pipe holds
+        start, ticks = time.monotonic(), 0
+        while not any(event["event"] == "result" for event in runner.poll()):
+            assert time.monotonic() - start < 20.0
+            hold_gil(0.05)
+            ticks += 1
+    finally:
+        runner.cancel()
+    assert ticks <= 8
 
 
 def test_the_child_ends_when_its_parent_is_gone(example: ExampleFiles) -> None:

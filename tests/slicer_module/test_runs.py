@@ -38,6 +38,7 @@ import slicer
 import vtk
 
 from SlicerRPRLocLib import nodes, terminology
+from SlicerRPRLocLib.handover import COPIES
 from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.runner import Runner
 
@@ -195,7 +196,7 @@ def test_results_and_corrections_can_be_undone_and_done_again(
     logic.history.redo()
     assert volumes_of(logic) == ["anna", "bert"]
     assert logic.results.rois()[1].GetSize() == (1.0, 2.0, 3.0)
-    assert len(nodes.column(logic.results.table(), "Organ")) == 2
+    assert len(logic.results.rows()) == 2
 
 
 # The end of a run
@@ -230,31 +231,170 @@ def test_nothing_is_left_of_a_run_that_is_cancelled(
     assert not psutil.pid_exists(pid) and scene.content() == before
 
 
-def test_a_kill_of_the_child_at_any_moment_leaves_the_scene_as_it_was(
-    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+def test_a_kill_of_the_child_before_its_first_answer_leaves_the_scene_as_it_was(
+    scene: Scene, logic: RPRLocLogic, example: ExampleFiles, anna: Any, bert: Any
 ) -> None:
-    """Killed before it is ready, while it looks at scans, and after its first answers."""
     mark(logic, anna)
-    locate_all(logic, anna)
-    before, killed = scene.content(), 0
-    for wait_s in (0.0, 1.5, 2.5, 3.5):
+    before = scene.content()
+    for wait_s in (0.0, 1.0):
+        logic._child = Runner(serve(example, SLOW))
         logic.locate([bert, anna])
         deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline and logic.busy:
+        while time.monotonic() < deadline:
             logic.poll()
             time.sleep(0.01)
-        if logic.busy and logic._child.pid is not None:
-            psutil.Process(logic._child.pid).kill()
-            update = run_to_end(logic)
-            assert update.failed and "process ended (code -9)" in update.summary
-            assert scene.content() == before
-            killed += 1
-        else:  # it was done already
-            logic.history.undo()
-            assert scene.content() == before
-    assert killed >= 2
-    locate_all(logic, bert)
-    assert volumes_of(logic) == ["anna", "bert"]
+        psutil.Process(logic._child.pid).kill()
+        update = run_to_end(logic)
+        assert update.failed and "process ended (code -9)" in update.summary
+        assert scene.content() == before and not logic.busy
+        logic._child.cancel()
+
+
+DEADLY = (
+    "import os, rprloc.localization.localizer as d\nlook = d.compute_position_field\n"
+    "def deadly(model, volume, *a):\n    if volume.hu.max() == 1234: os.kill(os.getpid(), 9)\n"
+    "    return look(model, volume, *a)\nd.compute_position_field = deadly"
+)
+
+
+def test_a_scan_that_kills_the_child_does_not_stop_the_others(
+    scene: Scene, logic: RPRLocLogic, example: ExampleFiles, anna: Any, bert: Any
+) -> None:
+    """As one does that is too large for the computer's memory."""
+    scan = nodes.volume_from_node(anna)
+    huge = scan.hu.copy()
+    huge[0, 0, 0] = 1234
+    deadly, carla = scene.add_volume(huge, scan.grid, "huge"), scene.load(example.image, "carla")
+    logic._child = Runner(serve(example, DEADLY))
+    mark(logic, anna)
+    update = locate_all(logic, bert, deadly, carla)
+    assert "2 organs in 2 of 3 scans" in update.summary
+    assert "huge: RPR-Loc's process ended (code -9)" in update.summary
+    assert volumes_of(logic) == ["bert", "carla"]
+    logic.locate([deadly])
+    assert run_to_end(logic).failed
+    logic._child.cancel()
+
+
+def test_a_child_that_always_dies_ends_the_run(logic: RPRLocLogic, example: ExampleFiles, scene: Scene) -> None:
+    volumes = [scene.load(example.image, f"scan {n}") for n in range(6)]
+    logic.load_support_set(example.support_set)
+    logic._child = Runner(serve(example, DEADLY.replace("== 1234", "> 0")))
+    logic.locate(volumes)
+    update = run_to_end(logic)
+    assert update.failed and "code -9" in update.summary and logic.results.rois() == []
+
+
+def test_results_come_as_they_are_found_and_are_one_step_to_undo(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, example: ExampleFiles
+) -> None:
+    volumes = [bert, *(scene.load(example.image, f"scan {n}") for n in range(4))]
+    mark(logic, anna)
+    logic.history.record()
+    before = scene.content()
+    logic.locate(volumes)
+    seen, news = [], 0
+    while (update := logic.poll()).summary is None:
+        seen.append(len(logic.results.rois()))
+        news += update.news
+        time.sleep(0.01)
+    assert {1, 2, 3} <= set(seen) and seen == sorted(seen) and news >= 3
+    assert len(logic.results.rois()) == 5
+    logic.history.undo()
+    assert scene.content() == before
+    logic.history.redo()
+    assert len(logic.results.rois()) == 5
+
+
+def test_a_correction_in_the_middle_of_a_run_is_a_step_of_its_own(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, example: ExampleFiles
+) -> None:
+    mark(logic, anna)
+    logic.history.record()
+    logic.locate([bert, anna, scene.load(example.image, "carla")])
+    while not logic.results.rois():
+        logic.poll()
+        time.sleep(0.01)
+    logic.results.rois()[0].SetSize(1.0, 2.0, 3.0)
+    logic.history.record()
+    run_to_end(logic)
+    assert len(logic.results.rois()) == 3
+    logic.history.undo()
+    assert [roi.GetSize() == (1.0, 2.0, 3.0) for roi in logic.results.rois()] == [True]
+    logic.history.undo()
+    assert [roi.GetSize() == (1.0, 2.0, 3.0) for roi in logic.results.rois()] == [False]
+
+
+def test_what_was_found_before_a_cancel_stays(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, example: ExampleFiles
+) -> None:
+    logic._child = Runner(serve(example))
+    mark(logic, anna)
+    logic.locate([bert, *(scene.load(example.image, f"scan {n}") for n in range(8))])
+    while not logic.results.rois():
+        logic.poll()
+        time.sleep(0.01)
+    told = logic.cancel()
+    found = len(logic.results.rois())
+    assert 1 <= found < 9 and told == f"{found} organ{'s' * (found > 1)} in {found} of 9 scans."
+    assert logic.cancel() == ""
+
+
+def test_scans_are_handed_over_one_at_a_time(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scan = nodes.volume_from_node(bert)
+    volumes = [scene.add_volume(scan.hu + np.int16(n), scan.grid, f"scan {n}") for n in range(10)]
+    mark(logic, anna)
+    start = time.monotonic()
+    logic.locate(volumes)
+    assert time.monotonic() - start < 0.3 and list(tmp_path.glob("rprloc-*/scan*")) == []
+    most = ahead = 0
+    while (update := logic.poll()).summary is None:
+        copies = len(list(tmp_path.glob("rprloc-*/scan*")))
+        most, ahead = max(most, copies), max(ahead, copies - len(logic.results.rois()) - 1)
+        time.sleep(0.01)
+    assert "10 organs in 10 of 10 scans" in update.summary
+    assert most <= COPIES and ahead <= 3  # searched, next in turn, being written
+
+
+def test_a_file_that_only_slicer_can_read_is_copied_then(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, example: ExampleFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header of such a file may be right and its voxels such that RPR-Loc's own reader refuses them."""
+    broken = example.image.with_name("not-for-rprloc.nii.gz")
+    broken.write_bytes(example.image.read_bytes()[:-40])
+    monkeypatch.setattr("SlicerRPRLocLib.handover.original_file", lambda volume: broken)
+    mark(logic, anna)
+    update = locate_all(logic, bert)
+    assert "1 organ in 1 of 1 scans" in update.summary
+
+
+def test_label_maps_colours_and_other_volumes_are_a_remark(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+) -> None:
+    coloured = scene.mrml.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
+    slicer.util.updateVolumeFromArray(coloured, np.zeros((4, 4, 4, 3), np.uint8))
+    empty = scene.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+    mark(logic, anna)
+    update = locate_all(logic, coloured, empty, bert)
+    assert "1 organ in 1 of 3 scans" in update.summary
+    assert "photo: " in update.summary and "3 values a voxel" in update.summary and "no image" in update.summary
+    assert [node.GetName() for node in nodes.scans(scene.mrml)] == ["anna", "bert", "empty"]
+    with pytest.raises(InputError, match="3 values a voxel"):
+        logic.locate([coloured])
+
+
+def test_a_script_locates_in_one_call(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    mark(logic, anna)
+    called: list[int] = []
+    told = logic.locate_and_wait([bert], meanwhile=lambda: called.append(1))
+    assert told.startswith("1 organ in 1 of 1 scans.") and called and len(logic.results.rois()) == 1
+    hu = np.full((30, 24, 20), -1000, np.int16)
+    hu[0, 0, 0] = -999
+    with pytest.raises(InputError, match="air: "):
+        logic.locate_and_wait([scene.add_volume(hu, Grid(hu.shape, np.diag([4.0, 4.0, 4.0, 1.0])), "air")])
 
 
 def test_an_undone_result_leaves_nothing_behind(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
@@ -329,16 +469,21 @@ def test_of_several_queries_those_that_can_be_used_are_done(
 
 
 def test_a_volume_that_changes_during_a_run_gets_no_result(
-    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any, example: ExampleFiles
+    scene: Scene, logic: RPRLocLogic, example: ExampleFiles, anna: Any, bert: Any
 ) -> None:
     carla = scene.load(example.image, "carla")
+    logic._child = Runner(serve(example, SLOW.replace("30", "1")))
     mark(logic, anna)
     logic.locate([anna, bert, carla])
+    while len(logic._run.waiting) > 1:  # bert is handed over, carla not yet
+        logic.poll()
+        time.sleep(0.01)
     scene.transform(rigid(), bert)
     scene.mrml.RemoveNode(carla)
     update = run_to_end(logic)
     assert "bert: it was moved" in update.summary and "carla: it was removed" in update.summary
     assert volumes_of(logic) == ["anna"]
+    logic._child.cancel()
 
 
 def test_what_cannot_be_located_is_refused_before_anything_starts(

@@ -55,3 +55,15 @@ def test_colours_are_the_recommended_ones_and_else_depend_on_the_name_alone() ->
 def test_synonyms_lead_to_known_terms() -> None:
     for synonym in ("oesophagus", "urinary bladder", "parotid_left", "adrenal_gland_right", "small_bowel", "eye left"):
         assert terminology.find(synonym) is not None
+
+
+def test_a_term_with_a_side_is_taken_from_a_list_that_has_it() -> None:
+    """Slicer's General Anatomy list has no left and right of a rib; DICOM's list has."""
+    contexts = {name: terminology.find(name) for name in ("rib", "left rib", "left kidney")}
+    lists = [term.entry.split("~")[0] for term in contexts.values() if term is not None]
+    assert ["General Anatomy" in one for one in lists] == [True, False, True]
+
+
+def test_every_name_that_is_offered_is_known() -> None:
+    assert {"heart", "left kidney", "right rib"} <= set(terminology.names())
+    assert all(terminology.find(name) is not None for name in terminology.names())

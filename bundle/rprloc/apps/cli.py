@@ -346,10 +346,17 @@ def serve(model: Model = None, device: Where = Device.auto, verbose: Verbose = F
         stdout.write(json.dumps(event, allow_nan=False) + "\n")
         stdout.flush()
 
-    def refuse(sentence: str) -> None:
-        emit({"id": None, "event": "error", "message": sentence})
+    def refuse(sentence: str, **more: str) -> None:
+        emit({"id": None, "event": "error", "message": sentence, **more})
 
     with redirect_stdout(sys.stderr):  # whatever a library prints is not an event
+        try:
+            import torch  # noqa: F401  # first, because what is wrong with it has another way out
+        except (ImportError, OSError, AttributeError, RuntimeError) as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != "torch":
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+                refuse(f"PyTorch is installed but damaged ({reason}). Install it again.", damaged="torch")
+                raise typer.Exit(2) from error
         try:
             from rprloc import Localizer
             from rprloc.apps.serve import Server

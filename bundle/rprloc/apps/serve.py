@@ -10,14 +10,18 @@ stdin, an event is one line of JSON on stdout::
     {"id": 4, "command": "find", "folder": FOLDER}
     {"id": 5, "command": "locate", "set": SET.json, "image": PATH, "organs": [ORGAN, ...]}
 
-``build`` needs one of the two marks at least. It takes ``scan_name``, and ``build`` and ``locate`` take ``series``, as
-the commands of the same names do; ``find`` lists the scans below a folder; without ``organs``, which may name
-landmarks, too, all are located. ``locate`` also writes the boxes as ROIs of Slicer to ``"rois": FILE.mrk.json``, and as
-a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the request names these files. ``build``, ``merge``
-and ``show`` give the set's identity, organs, landmarks, scans and ``warnings``: reasons to doubt its examples. Events
-carry the id of their request:
+``build`` needs one of the two marks at least. It may take ``"masks": {ORGAN: FILE}``, an image file with the organ's
+voxels for organs that have points. A mask counts as long as its six extreme points, without specks, are the ones that
+are given; else a warning says that the points alone count. ``build`` takes ``scan_name`` and ``build`` and ``locate``
+take ``series`` as the commands of the same names do; ``find`` lists the scans below a folder; without ``organs``, which
+may name landmarks, too, all are located. ``locate`` also writes the boxes as ROIs of Slicer to
+``"rois": FILE.mrk.json``, and as a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the request names
+these files. ``build``, ``merge`` and ``show`` give the set's identity, organs, landmarks, scans and ``warnings``:
+reasons to doubt its examples. Events carry the id of their request:
 
-    {"id": null, "event": "ready", "model_id": ..., "device": ...}             once, before the first request is read
+    {"id": null, "event": "ready", "model_id": ..., "device": ..., "version": ..., "library": FOLDER}
+                                                            once, before the first request is read
+    {"id": null, "event": "error", "message": ..., "damaged": "torch"}    in its place, if PyTorch cannot be imported
     {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
     {"id": 5, "event": "log", "level": "warning", "message": ...}
     {"id": 5, "event": "result", "result": {...}}           ends a request; ``locate`` gives the detections' JSON object
@@ -39,16 +43,24 @@ from typing import Any
 
 import numpy as np
 
+import rprloc
 from rprloc import Annotation, Grid, InputError, Localizer, SupportSet, read_scan, save_label_map, write_rois
-from rprloc.annotation import scan_pseudonym
+from rprloc.annotation import Marking, Mask, scan_pseudonym
 from rprloc.apps.console import FAILURES, describe_failure
 from rprloc.files import atomic_path, is_folder, parse_json, require_name, require_writable, status_of
+from rprloc.geometry import extreme_points_of_mask
 from rprloc.io.dataset import scans_below
 from rprloc.io.label_map import require_label_map_name
+from rprloc.io.reading import explain_reading_errors, open_image_file
+from rprloc.io.voxels import read_voxels
+from rprloc.localization.specks import without_specks
 from rprloc.model.field import PositionField
+from rprloc.version import __version__
 
 SCANS_IN_MEMORY = 8
 """How many position fields are kept, megabytes each; of the scan itself they hold the networks' input at 4 mm."""
+
+_SAME_MM = 0.01
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -96,6 +108,8 @@ class Server:
                     "event": "ready",
                     "model_id": self._localizer.model_id,
                     "device": self._localizer.device_name,
+                    "version": __version__,
+                    "library": str(Path(rprloc.__file__).resolve().parent),
                 }
             )
             for line in lines:
@@ -137,8 +151,9 @@ class Server:
         scan_name = request.get("scan_name")
         require_name(scan_name, '"scan_name"')
         require_writable(out)
-        scan = self._scan(request, pseudonym=scan_name is None)
         annotation = replace(Annotation.from_points(marked), landmarks_ras=landmarks)
+        annotation = _with_masks(annotation, request)
+        scan = self._scan(request, pseudonym=scan_name is None)
         name = scan_name or scan.pseudonym
         built = self._localizer.learn_in(scan.field, scan.grid, annotation, name, warnings=scan.warnings)
         return self._save(built, out)
@@ -213,6 +228,31 @@ class Server:
 
     def _event(self, kind: str, **content: object) -> None:
         self._emit({"id": self._id, "event": kind, **content})
+
+
+def _with_masks(annotation: Annotation, request: _Request) -> Annotation:
+    """The annotation with the masks of the request whose extreme points are those that are given."""
+    files = request.get("masks", {})
+    if not isinstance(files, Mapping) or not all(organ in annotation.points_ras for organ in files):
+        raise InputError('"masks" is no object of organs that have points. Give it as {"liver": "mask.nrrd"}.')
+    masks = {}
+    for organ in files:
+        path = _path(files, organ)
+        with explain_reading_errors(path):
+            image = open_image_file(path)
+            voxels = read_voxels(image) != 0
+        mask = Mask.cut_from(voxels, image.grid) if voxels.any() else None
+        if mask is not None:
+            cleaned, _, _ = without_specks(mask, organ)
+            found = extreme_points_of_mask(cleaned.voxels, cleaned.grid)
+            if np.abs(found - annotation.points_ras[organ]).max() <= _SAME_MM:
+                masks[organ] = mask
+        if organ not in masks:
+            _log.warning("The points of %s are not those of its mask any more, so the points alone count.", organ)
+    if not masks:
+        return annotation
+    marking = Marking.LABEL_MAP if len(masks) == len(annotation.points_ras) else Marking.MIXED
+    return replace(annotation, masks=masks, marking=marking)
 
 
 class _Events(logging.Handler):
