@@ -2,8 +2,8 @@
 
     python -m scripts.release.make_sets DATASETS.json --about scripts/release/regions.json --out bundle/sets
 
-@head-neck: OpenKBP cases (MIT licence) of the splits support and train, whose labels serve as examples here. Test and
-val cases have no part in it. It is measured on the test cases.
+@head-neck: OpenKBP cases (MIT licence) of the splits support and train, whose labels serve as examples here: those that
+find organs best in the val cases. No test case has a part in it. It is measured on the test cases.
 
 @trunk: the public scans of two patients in Python packages, with another network's masks. It is measured on the support
 and training cases of abdomen and thorax, and keeps what is found well enough there: see LEAST_IOU and MOST_MM.
@@ -12,19 +12,23 @@ and training cases of abdomen and thorax, and keeps what is found well enough th
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from tqdm import tqdm
 
 from rprloc.evaluation.evaluate import evaluate, read_case
 from rprloc.evaluation.scores import Evaluation
 from rprloc.files import require_folder
+from rprloc.geometry import Box
 from rprloc.io.dataset import Case, Region, read_dataset, read_regions
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import About, Measured, SupportSet
 from scripts.research.measure_public_scans import fetch_public_cases
+from scripts.research.measure_shots import locate_in_region
 
 HEAD_NECK, EXAMPLES = "han", 12
 LEAST_IOU, MOST_MM = 0.5, 15.0
@@ -57,10 +61,7 @@ def main() -> None:
 
 def make_head_neck(localizer: Localizer, cases: Sequence[Case], region: Region) -> SupportSet:
     """The set of head and neck."""
-    own = [case for case in cases if case.region == HEAD_NECK and case.split == "support"]
-    training = [case for case in cases if case.region == HEAD_NECK and case.split == "train" and len(case.targets) > 3]
-    wanted = EXAMPLES - len(own)
-    chosen = [*own, *(training[n * len(training) // wanted] for n in range(wanted))]
+    chosen = choose_examples(localizer, [case for case in cases if case.region == HEAD_NECK], region)
     found = learn(localizer, chosen)
     measured = evaluate(localizer, cases, HEAD_NECK, "test", "all", region, found)
     print(measured.to_table(), flush=True)
@@ -71,6 +72,23 @@ def make_head_neck(localizer: Localizer, cases: Sequence[Case], region: Region) 
             title, (OPENKBP,), "MIT licence", f"{measured.queries} test scans of OpenKBP", summarized([measured])
         ),
     )
+
+
+def choose_examples(localizer: Localizer, cases: Sequence[Case], region: Region) -> list[Case]:
+    """The support and training cases that find organs best in the val cases, each alone: EXAMPLES of them.
+
+    Contours differ much in quality. What counts is by how much an example is better than the mean of all.
+    """
+    better: dict[str, list[float]] = defaultdict(list)
+    for one in locate_in_region(localizer, cases, region).values():
+        ious = {
+            name: Box.from_extreme_points(points_ras).iou(one.truth) for name, (points_ras, _) in one.by_example.items()
+        }
+        for name, iou in ious.items():
+            better[name].append(iou - fmean(ious.values()))
+    best = sorted(better, key=lambda name: -fmean(better[name]))[:EXAMPLES]
+    print("chosen:", ", ".join(f"{name} ({fmean(better[name]):+.3f})" for name in best), flush=True)
+    return [case for case in cases if case.name in best]
 
 
 def make_trunk(localizer: Localizer, cases: Sequence[Case], scans: Path) -> SupportSet:
