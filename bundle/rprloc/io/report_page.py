@@ -10,7 +10,8 @@ style-src '{style_hash}'; script-src '{script_hash}'">
 <p>{counts}{missing}</p>
 <p class="note">For research only. Every box must be checked by a person.</p>
 <p>Each picture shows the axial, the coronal and the sagittal slice through the centre of the box, or through the point,
-seen from the feet, from the front and from the left: the patient's right is on the left, in the sagittal slice the front.</p>
+seen from the feet, from the front and from the left: the patient's right is on the left, in the sagittal slice the
+front.</p>
 <form hidden>
 <label>Scan <input type="search" name="scan" placeholder="part of its name"></label>
 <label>Organ <select name="organ"><option value="">all</option>{organs}</select></label>
