@@ -27,7 +27,7 @@ from rprloc.geometry import Box
 from rprloc.io.dataset import Case, Region, read_dataset, read_regions
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import About, Measured, SupportSet
-from scripts.research.measure_public_scans import fetch_public_cases
+from scripts.research.measure_public_scans import NAMES, fetch_public_cases
 from scripts.research.measure_shots import locate_in_region
 
 HEAD_NECK, EXAMPLES = "han", 12
@@ -93,7 +93,11 @@ def choose_examples(localizer: Localizer, cases: Sequence[Case], region: Region)
 
 def make_trunk(localizer: Localizer, cases: Sequence[Case], scans: Path) -> SupportSet:
     """The set of chest and abdomen, without what is not found well enough."""
-    found = learn(localizer, [case for case in fetch_public_cases(scans) if case.name != "chest"])
+    public = [case for case in fetch_public_cases(scans) if case.name != "chest"]
+    found = learn(
+        localizer,
+        [replace(one, targets=tuple(name for name in one.targets if name in NAMES.values())) for one in public],
+    )
     others = [
         replace(case, split="support")
         for case in cases

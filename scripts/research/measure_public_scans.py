@@ -4,7 +4,8 @@
 
 The scans lie in packages of the Python package index (75 MB). With a datasets.json, its support cases locate organs in
 them; without one, the public scans are each other's examples. Only organs that lie wholly inside a scan count. Their
-masks were made by another network, so a box can be right and the mask wrong.
+masks were made by another network, so a box can be right and the mask wrong. Vertebrae give landmarks: the tips of
+their spinous processes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scipy.ndimage import find_objects
 from rprloc.apps.demo import QUERY, Member, fetch_demo_scans, fetch_files
 from rprloc.evaluation.evaluate import evaluate
 from rprloc.evaluation.scores import SHOTS, save_evaluation
-from rprloc.io.dataset import Case, read_dataset
+from rprloc.io.dataset import Case, LandmarkRule, Region, read_dataset
 from rprloc.localization.localizer import Localizer
 
 _BELLY = (
@@ -55,14 +56,26 @@ NAMES = {
 places: esophagus, trachea, vessels that go on."""
 
 
+VERTEBRAE = {
+    **{27 + n: f"vertebra_L{5 - n}" for n in range(5)},
+    **{32 + n: f"vertebra_T{12 - n}" for n in range(12)},
+}
+"""The same of vertebrae. Not they are measured, but the tips of their spinous processes, as landmarks."""
+
+ABOUT = Region(
+    mean=tuple(NAMES.values()),
+    landmarks={f"{name}_tip": LandmarkRule(name, (0.0, -1.0, 0.0)) for name in VERTEBRAE.values()},
+)
+
+
 def fetch_public_cases(folder: Path) -> list[Case]:
     """The public scans in ``folder`` as cases of one region, each with the organs that lie wholly inside it."""
     fetch_files(replace(QUERY, members=(*QUERY.members, *_BELLY)), folder)  # one download for both
     scans = fetch_demo_scans(folder)
     belly_image, belly_labels = (folder / member.name for member in _BELLY)
     return [
-        _case("trunk", scans.support_image, scans.support_labels, NAMES),
-        _case("belly", belly_image, belly_labels, NAMES),
+        _case("trunk", scans.support_image, scans.support_labels, NAMES | VERTEBRAE),
+        _case("belly", belly_image, belly_labels, NAMES | VERTEBRAE),
         _case("chest", scans.query_image, scans.query_truth, {1: "heart"}),
     ]
 
@@ -105,7 +118,7 @@ def main() -> None:
     localizer = Localizer.load(device="cpu")
     for cases in tasks(fetch_public_cases(given.out / "scans"), given.data):
         for shots in SHOTS:
-            evaluation = evaluate(localizer, cases, cases[0].region, "test", shots)
+            evaluation = evaluate(localizer, cases, cases[0].region, "test", shots, ABOUT)
             save_evaluation(evaluation, given.out)
             print(evaluation.to_table(), flush=True)
             print()
