@@ -48,7 +48,8 @@ def copy(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(MODULE, target / "SlicerRPRLoc", ignore=ignored)
     shutil.copytree(REPOSITORY / "bundle" / "rprloc", target / "bundle" / "rprloc", ignore=ignored)
-    shutil.copytree(REPOSITORY / "bundle" / "models", target / "bundle" / "models")
+    for folder in ("models", "sets"):
+        shutil.copytree(REPOSITORY / "bundle" / folder, target / "bundle" / folder)
     return target
 
 

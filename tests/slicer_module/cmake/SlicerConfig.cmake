@@ -38,7 +38,7 @@ function(ctkMacroCompilePythonScript)
   require_same(${GIVEN_SOURCE_DIR} "${GIVEN_SCRIPTS}" ${GIVEN_SOURCE_DIR}/rprloc/*.py)
   require_same(
     ${GIVEN_SOURCE_DIR} "${GIVEN_RESOURCES}" ${GIVEN_SOURCE_DIR}/rprloc/*.json
-    ${GIVEN_SOURCE_DIR}/rprloc/py.typed ${GIVEN_SOURCE_DIR}/models/*
+    ${GIVEN_SOURCE_DIR}/rprloc/py.typed ${GIVEN_SOURCE_DIR}/models/* ${GIVEN_SOURCE_DIR}/sets/*
     )
 endfunction()
 
