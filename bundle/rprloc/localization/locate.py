@@ -118,8 +118,7 @@ def locate(
     ``presence`` tells.
     """
     evidence = FieldEvidence.of(field)
-    wanted = support_set.organs if organs is None else organs
-    return tuple(_judge(observe(support_set, evidence, wanted, config), calibration))
+    return tuple(_judge(observe(support_set, evidence, organs, config), calibration))
 
 
 def locate_landmarks(
@@ -132,8 +131,7 @@ def locate_landmarks(
 ) -> tuple[LandmarkDetection, ...]:
     """Find landmarks as :func:`locate` finds organs; of one that is not in the scan, ``in_scan`` tells."""
     evidence = FieldEvidence.of(field)
-    wanted = support_set.landmarks if landmarks is None else landmarks
-    return tuple(_judge(observe_landmarks(support_set, evidence, wanted, config), calibration))
+    return tuple(_judge(observe_landmarks(support_set, evidence, landmarks, config), calibration))
 
 
 def _judge(observations: Iterable[tuple[Target, Evidence]], calibration: Calibration | None) -> Iterator[Target]:
@@ -142,18 +140,26 @@ def _judge(observations: Iterable[tuple[Target, Evidence]], calibration: Calibra
 
 
 def observe(
-    support_set: SupportSet, evidence: FieldEvidence, organs: Sequence[str], config: LocalizationConfig = DEFAULT
+    support_set: SupportSet,
+    evidence: FieldEvidence,
+    organs: Sequence[str] | None = None,
+    config: LocalizationConfig = DEFAULT,
 ) -> Iterator[tuple[OrganDetection, Evidence]]:
-    """Organs as :func:`locate` finds them, not yet judged, and the evidence on each."""
-    for name, points_ras, spread_mm, starts, scans, seen in _seek(support_set, evidence, organs, config):
+    """Organs (by default all) as :func:`locate` finds them, not yet judged, and the evidence on each."""
+    wanted = support_set.organs if organs is None else organs
+    for name, points_ras, spread_mm, starts, scans, seen in _seek(support_set, evidence, wanted, config):
         yield OrganDetection(name, points_ras, spread_mm, starts, scans), seen
 
 
 def observe_landmarks(
-    support_set: SupportSet, evidence: FieldEvidence, landmarks: Sequence[str], config: LocalizationConfig = DEFAULT
+    support_set: SupportSet,
+    evidence: FieldEvidence,
+    landmarks: Sequence[str] | None = None,
+    config: LocalizationConfig = DEFAULT,
 ) -> Iterator[tuple[LandmarkDetection, Evidence]]:
-    """Landmarks as they are found, not yet judged, and the evidence on each."""
-    for name, points_ras, spread_mm, starts, scans, seen in _seek(support_set, evidence, landmarks, config):
+    """Landmarks (by default all) as they are found, not yet judged, and the evidence on each."""
+    wanted = support_set.landmarks if landmarks is None else landmarks
+    for name, points_ras, spread_mm, starts, scans, seen in _seek(support_set, evidence, wanted, config):
         yield LandmarkDetection(name, points_ras[0], float(spread_mm[0]), starts, scans), seen
 
 
