@@ -90,6 +90,8 @@ class RPRLocApp(MONAILabelApp):
                 f"{path} was built with the weights {shown['model_id']}, but those in use are {self.rprloc.model_id}. "
                 "A support set belongs to its weights. Build it again, or name its weights with --conf weights FILE."
             )
+        if not shown["organs"]:
+            raise _not_started(f"{path} holds landmarks and no organ. This app offers organs: give a set with organs.")
         return {"support_set": path, "organs": shown["organs"]}
 
 
@@ -214,7 +216,8 @@ class Detector(_Locator):
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, _Json]:
         """The file of the ROIs, and for each its box (centre and size, LPS mm) and label, and the detections (RAS)."""
         path, found = self.located(request, "rois", ".mrk.json", _organs(request.get("organ")))
-        rois = json.loads(path.read_text(encoding="utf-8"))["markups"]
+        markups = json.loads(path.read_text(encoding="utf-8"))["markups"]
+        rois = [markup for markup in markups if markup["type"] == "ROI"]
         label_names = {roi["name"]: self.labels[roi["name"]] for roi in rois}
         answer = {
             "box": [[*roi["center"], *roi["size"]] for roi in rois],

@@ -136,6 +136,9 @@ def test_detections_with_landmarks_come_back_from_their_text() -> None:
         broken = {**record, "landmarks": [{**record["landmarks"][0], **wrong}]}
         with pytest.raises(InputError):
             Detections.from_json(json.dumps(broken))
+    twice = {**record, "landmarks": [record["landmarks"][0], record["landmarks"][0]]}
+    with pytest.raises(InputError, match="two results of one name"):
+        Detections.from_json(json.dumps(twice))
     # A file of the version before, which knew no landmarks, is read.
     old = {key: value for key, value in record.items() if key != "landmarks"} | {"version": 1}
     assert Detections.from_json(json.dumps(old)).landmarks == ()
@@ -222,3 +225,35 @@ def test_landmarks_go_through_the_command_line_alone_and_beside_organs(example: 
     assert list(Detections.load(tmp_path / "only" / "anna.detections.json").targets) == ["tip"]
     refused = run_command(*build, "--landmarks", tmp_path / "missing.csv")
     assert refused.exit_code == 2 and "missing.csv" in refused.stderr
+
+
+def test_a_slice_that_was_lost_is_drawn_again(example: ExampleFiles, tmp_path: Path) -> None:
+    centre = rprloc.read_volume(example.image).grid.bounds.centre_ras
+    (tmp_path / "tips.csv").write_text("name,r_mm,a_mm,s_mm\ntip,{},{},{}\n".format(*centre))
+    weights = ["--model", example.weights, "--device", "cpu"]
+    marks = ["--landmarks", tmp_path / "tips.csv", "--out", tmp_path / "set.json"]
+    assert run_command("support", "build", "--image", example.image, *marks, *weights).exit_code == 0
+    (tmp_path / "scans.csv").write_text(f"path\n{example.image}\n")
+    locate = [
+        "locate",
+        tmp_path / "set.json",
+        "--manifest",
+        tmp_path / "scans.csv",
+        "--out",
+        tmp_path / "out",
+        "--picture",
+    ]
+    assert "1 located" in run_command(*locate, *weights).stdout
+    (drawn,) = (tmp_path / "out" / "anna.slices").iterdir()
+    assert "1 already done" in run_command(*locate, *weights).stdout
+    drawn.unlink()
+    assert "1 located" in run_command(*locate, *weights).stdout and drawn.is_file()
+
+
+def test_measuring_nothing_is_said(example: ExampleFiles, tmp_path: Path) -> None:
+    cases = {"a": {"split": "test", "targets": ["bladder"]}}
+    (tmp_path / "datasets.json").write_text(json.dumps({"pelvis": {"labels": {"1": "bladder"}, "cases": cases}}))
+    command = ["evaluate", "--data", tmp_path / "datasets.json", "--out", tmp_path / "out"]
+    for examples in ([], ["--set", example.support_set, "--model", example.weights]):
+        done = run_command(*command, *examples, "--device", "cpu")
+        assert done.exit_code == 2 and "nothing to measure" in done.stderr

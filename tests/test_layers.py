@@ -64,4 +64,8 @@ def test_every_folder_is_packaged() -> None:
     listed = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("packages = [")[2].partition("]")[0]
     folders = [path.parent for path in (ROOT / "bundle" / "rprloc").rglob("__init__.py")]
     names = {".".join(folder.relative_to(ROOT / "bundle").parts) for folder in folders}
-    assert {name.strip(' \n"') for name in listed.split(",") if name.strip()} == {*names, "rprloc.models"}
+    assert {name.strip(' \n"') for name in listed.split(",") if name.strip()} == {
+        *names,
+        "rprloc.models",
+        "rprloc.sets",
+    }

@@ -16,6 +16,7 @@ from rprloc.io.landmarks import read_landmarks
 from rprloc.io.markups import (
     SCHEMA,
     read_extreme_points,
+    read_marked_organs,
     write_extreme_points,
     write_landmarks,
     write_rois,
@@ -282,3 +283,25 @@ def test_located_landmarks_are_one_list_of_points_beside_the_boxes(tmp_path: Pat
     np.testing.assert_array_equal(read_landmarks(tmp_path / "out.mrk.json")["carina"], POINTS_RAS[0])
     with pytest.raises(InputError, match=r"nothing was located: chin is not in the scan \(90 %\)"):
         write_rois(tmp_path / "none.mrk.json", Detections("q", (), "m", "s", landmarks=(absent,)))
+
+
+def test_landmarks_are_not_taken_for_an_organ_nor_an_organ_for_landmarks(tmp_path: Path) -> None:
+    six = {f"tip {n}": point for n, point in enumerate(POINTS_RAS)}
+    write_landmarks(tmp_path / "tips.mrk.json", six)
+    with pytest.raises(InputError, match="holds landmarks and no organ"):
+        read_marked_organs(tmp_path / "tips.mrk.json")
+    box = OrganDetection("liver", POINTS_RAS, np.ones(6), 1, ("a",))
+    tips = tuple(LandmarkDetection(name, point, 1.0, 1, ("a",)) for name, point in six.items())
+    write_rois(tmp_path / "both.mrk.json", Detections("q", (box,), "m", "s", landmarks=tips))
+    assert [name for name, _ in read_marked_organs(tmp_path / "both.mrk.json")] == ["liver"]
+    write_extreme_points(tmp_path / "liver.mrk.json", POINTS_RAS, "liver")
+    with pytest.raises(InputError, match="the six extreme points of an organ"):
+        read_landmarks(tmp_path / "liver.mrk.json")
+    unnamed = fiducials(LPS[:2])
+    unnamed["controlPoints"][1]["label"] = ""
+    with pytest.raises(InputError, match="a point without a name"):
+        read_landmarks(saved(tmp_path, unnamed))
+    broken = fiducials(LPS[:1])
+    broken["controlPoints"][0]["label"] = "a\nb"
+    with pytest.raises(InputError, match="name"):
+        read_landmarks(saved(tmp_path, broken))

@@ -384,6 +384,9 @@ class Detections:
         Raises InputError if the text is not JSON, not of this format, of a newer version, or contradicts itself.
         """
         record = _parse(text, source)
+        names = [*(item["organ"] for item in record["organs"]), *(o["landmark"] for o in record.get("landmarks", ()))]
+        if len(set(names)) < len(names):
+            raise InputError(f"{source} has two results of one name. Write the detections again.")
         return cls(
             query=record["query"],
             organs=tuple(_organ_of_record(item, source) for item in record["organs"]),

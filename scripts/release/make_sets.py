@@ -117,7 +117,7 @@ def make_trunk(localizer: Localizer, cases: Sequence[Case], scans: Path) -> Supp
         "Organs of chest and abdomen",
         PUBLIC,
         "MIT licence and Apache License 2.0",
-        f"scans of other people: {scans_on}",
+        f"scans of other people, most of which the networks were trained on: {scans_on}",
         kept,
     )
     return replace(found, supports=tuple(support for support in supports if support.organs), about=about)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rprloc.apps.console import FAILURES, describe_failure
 from rprloc.errors import InputError
-from rprloc.files import is_folder, is_plain, parse_json, readable, status_of
+from rprloc.files import is_folder, is_plain, name_files, parse_json, readable, status_of
 from rprloc.io.results import ResultFiles, dicom_kinds, read_failure, save_failure
 
 if TYPE_CHECKING:
@@ -388,6 +388,7 @@ def _known_outcome(job: Job, query: Query, organs: list[str], model_id: str) -> 
 def _is_done(job: Job, query: Query, organs: list[str], model_id: str) -> bool:
     """Whether all files of a query are there, made with this support set and these weights, of these targets."""
     from rprloc.io.crops import are_cut
+    from rprloc.io.slices import END
 
     files = job.files_of(query)
     try:
@@ -401,6 +402,10 @@ def _is_done(job: Job, query: Query, organs: list[str], model_id: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     complete = all(path.exists() for path in job.wanted_files(query, boxes=bool(located), points=points))
+    if complete and job.picture:
+        places = [*located, *(landmark["landmark"] for landmark in landmarks if "ras_mm" in landmark)]
+        files_of = name_files([*named, *(landmark["landmark"] for landmark in landmarks)])
+        complete = all((files.slices / f"{files_of[name]}{END}").is_file() for name in places)
     if complete and job.crop_margin_mm is not None:
         complete = are_cut(files.crops, named, located, job.crop_margin_mm)
     return complete and made_with == (job.support_set.identity, model_id, sorted(organs))

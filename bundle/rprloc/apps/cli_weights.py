@@ -115,7 +115,7 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Measure the accuracy on annotated cases: JSON and CSV for each region, and a table in Markdown."""
-    from rprloc import Localizer, SupportSet
+    from rprloc import InputError, Localizer, SupportSet
     from rprloc.evaluation.evaluate import evaluate as evaluate_region
     from rprloc.evaluation.scores import SHOTS, save_evaluation
     from rprloc.evaluation.table import accuracy_table, landmark_table
@@ -127,7 +127,13 @@ def evaluate(
     examples = None if support_set is None else SupportSet.load(support_set)
     wanted = SHOTS if shots is Shots.both else (shots.value,)
     pairs = []
-    for name in region or _with_supports(cases, examples, split.value):
+    chosen = region or _with_supports(cases, examples, split.value)
+    if not chosen:
+        raise InputError(
+            "There is nothing to measure: no case of this split shows an organ of the examples, or no case is of split "
+            "support. Check the datasets.json, or give other examples with --set."
+        )
+    for name in chosen:
         results = []
         for several in wanted:
             result = evaluate_region(localizer, cases, name, split.value, several, regions.get(name), examples)

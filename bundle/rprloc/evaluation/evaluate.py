@@ -181,6 +181,8 @@ def learn_supports(
         if annotation.points_ras or annotation.landmarks_ras:
             learned = localizer.learn_in(field, example.volume.grid, annotation, case.name, warnings=example.warnings)
             supports += learned.supports
+    if not example.annotation.points_ras:
+        raise InputError(f"The support case {case.name} has no targets. Name its organs, or give it another split.")
     return supports[0], supports[1] if len(supports) > 1 else None
 
 

@@ -41,6 +41,8 @@ def _find(mask: Mask, rule: LandmarkRule) -> NDArray[np.float64] | None:
         across_mm = places_ras[:, 0]
         middle_mm = 0.5 * (across_mm.min() + across_mm.max())
         places_ras = places_ras[across_mm > middle_mm if rule.half == "right" else across_mm < middle_mm]
+    if len(places_ras) == 0:  # an organ one voxel wide has no halves
+        return None
     direction = np.array(rule.towards, float)
     along_mm = places_ras @ (direction / np.linalg.norm(direction))
     return np.asarray(places_ras[along_mm >= along_mm.max() - _TIP_MM].mean(0))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rprloc.errors import InputError
+from rprloc.files import require_name
 from rprloc.io.markups import read_labelled_points
 
 _COLUMNS = ("name", "r_mm", "a_mm", "s_mm")
@@ -46,6 +47,7 @@ def read_landmarks(path: str | Path) -> dict[str, NDArray[np.float64]]:
         name = label.strip()
         if not name:
             raise InputError(f"{path} has a point without a name. Give every landmark a name (in Slicer, a label).")
+        require_name(name, f"{path}: a landmark's name")
         if name in points_ras:
             raise InputError(f"{path} has two points that are called {name}. Give every landmark a name of its own.")
         points_ras[name] = point_ras

@@ -21,6 +21,9 @@ from rprloc.io.colours import organ_colour
 
 # Slicer itself writes this identifier; it compares it with a pattern and does not open it.
 SCHEMA = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
+LANDMARKS = "landmarks"
+"""The name of the point list in which landmarks are written; it is never taken for an organ's extreme points."""
+
 _PLACE = "Place one point on each of the organ's left, right, posterior, anterior, inferior and superior walls."
 _RAS_AXES_IN_LPS = [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]
 
@@ -68,14 +71,19 @@ def read_extreme_points(path: str | Path) -> Points:
 def read_marked_organs(path: Path) -> list[tuple[str, Points]]:
     """The names and six extreme points (6, 3), RAS mm, of all point lists and ROIs in a Markups file, in its order.
 
-    Raises InputError as :func:`read_extreme_points`, but for a file of several, and for one without a name.
+    A list that is called LANDMARKS is none of an organ. Raises InputError as :func:`read_extreme_points`, but for a
+    file of several, and for one without a name.
     """
     organs = []
     for markup in _markups_with_points(path):
+        if markup["type"] == "Fiducial" and markup.get("name") == LANDMARKS:
+            continue
         name = str(markup.get("name") or "").strip()
         if not name:
             raise InputError(f"{path} holds a markup without a name. Name it in Slicer as the organ.")
         organs.append((name, _points_of(path, markup)))
+    if not organs:
+        raise InputError(f"{path} holds landmarks and no organ. Give it with --landmarks.")
     return organs
 
 
@@ -89,9 +97,13 @@ def read_labelled_points(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
         if markup.get("type") != "Fiducial":
             continue
         try:
-            labels, positions_ras = _labels_and_positions(markup)
+            labels, positions_ras = _labels_and_positions(markup, needed="every landmark has a place")
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        if set(labels) == set(WALLS):
+            raise InputError(
+                f"{path} holds the six extreme points of an organ, not landmarks. Give it as markups of this organ."
+            )
         found += zip(labels, positions_ras, strict=True)
     return found
 
@@ -117,7 +129,7 @@ def write_landmarks(path: str | Path, points_ras: Mapping[str, ArrayLike]) -> No
     """
     if not points_ras:
         raise InputError(f"{path} cannot be written, because there is no landmark. Give at least one point.")
-    _write(path, [_point_list("landmarks", {name: (point, "") for name, point in points_ras.items()})])
+    _write(path, [_point_list(LANDMARKS, {name: (point, "") for name, point in points_ras.items()})])
 
 
 def write_rois(path: str | Path, detections: Detections) -> None:
@@ -159,7 +171,7 @@ def write_rois(path: str | Path, detections: Detections) -> None:
         for one in detections.located_landmarks
     }
     if points:
-        markups.append(_point_list("landmarks", points))
+        markups.append(_point_list(LANDMARKS, points))
     _write(path, markups)
 
 
@@ -264,24 +276,27 @@ def _positions_ras(markup: dict[str, Any]) -> Points:
     return positions_ras
 
 
-def _labels_and_positions(markup: dict[str, Any]) -> tuple[list[str], Points]:
+def _labels_and_positions(
+    markup: dict[str, Any], needed: str = "six points with a position are left"
+) -> tuple[list[str], Points]:
     """The labels of the control points, and their positions (N, 3), RAS mm, in the order of the file."""
     points = markup["controlPoints"]
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         raise InputError(f"The control points are not a list of points. Save the markups from Slicer again. {_PLACE}")
-    labels = [str(point.get("label") or f"point {number}") for number, point in enumerate(points, 1)]
+    labels = [str(point.get("label") or "") for point in points]
+    called = [label or f"point {number}" for number, label in enumerate(labels, 1)]
     unset = [
         label
-        for label, point in zip(labels, points, strict=True)
+        for label, point in zip(called, points, strict=True)
         if point.get("positionStatus", "defined") != "defined" or point.get("position") in (None, "", [])
     ]
     if unset:
         raise InputError(
             f"{len(unset)} of {len(points)} points are not set ({', '.join(unset)}). "
-            "Place or delete them, so that six points with a position are left."
+            f"Place or delete them, so that {needed}."
         )
     positions = [
-        _numbers(point["position"], 3, f"The position of {label}") for label, point in zip(labels, points, strict=True)
+        _numbers(point["position"], 3, f"The position of {label}") for label, point in zip(called, points, strict=True)
     ]
     return labels, _ras_from_file(markup, np.array(positions).reshape(-1, 3))
 

@@ -226,7 +226,7 @@ def write_results(
     --------
     >>> rprloc.write_results(".", scan, found, picture=True)
     """
-    from rprloc.io.crops import require_margin, save_crops
+    from rprloc.io.crops import list_crops, require_margin, save_crops
     from rprloc.io.prompts import save_prompts
 
     files = ResultFiles(Path(folder), detections.query if name is None else name)
@@ -238,6 +238,8 @@ def write_results(
             )
     files.require_possible(Path(files.name or "The scan"))
     outdated = () if _is_written(files.detections, detections) else files.drawn
+    if crop_margin_mm is not None:  # a place must never lie beside the image of another margin
+        outdated = (*dict.fromkeys((*outdated, *list_crops(files.crops))),)
     with atomic_folder(files.detections.parent, files.detections.name, outdated) as temporary:
         complete = ResultFiles(temporary, Path(files.name).name)
         if prompts:

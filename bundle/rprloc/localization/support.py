@@ -31,7 +31,7 @@ from rprloc.localization.ready_made import find_set
 from rprloc.localization.surroundings import CELL_MM, Surroundings
 from rprloc.version import __version__
 
-FORMAT, VERSION = "rprloc-support", 3
+FORMAT, VERSION = "rprloc-support", 4  # raise it when latents mean something else, too, with the same weights
 GREY_BINS = 42
 _GZIP, _MOST_BYTES = b"\x1f\x8b", 500_000_000
 _POSITIONS = 6  # numbers of a latent before the descriptor: body coordinates and fine position
@@ -510,7 +510,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
                 f"{source} is a support set of version {version}, but this program knows version {VERSION}. "
                 "Build the set with this program, or use the program that it was built with."
             )
-    schema = json.loads(files("rprloc").joinpath("schemas/support-v3.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(files("rprloc").joinpath("schemas/support-v4.schema.json").read_text(encoding="utf-8"))
     try:
         jsonschema.validate(content, schema)
     except jsonschema.ValidationError as error:
