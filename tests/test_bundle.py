@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -237,9 +239,19 @@ def test_evaluation_config_gives_the_librarys_results(scene: Scene, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     localizer = Localizer.load(scene.bundle / "models" / "model.pt", "cpu")
     expected = evaluate(localizer, read_dataset(tmp_path / "data" / "datasets.json"), "chest", "test", "one")
-    assert (tmp_path / "results" / "chest-test-one.csv").read_text(encoding="utf-8") == expected.to_csv()
+    # To rounding: other libraries than PyTorch share their work among other threads in the bundle's process.
+    ours, theirs = (
+        list(csv.reader(io.StringIO(text)))
+        for text in (expected.to_csv(), (tmp_path / "results" / "chest-test-one.csv").read_text(encoding="utf-8"))
+    )
+    assert [row[:4] for row in ours] == [row[:4] for row in theirs] and ours[0] == theirs[0]
+    for one, other in zip(ours[1:], theirs[1:], strict=True):
+        assert [float(cell or 0) for cell in one[4:]] == pytest.approx(
+            [float(cell or 0) for cell in other[4:]], abs=2e-4
+        )
     results = json.loads((tmp_path / "results" / "chest-test-one.json").read_text(encoding="utf-8"))
-    assert results["targets"] == json.loads(expected.to_json())["targets"]
+    for target, summary in json.loads(expected.to_json())["targets"].items():
+        assert results["targets"][target] == pytest.approx(summary, abs=2e-4)
     assert expected.to_table().splitlines()[2] in done.stdout
 
 
