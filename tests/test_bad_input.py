@@ -286,7 +286,7 @@ def test_markups_that_do_not_fit_are_refused(
     ("key", "value", "about"),
     [
         ("model_id", "0123456789abcdef", "was built with model 0123456789abcdef"),
-        ("version", 4, "support set of version 4"),
+        ("version", 5, "support set of version 5"),
         ("format", "rprloc-detections", "is not a support set"),
     ],
 )
