@@ -52,7 +52,8 @@ def test_a_file_with_random_edits_is_read_right_or_refused(good_files: Path, nam
 
 def test_the_fuzzer_finds_a_fault_that_is_put_there(good_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nifti, "_scaling", lambda path, header: None)  # as if no file were scaled
-    found = fuzz.fuzz(".nii", good_files, number=0)
+    # What is drawn depends on the modules that other tests have loaded, so one round may miss it.
+    found = next(filter(None, (fuzz.fuzz(".nii", good_files, number) for number in range(6))), None)
     assert found is not None and "another program reads otherwise" in found[1]
     data, good = found[0], (good_files / "scan.nii").read_bytes()
     assert {n for n, (one, other) in enumerate(zip(data, good, strict=True)) if one != other} <= set(range(112, 120))
