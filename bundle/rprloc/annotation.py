@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -107,7 +107,9 @@ class Annotation:
         >>> rprloc.Annotation.from_landmarks({"carina": [2.0, 31.5, 120.0]}).landmarks_ras["carina"].shape
         (3,)
         """
-        return cls({}, landmarks_ras={name: _one_point(name, given) for name, given in landmarks_ras.items()})
+        return cls(
+            {}, landmarks_ras=cast("Mapping[str, NDArray[np.float64]]", landmarks_ras)
+        )  # checked when it is made
 
     @classmethod
     def from_points(cls, points_ras: Mapping[str, ArrayLike]) -> Annotation:
@@ -157,6 +159,15 @@ class Annotation:
         if missing:
             raise InputError(describe_missing(missing))
         return cls(points_ras, masks, Marking.LABEL_MAP)
+
+
+def lie_inside(points_ras: Points, grid: Grid, mask: Mask | None = None) -> NDArray[np.bool_]:
+    """For marked points (N, 3), RAS mm: whether each lies in the scan on ``grid``, to OUTSIDE_TOLERANCE_MM.
+
+    On axes at an angle, points on the corners of a ``mask``'s last voxels stick out of the scan by half a voxel.
+    """
+    corner_mm = 0.0 if mask is None else float(np.linalg.norm(mask.grid.half_voxel_ras_mm))
+    return grid.contains(points_ras, OUTSIDE_TOLERANCE_MM + corner_mm)
 
 
 def _one_point(name: str, given: ArrayLike) -> NDArray[np.float64]:

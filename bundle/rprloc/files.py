@@ -71,6 +71,13 @@ def atomic_folder(folder: Path, last: str, outdated: Sequence[Path] = ()) -> Ite
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def shipped_folder(name: str) -> Path:
+    """Where files that are shipped lie: inside the package when it was installed, beside it in the bundle."""
+    package = Path(__file__).resolve().parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it. Raises InputError if that cannot be, as where a file is called so."""
     try:

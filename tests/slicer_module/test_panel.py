@@ -132,6 +132,15 @@ def settle(panel: Any) -> None:
         time.sleep(0.002)
 
 
+def choose_heart_of(panel: Any, volume: Any) -> Any:
+    """Choose a scan as the one with the organ, and name the organ; gives the scan."""
+    settle(panel)
+    panel.ui.supportSelector.choose(volume)
+    panel.ui.organEdit.setText("heart")
+    settle(panel)
+    return volume
+
+
 def click_six_points(panel: Any, points: np.ndarray) -> None:
     """With the mouse, in a view that shows the scan."""
     panel.ui.placeButton.click()
@@ -363,11 +372,7 @@ def test_buttons_wait_for_what_they_need_and_say_so(
 def test_what_goes_wrong_is_told_and_changes_nothing(
     desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
 ) -> None:
-    anna = scene.load(example.image, "anna")
-    settle(panel)
-    panel.ui.supportSelector.choose(anna)
-    panel.ui.organEdit.setText("heart")
-    settle(panel)
+    anna = choose_heart_of(panel, scene.load(example.image, "anna"))
     click_six_points(panel, bone(anna))
     panel.scans.tick([anna.GetID()])
     desktop.missing = ["jsonschema"]
@@ -384,11 +389,7 @@ def test_what_goes_wrong_is_told_and_changes_nothing(
 def test_examples_can_be_removed_and_a_closed_scene_begins_anew(
     desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
 ) -> None:
-    anna = scene.load(example.image, "anna")
-    settle(panel)
-    panel.ui.supportSelector.choose(anna)
-    panel.ui.organEdit.setText("heart")
-    settle(panel)
+    anna = choose_heart_of(panel, scene.load(example.image, "anna"))
     click_six_points(panel, bone(anna))
     panel.ui.removeButton.click()
     assert panel.logic.examples.all() == [] and panel.organs.ticked() == []
@@ -509,11 +510,7 @@ def test_a_margin_cannot_be_negative(panel: Any) -> None:
 @pytest.fixture
 def placed(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> Any:
     """Six points on anna."""
-    anna = scene.load(example.image, "anna")
-    settle(panel)
-    panel.ui.supportSelector.choose(anna)
-    panel.ui.organEdit.setText("heart")
-    settle(panel)
+    anna = choose_heart_of(panel, scene.load(example.image, "anna"))
     click_six_points(panel, bone(anna))
     return chosen_example(panel)
 
@@ -558,11 +555,7 @@ def test_a_point_that_is_dragged_out_of_the_scan_goes_back(
 def test_moving_the_mouse_over_a_view_costs_nothing(
     desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
 ) -> None:
-    anna = scene.load(example.image, "anna")
-    settle(panel)
-    panel.ui.supportSelector.choose(anna)
-    panel.ui.organEdit.setText("heart")
-    settle(panel)
+    anna = choose_heart_of(panel, scene.load(example.image, "anna"))
     panel.ui.placeButton.click()
     mouse, points = Mouse(scene), bone(anna)
     for point in points[:5]:
@@ -610,11 +603,7 @@ def test_a_point_of_another_example_does_not_end_the_placing(
 def test_a_sixth_point_outside_is_refused_and_placing_goes_on(
     desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
 ) -> None:
-    anna = scene.load(example.image, "anna")
-    settle(panel)
-    panel.ui.supportSelector.choose(anna)
-    panel.ui.organEdit.setText("heart")
-    settle(panel)
+    anna = choose_heart_of(panel, scene.load(example.image, "anna"))
     points, mouse = bone(anna), Mouse(scene)
     panel.ui.placeButton.click()
     for point in [*points[:5], points[5] + [0, 0, 5000.0], points[5]]:

@@ -396,16 +396,15 @@ def _is_done(job: Job, query: Query, organs: list[str], model_id: str) -> bool:
         named = [organ["organ"] for organ in record["organs"]]
         located = [organ["organ"] for organ in record["organs"] if "box" in organ]
         landmarks = record.get("landmarks", [])
-        points = any("ras_mm" in landmark for landmark in landmarks)
-        sought = sorted([*named, *(landmark["landmark"] for landmark in landmarks)])
-        made_with = (record["support_id"], record["model_id"], sought)
+        points = [landmark["landmark"] for landmark in landmarks if "ras_mm" in landmark]
+        sought = [*named, *(landmark["landmark"] for landmark in landmarks)]
+        made_with = (record["support_id"], record["model_id"], sorted(sought))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    complete = all(path.exists() for path in job.wanted_files(query, boxes=bool(located), points=points))
+    complete = all(path.exists() for path in job.wanted_files(query, boxes=bool(located), points=bool(points)))
     if complete and job.picture:
-        places = [*located, *(landmark["landmark"] for landmark in landmarks if "ras_mm" in landmark)]
-        files_of = name_files([*named, *(landmark["landmark"] for landmark in landmarks)])
-        complete = all((files.slices / f"{files_of[name]}{END}").is_file() for name in places)
+        files_of = name_files(sought)
+        complete = all((files.slices / f"{files_of[name]}{END}").is_file() for name in (*located, *points))
     if complete and job.crop_margin_mm is not None:
         complete = are_cut(files.crops, named, located, job.crop_margin_mm)
     return complete and made_with == (job.support_set.identity, model_id, sorted(organs))

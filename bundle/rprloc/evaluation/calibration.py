@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,14 +81,25 @@ def cross_validate(
     """
     thresholds = calibration.least_likeness, calibration.least_sidedness
     found = []
-    for group in dict.fromkeys(group_of(one) for one in seen):
-        others = [one for one in seen if group_of(one) != group]
+    for group, own, others in _left_out(seen, group_of):
         if min(_counts(others).values()) == 0:
             _log.warning("The check cannot leave out %s: without it, there are not both cut and absent organs.", group)
             continue
         without = _fit(calibration.model_id, others, thresholds)
-        found += judge(without, [one for one in seen if group_of(one) == group])
+        found += judge(without, own)
     return found
+
+
+def _left_out(
+    seen: Sequence[Observation], group_of: Callable[[Observation], Hashable]
+) -> Iterator[tuple[Hashable, list[Observation], list[Observation]]]:
+    """Each group, its own observations, and all others."""
+    for group in dict.fromkeys(group_of(one) for one in seen):
+        yield (
+            group,
+            [one for one in seen if group_of(one) == group],
+            [one for one in seen if group_of(one) != group],
+        )
 
 
 def cross_validate_landmarks(
@@ -96,9 +107,8 @@ def cross_validate_landmarks(
 ) -> list[Judged]:
     """As :func:`cross_validate`, of landmarks."""
     found = []
-    for group in dict.fromkeys(group_of(one) for one in seen):
-        without = with_landmarks(calibration, [one for one in seen if group_of(one) != group])
-        found += judge_landmarks(without, [one for one in seen if group_of(one) == group])
+    for _, own, others in _left_out(seen, group_of):
+        found += judge_landmarks(with_landmarks(calibration, others), own)
     return found
 
 

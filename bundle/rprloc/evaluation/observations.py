@@ -129,7 +129,8 @@ def observe_cases(
             with_changes=alike.index(case.name) % max(1, len(alike) // _CHANGED) == 0,
             folder=folder,
         )
-        truth_ras = find_landmarks(read_case(case).annotation, regions[case.region].landmarks)
+        rules = regions[case.region].landmarks
+        truth_ras = find_landmarks(read_case(case).annotation, rules) if rules else {}
         for view in looked_at.views:
             evidence = FieldEvidence.of(view.field)
             scans.append(ScanObservation(case.region, view.kind, view.warnings, evidence.as_a_whole()))
@@ -169,11 +170,8 @@ def _observe_view(
         return []
     case = looked_at.case
     own = [one.support for one in examples if one.region == case.region and one.support.scan != case.name]
-    sets: list[tuple[str, tuple[Support, ...]]] = [(support.scan, (support,)) for support in own]
-    if view.kind is Kind.WHOLE and len(own) > 1:
-        sets.append((ALL_SUPPORTS, tuple(own)))
     found = []
-    for name, supports in sets:
+    for name, supports in _alone_and_together(own, view):
         support_set = SupportSet("", supports)
         organs = [organ for organ in support_set.organs if organ in view.shares]
         for organ, seen in observe(support_set, evidence, organs, config) if organs else ():
@@ -196,6 +194,14 @@ def _observe_view(
     return found
 
 
+def _alone_and_together(supports: Sequence[Support], view: View) -> list[tuple[str, tuple[Support, ...]]]:
+    """The sets that look at a view, with their names: every support alone, and at a whole scan all together."""
+    sets: list[tuple[str, tuple[Support, ...]]] = [(support.scan, (support,)) for support in supports]
+    if view.kind is Kind.WHOLE and len(supports) > 1:
+        sets.append((ALL_SUPPORTS, tuple(supports)))
+    return sets
+
+
 @small_steps()
 def _observe_landmarks(
     case: Case,
@@ -214,10 +220,8 @@ def _observe_landmarks(
         return []
     by_region = [(one.region, one.landmarks) for one in examples if one.landmarks is not None]
     own = [support for region, support in by_region if region == case.region and support.scan != case.name]
-    sets: list[tuple[str, str, tuple[Support, ...]]] = [(case.region, support.scan, (support,)) for support in own]
+    sets = [(case.region, *named) for named in _alone_and_together(own, view)]
     if view.kind is Kind.WHOLE:
-        if len(own) > 1:
-            sets.append((case.region, ALL_SUPPORTS, tuple(own)))
         sets += [(region, support.scan, (support,)) for region, support in by_region[::2] if region != case.region]
     found = []
     for region, name, supports in sets:

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from rprloc.annotation import (
-    OUTSIDE_TOLERANCE_MM,
     Annotation,
     Example,
     Marking,
     Mask,
     describe_missing,
+    lie_inside,
     scan_pseudonym,
 )
 from rprloc.errors import InputError
@@ -299,8 +298,7 @@ def _only_one(organ: str, every: Sequence[_Named], called: Sequence[_Called]) ->
 
 def _require_inside(named: _Named, points_ras: Points, mask: Mask | None, grid: Grid) -> None:
     """Raise InputError for an organ that reaches out of its scan, to a millimetre and half a voxel of its mask."""
-    corner_mm = 0.0 if mask is None else float(np.linalg.norm(mask.grid.half_voxel_ras_mm))
-    if not grid.contains(points_ras, OUTSIDE_TOLERANCE_MM + corner_mm).all():
+    if not lie_inside(points_ras, grid, mask).all():
         raise named.marked.fault(
             f"{named.structure.name} lies outside of the scan, wholly or in part. Give the labels of this scan."
         )

@@ -43,19 +43,18 @@ def detect(
     """
     evidence = FieldEvidence.of(field)
     wanted = support_set.targets if organs is None else organs
+    known_organs, known_landmarks = set(support_set.organs), set(support_set.landmarks)
     organs_found = tuple(
         AbsentOrgan(one.organ, one.presence, one.supports) if one.presence is not None and one.is_absent else one
         for one in _judge(
-            observe(support_set, evidence, [name for name in wanted if name in support_set.organs], config),
+            observe(support_set, evidence, [name for name in wanted if name in known_organs], config),
             calibration,
         )
     )
     landmarks = tuple(
         AbsentLandmark(one.landmark, one.in_scan, one.supports) if one.in_scan is not None and one.is_absent else one
         for one in _judge(
-            observe_landmarks(
-                support_set, evidence, [name for name in wanted if name in support_set.landmarks], config
-            ),
+            observe_landmarks(support_set, evidence, [name for name in wanted if name in known_landmarks], config),
             calibration,
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rprloc.annotation import OUTSIDE_TOLERANCE_MM, Annotation
+from rprloc.annotation import Annotation, Mask, lie_inside
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid, Points, assign_extreme_points
 from rprloc.localization.appearance import learn_appearance
@@ -29,9 +29,7 @@ def build_support(
     organs = {}
     for name, given in annotation.points_ras.items():
         points_ras, mask = assign_extreme_points(given), annotation.masks.get(name)
-        # On axes at an angle, points on the corners of a mask's last voxels stick out of the scan.
-        corner_mm = 0.0 if mask is None else float(np.linalg.norm(mask.grid.half_voxel_ras_mm))
-        _require_inside(name, points_ras, grid, corner_mm)
+        _require_inside(name, points_ras, grid, mask)
         box, side = Box.from_extreme_points(points_ras), config.context_side
         context_ras = _context(box, grid, config.context_margin_mm, side)
         anchors_ras = np.concatenate([points_ras, context_ras])
@@ -49,9 +47,9 @@ def build_support(
     return Support(scan, annotation.marking, organs, surroundings, landmarks=landmarks)
 
 
-def _require_inside(name: str, points_ras: Points, grid: Grid, beyond_mm: float = 0.0) -> None:
-    """Raise InputError if points (P, 3) lie outside of the scan by more than the tolerance and ``beyond_mm``."""
-    outside = ~grid.contains(points_ras, OUTSIDE_TOLERANCE_MM + beyond_mm)
+def _require_inside(name: str, points_ras: Points, grid: Grid, mask: Mask | None = None) -> None:
+    """Raise InputError if points (P, 3), those of a mask if there is one, lie outside of the scan."""
+    outside = ~lie_inside(points_ras, grid, mask)
     if outside.any():
         worst = np.round(points_ras[outside][0], 1).tolist()
         if len(points_ras) == 1:

@@ -16,7 +16,7 @@ from rprloc.localization.matching import SearchField, step_coarse_and_fine
 from rprloc.localization.support import Support, SupportLandmark, SupportOrgan, SupportTarget
 from rprloc.model.device import small_steps
 
-Target = TypeVar("Target", SupportOrgan, SupportLandmark)
+_Kept = TypeVar("_Kept", SupportOrgan, SupportLandmark)
 
 
 def locate_by_one(
@@ -47,7 +47,7 @@ def with_self_error(support: Support, search: SearchField) -> Support:
     return replace(support, organs=organs, landmarks=landmarks)
 
 
-def _with_error(target: Target, found_ras: Points) -> Target:
+def _with_error(target: _Kept, found_ras: Points) -> _Kept:
     """A target with what it is missed by in its own scan, where it was found at points (P, 3)."""
     return replace(target, self_error_mm=target.self_error_mm + found_ras - target.points_ras)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rprloc.errors import InputError
+from rprloc.files import shipped_folder
 
 SIGN = "@"
 """Before the name of a ready-made set, wherever a support set is asked for."""
@@ -13,11 +14,8 @@ _ENDING = ".support.json.gz"
 
 
 def ready_made_sets() -> dict[str, Path]:
-    """The files of the ready-made sets by name, sorted; they lie inside the installed package or beside it."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "sets"
-    folder = installed if installed.is_dir() else package.parent / "sets"
-    return {path.name.removesuffix(_ENDING): path for path in sorted(folder.glob(f"*{_ENDING}"))}
+    """The files of the ready-made sets by name, sorted."""
+    return {path.name.removesuffix(_ENDING): path for path in sorted(shipped_folder("sets").glob(f"*{_ENDING}"))}
 
 
 def find_set(path: str | Path) -> Path:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rprloc.files import shipped_folder
+
 DEFAULT = "research"
 LICENCE_FILE = "license.txt"
 """Beside each file of shipped weights: in a line, what they may be used for, and what they were trained on."""
 
 
 def shipped_models() -> dict[str, Path]:
-    """The files of the shipped weights by the model's name, the default first.
-
-    They lie inside the package when it was installed, beside it in the bundle.
-    """
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "models"
-    folder = installed if installed.is_dir() else package.parent / "models"
+    """The files of the shipped weights by the model's name, the default first."""
+    folder = shipped_folder("models")
     return {DEFAULT: folder / "model.pt", "open": folder / "open" / "model.pt"}
 
 
