@@ -93,10 +93,10 @@ run_benchmark = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m scripts.ben
 
 benchmark: setup
 	$(run_benchmark) --runs runs/benchmark-quick --docs runs/benchmark-quick/report \
-		--pairs 2 --abdomen-pairs 1 --budget 0.05 $(BENCHMARK)
+		--pairs 2 --abdomen-pairs 1 --budget 0.0025 $(BENCHMARK)
 
 benchmark-full: setup
-	$(run_benchmark) --runs runs/benchmark --docs docs/benchmark --all-organs abdomen $(BENCHMARK)
+	$(run_benchmark) --runs runs/benchmark --docs docs/benchmark --other-pairs 40 --all-organs abdomen --time-threads 2 $(BENCHMARK)
 
 clean:
 	rm -rf .venv $(FLOOR) $(MONAILABEL) demo-out example-out site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bundle/*.egg-info

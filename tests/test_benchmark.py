@@ -20,14 +20,15 @@ from hypothesis.extra import numpy as arrays
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid
 from rprloc.io.dataset import read_dataset
+from rprloc.training.optimizer import MuonWithAdamW
 from rprloc.volume import Volume, to_sitk
-from scripts.benchmark.fitting import fit, version_of
+from scripts.benchmark.fitting import fit, read_checks, version_of
 from scripts.benchmark.matching import SIMILARITIES, FourierMatcher, best_place, sliding_sums
-from scripts.benchmark.predictions import Pair, Prediction, choose_pairs, path_of, predict
+from scripts.benchmark.predictions import Pair, Prediction, choose_other_pairs, choose_pairs, path_of, predict
 from scripts.benchmark.registry import METHODS, Setting, load_methods
 from scripts.benchmark.run import TARGETS, run
 from scripts.benchmark.scans import Scan, cut_patches
-from scripts.benchmark.scoring import score_rows
+from scripts.benchmark.scoring import interval_over_queries, score_rows
 
 SHIFT_MM = np.array([8.0, 0.0, -6.0])
 """By how much the toy region's second patient lies beside the first."""
@@ -96,7 +97,8 @@ def test_a_new_method_is_one_small_file_and_gets_its_scores(toy: Setting, tmp_pa
     for row, target in records:
         record = records[row, target]
         assert set(record) == {
-            "table", "row", "region", "target", "iou", "awd_mm", "seconds_per_query", "seconds_per_organ", "n",
+            "table", "row", "region", "target", "iou", "iou_interval", "awd_mm", "awd_interval_mm", "seconds_per_query",
+            "seconds_per_organ", "n",
         }  # fmt: skip
         # Both walls of an axis are off by what the patient was moved along it.
         assert record["awd_mm"] == pytest.approx(np.abs(SHIFT_MM).mean(), abs=1e-3)
@@ -130,9 +132,8 @@ def test_the_report_shows_the_results(toy: Setting, tmp_path: Path) -> None:
     for record in records:
         assert f"`{record['row']}`" in report
         assert f"{100 * record['iou']:.1f}, {record['awd_mm']:.2f}" in report
-    for name in ("organs_toy.png", "time_toy.png"):
-        assert name in report
-        assert (tmp_path / "docs" / name).stat().st_size > 1000
+    assert "methods_toy.png" in report
+    assert (tmp_path / "docs" / "methods_toy.png").stat().st_size > 1000
     assert not list(tmp_path.glob("docs/.*"))
 
 
@@ -329,9 +330,9 @@ def test_training_that_was_interrupted_ends_where_it_would_have(tmp_path: Path) 
                 values = torch.from_numpy(generator.normal(size=(4, 3))).float()
                 return (net(values)[:, 0] - values.sum(1)).square().mean()
 
-            optimizer = torch.optim.Adam(net.parameters())
+            optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
             state = fit(
-                net, loss_of, optimizer, path, 1.0, seed=0, rate_at=lambda share, step: 0.1, scans=1, max_steps=until
+                net, loss_of, optimizer, path, 1.0, seed=0, rate_at=lambda share: 1.0, scans=1, max_steps=until
             )  # fmt: skip
             assert state["steps"] == until
         return net.weight.detach()
@@ -339,6 +340,104 @@ def test_training_that_was_interrupted_ends_where_it_would_have(tmp_path: Path) 
     torch.testing.assert_close(trained(tmp_path / "a.pt", 4, 4, 9), trained(tmp_path / "b.pt", 9))
     assert version_of(tmp_path / "a.pt").startswith("9 steps")
     assert version_of(tmp_path / "missing.pt") == "not trained"
+
+
+def test_training_is_followed_on_other_scans_and_what_was_seen_is_kept(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, modes = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)), []
+
+    def check() -> float:
+        modes.append((net.training, torch.is_grad_enabled()))
+        return float(len(modes))
+
+    optimizer = MuonWithAdamW(net, [net[0]], 1e-2, 0.0)
+    for until in (3, 5):
+        fit(
+            net, lambda generator: net(torch.ones(1, 3)).square().mean(), optimizer, tmp_path / "a.pt", 1.0, seed=0,
+            rate_at=lambda share: 1.0, scans=1, max_steps=until, check=check,
+        )  # fmt: skip
+
+    assert modes == [(False, False)] * 2
+    assert [(step, error) for step, _, error in read_checks(tmp_path / "a.pt")] == [(3, 1.0), (5, 2.0)]
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_a_sentence(tmp_path: Path) -> None:
+    net = torch.nn.Linear(1, 1)
+    with pytest.raises(InputError, match=r"loss of a is nan at step 0"):
+        fit(
+            net, lambda generator: net(torch.full((1, 1), float("nan"))).mean(), torch.optim.Adam(net.parameters()),
+            tmp_path / "a.pt", 1.0, seed=0, rate_at=lambda share: 1.0, scans=1,
+        )  # fmt: skip
+
+
+def test_muon_and_adamw_go_on_where_they_were(tmp_path: Path) -> None:
+    def trained(*steps: int) -> torch.Tensor:
+        for until in steps:
+            torch.manual_seed(0)
+            net = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(3, 4))
+            fit(
+                net, lambda generator, net=net: (net(torch.ones(1, 2, 3, 3, 3)) - 1.0).square().mean(),
+                MuonWithAdamW(net, [net[0], net[2]], 1e-2, 0.0), tmp_path / f"{len(steps)}.pt", 1.0, seed=0,
+                rate_at=lambda share: 1.0, scans=1, max_steps=until,
+            )  # fmt: skip
+        return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+
+    torch.manual_seed(0)
+    first = torch.nn.Conv3d(2, 3, 3).weight.detach().flatten()
+    assert (trained(9)[: len(first)] - first).abs().min() > 0.0  # the views of the weights are the weights
+    torch.testing.assert_close(trained(4, 9), trained(9))
+
+
+def test_other_pairs_have_training_cases_as_queries_and_leave_the_supervised_out(toy: Setting, tmp_path: Path) -> None:
+    anna, bert = toy.cases
+    setting = replace(toy, cases=(anna, bert, replace(bert, name="carl", split="train")))
+    supervised = NEW_METHOD.replace("SamePlace", "Taught").replace("same-place", "taught")
+    supervised = supervised.replace('Row("taught", 3)', 'Row("taught", 3, given="supervised")')
+    (tmp_path / "methods" / "taught.py").write_text(supervised, encoding="utf-8")
+
+    run(setting, {"toy": 5}, tmp_path / "docs", other_pairs={"toy": 5}, folders=[tmp_path / "methods"])
+
+    assert choose_other_pairs(setting, "toy", 5) == [Pair("toy", "anna", "carl")]
+    records = json.loads((tmp_path / "docs" / "results.json").read_text(encoding="utf-8"))
+    rows = {region: {one["row"] for one in records if one["region"] == region} for region in ("toy", "toy-other")}
+    assert rows["toy"] > rows["toy-other"] == {"same-place", "same-place few-shot"}
+
+
+def test_pairs_are_timed_with_more_threads_and_the_number_of_threads_stays(toy: Setting, tmp_path: Path) -> None:
+    asking = NEW_METHOD.replace("stream.write(query.name", "import torch; stream.write(str(torch.get_num_threads())")
+    (tmp_path / "methods" / "same_place.py").write_text(asking, encoding="utf-8")
+    before = torch.get_num_threads()
+
+    run(toy, {"toy": 5}, tmp_path / "docs", threads=before + 1, folders=[tmp_path / "methods"])
+
+    assert set((toy.folder / "asked").read_text().split()) == {str(before), str(before + 1)}
+    assert torch.get_num_threads() == before
+    report = (tmp_path / "docs" / "report.md").read_text(encoding="utf-8")
+    assert f"s a query, {before + 1} threads" in report
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_an_interval_holds_the_mean_and_lies_within_the_values(values: list[float]) -> None:
+    low, high = interval_over_queries({str(number): value for number, value in enumerate(values)})
+    assert min(values) - 1e-9 <= low <= np.mean(values) + 1e-9
+    assert np.mean(values) - 1e-9 <= high <= max(values) + 1e-9
+
+
+def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, toy: Setting, phantom: Volume) -> None:
+    module = method_module("rpr_paper")
+    module.WIDTH["toy"], module.PATCH["toy"] = 2, ((32, 32, 32), (4.0, 4.0, 4.0))
+    module.REACH_MM["toy"], module.BATCH["toy"], module.MINUTES["toy"] = (300.0, 60.0), ((1, 6), (2, 4)), (0.1, 0.02)
+    case = replace(toy.cases[0], split="train")
+    method = module.RprPaper(replace(toy, cases=(*toy.cases, replace(case, name="carl"))))
+
+    method.train("toy")
+
+    coarse, fine = method.weights("toy").values()
+    losses = torch.load(coarse, weights_only=True)["losses"]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert len(read_checks(coarse)) == len(read_checks(fine)) == 1
+    steps = torch.load(fine, weights_only=True)["steps"]
+    assert f"{2 * 4 * 3 * steps:,} pairs" in method.caution("toy")
 
 
 def test_dense_latents_of_the_autoencoder_are_those_of_its_patches(method_module) -> None:

@@ -14,7 +14,7 @@ from scripts.benchmark.plots import draw_boxes
 from scripts.benchmark.predictions import Pair, Prediction, path_of
 from scripts.benchmark.registry import SUPERVISED, Setting
 from scripts.benchmark.scoring import Result
-from scripts.benchmark.wording import PRODUCT, find_row, format_percent, list_rivals, name_region
+from scripts.benchmark.wording import OTHER, PRODUCT, find_row, format_percent, list_rivals, name_region
 
 _FAILURES = 2
 
@@ -30,6 +30,8 @@ def describe_failures(
         "folder `pictures` of the run, as the scans are not ours to publish.\n",
     ]
     for region in pairs:
+        if region.endswith(OTHER):
+            continue
         ours = find_row(results, region, PRODUCT)
         if ours is None:
             continue

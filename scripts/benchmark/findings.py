@@ -1,18 +1,19 @@
-"""What the numbers say of the product, in words: what it beats, what beats it, and how fast it is."""
+"""What the numbers say, in words: what the product beats, what beats it, how fast it is, what the paper's does."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from scripts.benchmark.paper import look_up_figures
 from scripts.benchmark.registry import SUPERVISED
-from scripts.benchmark.scoring import Result
+from scripts.benchmark.scoring import MEAN, Interval, Result, awd_mm_of, interval_over_queries, iou_of
 from scripts.benchmark.wording import (
+    OTHER,
     PAPER,
     PRODUCT,
     find_row,
+    format_interval,
     format_percent,
     format_scores,
     list_rivals,
@@ -24,34 +25,87 @@ from scripts.benchmark.wording import (
 def describe_findings(results: Sequence[Result], region: str, cautions: Mapping[str, str]) -> str:
     """The section on a region. ``cautions``: of every method, what must be known before its accuracy is compared."""
     ours = find_row(results, region, PRODUCT)
-    lines = [f"## What it says: {name_region(region)}\n"]
+    lines = [f"### {name_region(region).capitalize()}\n"]
     if ours is None:
         return "\n".join([*lines, f"`{PRODUCT}` has no predictions here.\n"])
     rivals = list_rivals(results, region)
-    lines += _compare_means(ours, [rival for rival in rivals if rival.row.given != SUPERVISED])
+    lines.append(f"- `{PRODUCT}`, one example: {_state(ours)}.")
+    unsupervised = [rival for rival in rivals if rival.row.given != SUPERVISED]
+    if unsupervised:
+        best = max(unsupervised, key=lambda rival: rival.iou)
+        lines.append(
+            f"- The best other method without labels, `{best.row.name}`: {_state(best)}; {_compare(ours, best)}"
+        )
+        nearest = min(unsupervised, key=lambda rival: rival.awd_mm)
+        if nearest is not best:
+            lines.append(f"- By AWD it is `{nearest.row.name}`: {_state(nearest)}; {_compare(ours, nearest)}")
+    for rival in rivals:
+        if rival.row.given == SUPERVISED:
+            lines.append(
+                f"- With labels of many patients, `{rival.row.name}`: {_state(rival)}; {_compare(ours, rival)}"
+            )
     lines += _list_winners(ours, rivals)
+    lines += _describe_paper(results, region)
     lines += [f"- **Beware**, `{name}`: {caution}" for name, caution in cautions.items() if caution]
-    lines += describe_speed(results, region)
+    if not region.endswith(OTHER):
+        lines += describe_speed(results, region)
     return "\n".join(lines) + "\n"
 
 
-def _compare_means(ours: Result, rivals: Sequence[Result]) -> list[str]:
-    """Whether the product beats the best of its unsupervised rivals, in mean IoU and in mean AWD."""
-    if not rivals:
+def _state(result: Result) -> str:
+    iou, awd = (result.interval(measure) for measure in (iou_of, awd_mm_of))
+    return (
+        f"IoU {format_percent(result.iou)} % ({_percent(iou)}), AWD {result.awd_mm:.1f} mm ({format_interval(awd, 1)})"
+    )
+
+
+def _percent(ends: Interval) -> str:
+    return format_interval((100 * ends[0], 100 * ends[1]))
+
+
+def difference(ours: Result, theirs: Result, target: str = MEAN) -> tuple[float, Interval]:
+    """By how much the first's IoU is higher on the queries that both have, and its interval."""
+    mine, others = ours.by_query(iou_of, target), theirs.by_query(iou_of, target)
+    by_query = {query: mine[query] - others[query] for query in mine if query in others}
+    return sum(by_query.values()) / len(by_query), interval_over_queries(by_query)
+
+
+def _compare(ours: Result, theirs: Result) -> str:
+    mean, ends = difference(ours, theirs)
+    span = f"by {100 * abs(mean):.1f} % IoU ({format_interval((100 * ends[0], 100 * ends[1]), 1)})"
+    if ends[0] > 0:
+        return f"`{PRODUCT}` is better {span}."
+    if ends[1] < 0:
+        return f"**`{PRODUCT}` is worse** {span}."
+    return (
+        f"the two cannot be told apart ({100 * mean:+.1f} % IoU, {format_interval((100 * ends[0], 100 * ends[1]), 1)})."
+    )
+
+
+def _describe_paper(results: Sequence[Result], region: str) -> list[str]:
+    """What the paper's method reaches here beside its own figures, and whether its parts help as they do there."""
+    paper = find_row(results, region, PAPER)
+    if paper is None:
         return []
-    lines = []
-    for measure, best_of, better in (("mean IoU", max, np.greater), ("mean AWD", min, np.less)):
-        best = best_of(rivals, key=lambda rival: rival.iou if measure == "mean IoU" else rival.awd_mm)
-        mine, theirs = (result.iou if measure == "mean IoU" else result.awd_mm for result in (ours, best))
-        texts = [
-            format_percent(value) + "%" if measure == "mean IoU" else f"{value:.2f} mm" for value in (mine, theirs)
-        ]
-        verdict = (
-            "beats every other unsupervised row" if better(mine, theirs) else f"**is beaten by `{best.row.name}`**"
+    known = look_up_figures(paper.row.table, paper.row.paper)
+    target = MEAN if len(paper.summaries) > 1 else next(iter(paper.summaries))
+    lines = [f"- The paper's method, `{PAPER}`: {_state(paper)}."]
+    if target in known:
+        lines[-1] = (
+            lines[-1][:-1] + f"; the paper says {known[target][0]:.1f} %, {known[target][1]:.1f} mm of its patients."
         )
-        lines.append(
-            f"- {measure}: `{PRODUCT}` {verdict} ({texts[0]}; the best other one is `{best.row.name}` {texts[1]})."
-        )
+    steps = (
+        ("six extreme points", "extreme K=1", "two corners", "diagonal K=1"),
+        ("twenty runs", "extreme K=20", "one", "extreme K=1"),
+        ("the fine network after the coarse one", "M_c + M_f", "the coarse one alone", "M_c one step"),
+    )
+    for better, name, worse, other in steps:
+        one, two = find_row(results, region, name), find_row(results, region, other)
+        if one is not None and two is not None:
+            mean, ends = difference(one, two)
+            verdict = "as in the paper" if mean > 0 else "**not as in the paper**"
+            span = format_interval((100 * ends[0], 100 * ends[1]), 1)
+            lines.append(f"  - {better} against {worse}: {100 * mean:+.1f} % IoU ({span}), {verdict}.")
     return lines
 
 
@@ -60,24 +114,18 @@ def describe_speed(results: Sequence[Result], region: str) -> list[str]:
     ours, paper = find_row(results, region, PRODUCT), find_row(results, region, PAPER)
     if ours is None:
         return []
-    lines = []
+    organs = f"all {ours.organs} organs" if ours.organs > 1 else "one organ"
+    line = f"- Time for {organs} of a query: `{PRODUCT}` {ours.seconds_per_query:.2f} s"
     if paper is not None:
         factor = paper.seconds_per_query / ours.seconds_per_query
-        goal = "as was aimed at" if factor >= 50 else "**less than the 50 times that were aimed at**"
-        organs = f"all {ours.organs} organs" if ours.organs > 1 else "one organ"
-        lines.append(
-            f"- Time for {organs} of a query: `{PRODUCT}` {ours.seconds_per_query:.2f} s, `{PAPER}` "
-            f"{paper.seconds_per_query:.1f} s: {factor:.0f} times faster, {goal}."
-        )
+        line += f", `{PAPER}` {paper.seconds_per_query:.1f} s ({factor:.0f} times as long)"
     matching = [result for result in results if result.region == region and result.row.name.startswith("gs-")]
     if matching:
         fastest = min(matching, key=lambda result: result.seconds_per_query)
-        verdict = "faster" if ours.seconds_per_query < fastest.seconds_per_query else "**slower**"
-        lines.append(
-            f"- `{PRODUCT}` is {verdict} than template matching through FFTs (`{fastest.row.name}`, "
-            f"{fastest.seconds_per_query:.1f} s)."
-        )
-    return lines
+        slower = ours.seconds_per_query > fastest.seconds_per_query
+        line += f", template matching through FFTs (`{fastest.row.name}`) {fastest.seconds_per_query:.1f} s"
+        line += f": **`{PRODUCT}` is slower than that**" if slower else ""
+    return [line + "."]
 
 
 def _list_winners(ours: Result, rivals: Sequence[Result]) -> list[str]:

@@ -14,36 +14,43 @@ from tqdm import tqdm
 
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
-from scripts.benchmark.circumstances import describe_machine
+from rprloc.training.optimizer import MuonWithAdamW
+from scripts.benchmark.circumstances import describe_machine, read_clock
 
 _CHECKPOINT_SECONDS = 60.0
+_CHECK_SECONDS = 300.0
 
 
 def fit(
     net: nn.Module,
     loss_of: Callable[[np.random.Generator], Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | MuonWithAdamW,
     path: Path,
     minutes: float,
     *,
     seed: int,
-    rate_at: Callable[[float, int], float],
+    rate_at: Callable[[float], float],
     scans: int,
     max_steps: int | None = None,
     modes: nn.Module | None = None,
+    check: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
     """Optimize ``net`` until the budget is spent, and leave it with its weights; ``path`` holds the state.
 
-    ``loss_of`` draws a batch. ``rate_at``: the learning rate as a function of the share of the budget that is spent
-    and of the step. ``max_steps`` ends it earlier. ``modes``: a module around the net that is
-    put into training mode, too. Resumes; a run that is complete only loads.
-    The random numbers of a step depend on the seed and the step's number alone. Returns the state: seconds, steps, ...
+    ``loss_of`` draws a batch. ``rate_at``: the factor of the optimizer's rate as a function of the share of the budget
+    that is spent. ``minutes`` are those of :func:`read_clock`: with one thread, other work does not count.
+    ``max_steps`` ends it earlier. ``modes``: a module around the net that is put into training mode, too.
+    ``check``: the error on scans that nothing is trained on; kept from time to time, for the curve, not counted.
+    Resumes; a run that is complete only loads. The random numbers of a step depend on the seed and the step's number
+    alone. Returns the state: seconds, steps, checks (step, seconds, error), ...
+    Raises InputError if the loss is no finite number.
     """
     state = _resume(net, optimizer, path, scans)
     budget = 60.0 * minutes
     (modes or net).train()
-    last, last_cpu = time.perf_counter(), time.process_time()
-    saved = last
+    rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    last = read_clock()
+    saved = time.perf_counter()
     bar = tqdm(desc=path.stem, initial=state["steps"], unit="step", mininterval=20.0)
 
     def done() -> bool:
@@ -53,34 +60,45 @@ def fit(
         share = state["seconds"] / budget
         if max_steps is not None:
             share = max(share, state["steps"] / max_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = float(rate_at(min(share, 1.0), state["steps"]))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * rate_at(min(share, 1.0))
         loss = loss_of(np.random.default_rng([seed, state["steps"]]))
-        optimizer.zero_grad(set_to_none=True)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"The loss of {path.stem} is {float(loss.detach())} at step {state['steps']}. What is in {path} stays."
+            )
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        now, now_cpu = time.perf_counter(), time.process_time()
+        now = read_clock()
         state["seconds"] += now - last
-        state["cpu_seconds"] += now_cpu - last_cpu
         state["steps"] += 1
         state["losses"].append(float(loss.detach()))
-        last, last_cpu = now, now_cpu
+        last = now
         bar.update()
-        bar.set_postfix_str(f"loss {np.mean(state['losses'][-50:]):.4g}, {state['seconds']:.0f} of {budget:.0f} s")
-        if now - saved > _CHECKPOINT_SECONDS or done():
+        told = f"loss {np.mean(state['losses'][-50:]):.4g}, {state['seconds']:.0f} of {budget:.0f} s"
+        bar.set_postfix_str(told, refresh=False)
+        checked = state["checks"][-1][1] if state["checks"] else 0.0
+        if check is not None and (state["seconds"] - checked >= _CHECK_SECONDS or done()):
+            (modes or net).eval()
+            with torch.inference_mode():
+                state["checks"].append((state["steps"], state["seconds"], float(check())))
+            (modes or net).train()
+            last = read_clock()
+        if time.perf_counter() - saved > _CHECKPOINT_SECONDS or done():
             state |= {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
             with atomic_path(path) as temporary:
                 torch.save(state, temporary)
-            saved = now
+            saved = time.perf_counter()
     bar.close()
     (modes or net).eval()
     return state
 
 
-def _resume(net: nn.Module, optimizer: torch.optim.Optimizer, path: Path, scans: int) -> dict[str, Any]:
+def _resume(net: nn.Module, optimizer: torch.optim.Optimizer | MuonWithAdamW, path: Path, scans: int) -> dict[str, Any]:
     """The state in ``path``, put into the net and the optimizer, or a new one; with the machine as it is now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0, "scans": scans, "losses": []}
+    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "scans": scans, "losses": [], "checks": []}
     device = next(net.parameters()).device
     if path.exists():
         state = torch.load(path, weights_only=True, map_location=device)
@@ -103,6 +121,11 @@ def steps_of(path: Path) -> int:
     return int(torch.load(path, weights_only=True, map_location="cpu")["steps"]) if path.exists() else 0
 
 
+def read_checks(path: Path) -> list[tuple[int, float, float]]:
+    """Of the weights in a file what was followed: (step, seconds, error) of each check; [] if there are none."""
+    return torch.load(path, weights_only=True, map_location="cpu")["checks"] if path.exists() else []
+
+
 def version_of(*paths: Path) -> str:
     """What tells the weights in files from others: how much they were trained."""
     states = [torch.load(path, weights_only=True, map_location="cpu") for path in paths if path.exists()]
@@ -115,8 +138,7 @@ def describe_training(path: Path, what: str) -> str:
         return f"{what}: not trained"
     state = torch.load(path, weights_only=True, map_location="cpu")
     last = np.mean(state["losses"][-50:]) if state["losses"] else float("nan")
-    busy = f" ({state['cpu_seconds'] / 60:.1f} of a core's time)" if state["cpu_seconds"] else ""
     return (
-        f"{what}: {state['seconds'] / 60:.1f} min{busy} on {state['machine']}, {state['steps']} steps, "
+        f"{what}: {state['seconds'] / 60:.1f} min on {state['machine']}, {state['steps']} steps, "
         f"{state['scans']} scans, final loss {last:.3g}"
     )

@@ -1,75 +1,100 @@
-"""The report's plots: every organ by every method, accuracy against time, and boxes from the front and the side."""
+"""The report's plots: accuracy and time of every method, training, and boxes from the front and the side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any
 
-import numpy as np
 from matplotlib import pyplot
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from rprloc.files import atomic_path
 from rprloc.geometry import Box
 from rprloc.io.colours import organ_colour
-from scripts.benchmark.registry import SUPERVISED
-from scripts.benchmark.scoring import Result
-from scripts.benchmark.wording import PRODUCT, name_target
+from scripts.benchmark.fitting import read_checks
+from scripts.benchmark.registry import SUPERVISED, Method
+from scripts.benchmark.scoring import Result, awd_mm_of, iou_of
+from scripts.benchmark.wording import PRODUCT, name_region, name_target
 
 
-def plot_organs(results: Sequence[Result], region: str, path: Path) -> None:
-    """IoU and AWD of every organ, one group of bars a method; the whiskers are the deviation over pairs."""
+def plot_methods(results: Sequence[Result], region: str, path: Path) -> None:
+    """A line for each method, the best on top: IoU, AWD and time; the bars are 95 % intervals over queries."""
     shown = [result for result in results if result.region == region and result.row.table == 3]
+    shown.sort(key=lambda result: result.iou)
     targets = list(shown[0].summaries)
-    figure, axes = pyplot.subplots(2, 1, figsize=(11, 7), sharex=True, layout="constrained")
-    width = 0.8 / len(targets)
-    for number, target in enumerate(targets):
-        at = np.arange(len(shown)) + (number - 0.5 * (len(targets) - 1)) * width
-        pairs = [[score for score in result.scores if score.target == target] for result in shown]
-        for axis, values in (
-            (axes[0], [[100 * score.iou for score in scores] for scores in pairs]),
-            (axes[1], [[score.awd_mm for score in scores] for scores in pairs]),
-        ):
-            spread = [np.std(row, ddof=1) if len(row) > 1 else 0.0 for row in values]
-            axis.bar(
-                at, [np.mean(row) for row in values], width, yerr=spread, color=organ_colour(number),
-                label=name_target(target), error_kw={"lw": 0.7, "ecolor": "0.4"},
-            )  # fmt: skip
-    axes[0].set_ylabel("IoU, %")
-    axes[0].legend(ncols=len(targets), frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
-    axes[0].set_ylim(0, 100)
-    axes[1].set_ylabel("AWD, mm")
-    axes[1].set_ylim(0, min(axes[1].get_ylim()[1], 80.0))
-    axes[1].set_xticks(range(len(shown)), [result.row.name for result in shown], rotation=35, ha="right")
-    for axis in axes:
+    figure, axes = pyplot.subplots(
+        1, 3, figsize=(12, 1.6 + 0.32 * len(shown)), sharey=True, layout="constrained", width_ratios=(3, 3, 2)
+    )
+    for axis, measure, factor in ((axes[0], iou_of, 100.0), (axes[1], awd_mm_of, 1.0)):
+        for number, target in enumerate(targets if len(targets) > 1 else ()):
+            means = [factor * fmean(result.by_query(measure, target).values()) for result in shown]
+            axis.plot(means, range(len(shown)), ".", color=organ_colour(number), label=name_target(target), ms=7)
+        for place, result in enumerate(shown):
+            mean = factor * fmean(result.by_query(measure).values())
+            low, high = (factor * end for end in result.interval(measure))
+            colour = _colour_of(result)
+            axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="D", color=colour, ms=5, capsize=3)
+    for place, result in enumerate(shown):
+        axes[2].plot(max(result.seconds_per_query, 1e-3), place, "D", color=_colour_of(result), ms=5)
+    axes[2].set_xscale("log")
+    axes[0].set_yticks(range(len(shown)), [result.row.name for result in shown])
+    axes[0].set_xlim(0, 100)
+    axes[1].set_xlim(left=0)
+    organs = f"{len(targets)} organs" if len(targets) > 1 else "one organ"
+    for axis, label in zip(axes, ("IoU, %", "AWD, mm", f"seconds a query, {organs}"), strict=True):
+        axis.set_xlabel(label)
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = [
+        Line2D([], [], color=colour, marker="D", ls="-", label=label)
+        for label, colour in (("RPR-Loc", "tab:red"), ("supervised", "0.5"), ("others; bars: 95 %", "black"))
+    ]
+    figure.legend(handles=handles + axes[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=7,
+                  frameon=False, fontsize=8)  # fmt: skip
+    _save(figure, path)
+
+
+def _colour_of(result: Result) -> str:
+    if result.row.name.startswith(PRODUCT):
+        return "tab:red"
+    return "0.5" if result.row.given == SUPERVISED else "black"
+
+
+def plot_training(methods: Sequence[Method], regions: Sequence[str], path: Path) -> bool:
+    """What was followed during training, against its minutes, a panel for each method; whether there was anything."""
+    curves = {
+        method: {
+            (region, what): checks
+            for region in regions
+            for what, weights in method.weights(region).items()
+            if (checks := read_checks(weights))
+        }
+        for method in methods
+    }
+    followed = [method for method, of_method in curves.items() if of_method]
+    if not followed:
+        return False
+    figure, axes = pyplot.subplots(
+        1, len(followed), figsize=(4.2 * len(followed), 3.6), layout="constrained", squeeze=False
+    )
+    for axis, method in zip(axes[0], followed, strict=True):
+        for (region, what), checks in curves[method].items():
+            label = name_region(region) + (f", {what}" if len(method.weights(region)) > 1 else "")
+            axis.plot([seconds / 60 for _, seconds, _ in checks], [error for _, _, error in checks], ".-", label=label)
+        axis.set_title(method.name)
+        axis.set_xlabel("minutes of training")
+        axis.set_ylabel(method.checked)
         axis.set_ylim(bottom=0)
-        _style(axis, grid="y")
+        axis.legend(frameon=False, fontsize=8)
+        axis.grid(color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
-
-
-def plot_times(results: Sequence[Result], region: str, path: Path) -> None:
-    """Mean IoU and mean AWD of every method against the time that it takes for a query."""
-    shown = [result for result in results if result.region == region and result.row.table == 3]
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for axis, label in ((axes[0], "mean IoU, %"), (axes[1], "mean AWD, mm")):
-        for result in shown:
-            row = result.row
-            value = 100 * result.iou if axis is axes[0] else result.awd_mm
-            seconds = max(result.seconds_per_query, 1e-3)
-            colour = "tab:red" if row.name.startswith(PRODUCT) else "0.5" if row.given == SUPERVISED else "tab:blue"
-            axis.plot(seconds, value, "o" if row.shots == "one" else "s", color=colour)
-            offset = (5, 3 if row.shots == "one" else -9)
-            axis.annotate(row.name, (seconds, value), xytext=offset, textcoords="offset points", fontsize=8)
-        axis.set_xscale("log")
-        axis.margins(x=0.25)
-        axis.set_xlabel("seconds a query, all organs")
-        axis.set_ylabel(label)
-        _style(axis, grid="both")
-    axes[0].set_title("squares: all examples together; grey: supervised", fontsize=9)
-    _save(figure, path)
+    return True
 
 
 def draw_boxes(truth: Mapping[str, Box], ours: Mapping[str, Box], rival: Mapping[str, Box], path: Path) -> None:
@@ -94,12 +119,6 @@ def draw_boxes(truth: Mapping[str, Box], ours: Mapping[str, Box], rival: Mapping
         axis.set_ylabel("head, mm")
     axes[0].legend(fontsize=8)
     _save(figure, path)
-
-
-def _style(axis: Axes, grid: Literal["y", "both"]) -> None:
-    axis.grid(axis=grid, color="0.9")
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -90,23 +90,35 @@ def choose_pairs(setting: Setting, region: str, count: int) -> list[Pair]:
     The queries come in a random order that the seed sets, the examples in turn; no pair comes twice, so more pairs than
     there are give all of them, and few pairs are the first of many.
     """
+    return _pair(setting, region, "test")[:count]
+
+
+def choose_other_pairs(setting: Setting, region: str, count: int) -> list[Pair]:
+    """As :func:`choose_pairs`, with training cases as queries.
+
+    No method but the supervised ones has seen their labels; networks may have been trained on their grey values.
+    """
+    return _pair(setting, region, "train")[:count]
+
+
+def _pair(setting: Setting, region: str, split: str) -> list[Pair]:
     targets = set(setting.targets[region])
     examples, queries = (
-        [case.name for case in setting.split(region, split) if targets <= set(case.targets)]
-        for split in ("support", "test")
+        [case.name for case in setting.split(region, part) if targets <= set(case.targets)]
+        for part in ("support", split)
     )
     if not examples or not queries:
         raise InputError(
-            f"The region {region} has no support or no test case with all of {', '.join(sorted(targets))}. "
+            f"The region {region} has no support or no {split} case with all of {', '.join(sorted(targets))}. "
             "Check the datasets.json."
         )
     # By name and not by place in the list: a case more or less does not deal all others anew.
     queries.sort(key=lambda name: crc32(f"{setting.seed} {name}".encode()))
-    pairs = []
-    for turn in range(len(examples)):
-        for number, query in enumerate(queries):
-            pairs.append(Pair(region, examples[(number + turn) % len(examples)], query))
-    return pairs[:count]
+    return [
+        Pair(region, examples[(number + turn) % len(examples)], query)
+        for turn in range(len(examples))
+        for number, query in enumerate(queries)
+    ]
 
 
 def for_shots(pairs: Sequence[Pair], shots: str) -> list[Pair]:

@@ -26,8 +26,11 @@ from rprloc.io.dataset import Case
 from rprloc.io.mask_files import read_label_map
 from rprloc.volume import Volume
 from scripts.benchmark.circumstances import read_clock
+from scripts.benchmark.fitting import describe_training, version_of
 
 METHODS = Path(__file__).resolve().parent / "methods"
+
+CHECKED_SCANS = 12
 
 UNSUPERVISED, SUPERVISED = "unsupervised", "supervised"
 
@@ -122,6 +125,8 @@ class Method:
 
     name = ""
     rows: tuple[Row, ...] = ()
+    checked = ""
+    """What was followed on scans that nothing is trained on, with its unit; see :func:`fitting.fit`."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -129,9 +134,17 @@ class Method:
     def train(self, region: str) -> None:
         """Train what the method needs on the region's ``train`` cases; done at once if that was done before."""
 
+    def weights(self, region: str) -> dict[str, Path]:
+        """The files of the networks that :meth:`train` makes, by what they are; {} if it makes none."""
+        return {}
+
     def budget(self, region: str) -> str:
         """In words: what was trained, on what, for how long; empty if nothing was."""
-        return ""
+        return "; ".join(describe_training(path, what) for what, path in self.weights(region).items())
+
+    def scans_to_check(self, region: str) -> list[Case]:
+        """Scans on which training is followed: to choose by, or the examples of a region that has none."""
+        return (self.setting.split(region, "val") or self.setting.split(region, "support"))[:CHECKED_SCANS]
 
     def caution(self, region: str) -> str:
         """What must be known before the method's accuracy is compared, in a sentence; empty if nothing."""
@@ -139,7 +152,8 @@ class Method:
 
     def version(self, region: str) -> str:
         """Of weights and code: predictions that another version made are made again."""
-        return "1"
+        paths = self.weights(region).values()
+        return version_of(*paths) if paths else "1"
 
     def prepare(self, example: Example, organs: Sequence[str]) -> Any:
         """What is kept of an example; made once for each and not timed, as it does not depend on the query."""

@@ -14,47 +14,57 @@ import matplotlib
 from rprloc.files import write_text_atomically
 from scripts.benchmark.failures import describe_failures
 from scripts.benchmark.findings import describe_findings, describe_speed
-from scripts.benchmark.plots import plot_organs, plot_times
+from scripts.benchmark.plots import plot_methods, plot_training
 from scripts.benchmark.predictions import Pair
-from scripts.benchmark.registry import Setting
+from scripts.benchmark.registry import Method, Setting
 from scripts.benchmark.scoring import Result
-from scripts.benchmark.tables import format_table, format_times
-from scripts.benchmark.wording import ALL_ORGANS, name_region
+from scripts.benchmark.tables import TIME_REMARK, format_other, format_table, format_times
+from scripts.benchmark.wording import ALL_ORGANS, OTHER, name_region
 
 _PACKAGES = ("rprloc", "torch", "monai", "SimpleITK", "numpy", "scipy", "matplotlib")
 
 
 def write_report(
     results: Sequence[Result],
-    everything: Sequence[Result],
+    timed: Mapping[tuple[str, int | None], Sequence[Result]],
     pairs: Mapping[str, Sequence[Pair]],
-    budgets: Mapping[str, Mapping[str, str]],
-    cautions: Mapping[str, Mapping[str, str]],
+    methods: Sequence[Method],
     setting: Setting,
     docs: Path,
 ) -> None:
     """Write report.md and its plots into ``docs``; pictures that show scans stay with the predictions.
 
-    ``everything``: results of the region ALL_ORGANS, of which the times alone are shown.
+    ``timed``: by region and number of threads results of which the times alone are shown.
     """
     matplotlib.use("Agg")
     regions = list(dict.fromkeys(result.region for result in results))
-    parts = ["# Benchmark\n", _introduce(results, everything, pairs, setting)]
-    parts += [describe_findings(results, region, cautions[region]) for region in regions]
+    everything = timed.get((ALL_ORGANS, None), [])
+    threaded = {
+        region: {threads: some for (of, threads), some in timed.items() if of == region and threads is not None}
+        for region in regions
+    }
+    by_region = {region: pairs[region][0].region for region in regions}
+    tables = {result.row.table for result in results}
+    main = [result for result in results if not result.region.endswith(OTHER)]
+    parts = ["# Benchmark\n", _introduce(results, everything, pairs, setting), "## Conclusions\n"]
+    for region in regions:
+        cautions = {method.name: method.caution(by_region[region]) for method in methods}
+        parts.append(describe_findings(results, region, {} if region.endswith(OTHER) else cautions))
     if everything:
         speed = "\n".join(describe_speed(everything, ALL_ORGANS))
-        parts.append(f"## What it says: {name_region(ALL_ORGANS)}\n\n{speed}\n")
-    tables = {result.row.table for result in results}
-    parts += [format_table(results, table) for table in (1, 2, 3) if table in tables]
-    parts += [format_times(results, region) for region in regions]
-    if everything:
-        parts.append(format_times(everything, ALL_ORGANS))
+        parts.append(f"### {name_region(ALL_ORGANS).capitalize()}\n\n{speed}\n")
     for region in regions:
-        plot_organs(results, region, docs / f"organs_{region}.png")
-        plot_times(results, region, docs / f"time_{region}.png")
-    parts.append(_show_plots(regions))
+        plot_methods(results, region, docs / f"methods_{region}.png")
+        parts.append(f"![IoU, AWD and time of every method, {name_region(region)}](methods_{region}.png)\n")
+    parts += [format_table(main, table) for table in (1, 2, 3) if table in tables]
+    parts += [format_other(results, region) for region in regions if region.endswith(OTHER)]
+    parts.append("## Time\n")
+    parts += [format_times(results, region, threaded[region]) for region in regions if not region.endswith(OTHER)]
+    if everything:
+        parts.append(format_times(everything, ALL_ORGANS, {}))
+    parts.append(TIME_REMARK)
     parts.append(describe_failures(results, pairs, setting, docs))
-    parts.append(_describe_training(budgets))
+    parts.append(_describe_training(methods, list(dict.fromkeys(by_region.values())), docs))
     parts.append(_describe_circumstances(results, setting))
     write_text_atomically(docs / "report.md", "\n".join(parts))
 
@@ -64,10 +74,10 @@ def _introduce(
 ) -> str:
     counts = []
     for region, chosen in pairs.items():
+        kind = "other scans" if region.endswith(OTHER) else "test cases"
         queries, supports = {pair.query for pair in chosen}, {pair.support for pair in chosen}
         counts.append(
-            f"- {name_region(region)} (`{region}`): pairs: {len(chosen)}, test cases: {len(queries)}, "
-            f"examples: {len(supports)}"
+            f"- {name_region(region)}: pairs: {len(chosen)}, {kind}: {len(queries)}, examples: {len(supports)}"
         )
     for score in next((result.scores[:1] for result in everything if result.row.shots == "one"), ()):
         counts.append(
@@ -82,34 +92,29 @@ def _introduce(
             "result of this run.\n",
             *counts,
             "",
-            "The pairs are drawn with a seed among the test cases that show all of a region's targets wholly. A cell",
-            "is the mean IoU of the boxes in per cent and the mean distance of their six walls (AWD) in mm. *±* is the",
-            "standard deviation over examples of the mean IoU.",
-            f"Seed {setting.seed}. With so few pairs, differences of a few per cent may be chance.\n"
-            if min(len(chosen) for chosen in pairs.values()) < 30
-            else f"Seed {setting.seed}.\n",
+            "The pairs are drawn with a seed among the test cases that show all of a region's targets wholly. *Other*",
+            "*scans* are training cases as queries: networks were trained on their grey values, the",
+            "supervised one on their labels, so it is left out. A cell is the mean IoU of the boxes in per cent and",
+            "the mean distance of their six walls (AWD) in mm; in brackets 95 % intervals over queries (bootstrap),",
+            "which with five queries are rough themselves. *±* is the standard deviation over examples of the",
+            f"mean IoU. Seed {setting.seed}.\n",
         ]
     )
 
 
-def _show_plots(regions: Sequence[str]) -> str:
-    lines = ["## Plots\n"]
-    for region in regions:
-        name = name_region(region)
-        lines.append(f"![IoU and AWD of every organ by every method, {name}](organs_{region}.png)\n")
-        lines.append(f"![Mean IoU and AWD against the time of a query, {name}](time_{region}.png)\n")
-    return "\n".join(lines)
-
-
-def _describe_training(budgets: Mapping[str, Mapping[str, str]]) -> str:
+def _describe_training(methods: Sequence[Method], regions: Sequence[str], docs: Path) -> str:
     lines = ["## What was trained, and for how long\n"]
-    for method, by_region in budgets.items():
-        for region, budget in by_region.items():
+    for method in methods:
+        for region in regions:
+            budget = method.budget(region)
             if budget:
-                lines.append(f"- `{method}`, {name_region(region)}: {budget}")
+                lines.append(f"- `{method.name}`, {name_region(region)}: {budget}")
+    if plot_training(methods, regions, docs / "training.png"):
+        lines.append("\n![What was followed on scans that nothing is trained on](training.png)")
     lines.append(
         "\nTrained on the `train` cases; only the supervised method sees their labels. Nothing is trained or chosen "
-        "on test cases. A network that had less than its recipe's budget shows what that gives, not all it can."
+        "on test cases. The curves are of `val` cases, in regions without any of the examples. A network that had less "
+        "than its recipe's budget shows what that gives, not all it can."
     )
     return "\n".join(lines) + "\n"
 

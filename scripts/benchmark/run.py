@@ -14,7 +14,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,34 +26,40 @@ from rprloc.errors import InputError
 from rprloc.io.dataset import read_dataset
 from scripts.benchmark.circumstances import describe_machine
 from scripts.benchmark.paper import order_of
-from scripts.benchmark.predictions import Pair, choose_pairs, path_of, predict
+from scripts.benchmark.predictions import Pair, choose_other_pairs, choose_pairs, path_of, predict
 from scripts.benchmark.registry import METHODS, SUPERVISED, Method, Setting, load_methods
 from scripts.benchmark.report import write_report
 from scripts.benchmark.scoring import Result, score_rows, write_records
-from scripts.benchmark.wording import ALL_ORGANS, PRODUCT
+from scripts.benchmark.wording import ALL_ORGANS, OTHER, PRODUCT
 
 TARGETS = {"han": ("brainstem", "mandible", "parotid_left", "parotid_right"), "abdomen": ("pancreas",)}
 """The targets of the paper's tables."""
 
 STAGES = ("train", "predict", "report")
 
+_TIMED_PAIRS = 3
+
 _log = logging.getLogger("benchmark")
 
 
 def run(
     setting: Setting,
-    pairs: dict[str, int],
+    pairs: Mapping[str, int],
     docs: Path,
     *,
+    other_pairs: Mapping[str, int] | None = None,
     all_organs: str | None = None,
+    threads: int | None = None,
     only: Sequence[str] = (),
     again: Sequence[str] = (),
     folders: Sequence[Path] = (METHODS,),
     stages: Sequence[str] = STAGES,
 ) -> None:
     """Run the benchmark on so many ``pairs`` of each region; see the module. ``only``: names of methods that run.
-    ``all_organs``: a region in whose first pair all organs are sought, too, to tell how long that takes.
 
+    ``other_pairs``: of a region so many pairs whose queries are training cases, without the supervised methods.
+    ``all_organs``: a region in whose first pair all organs are sought, too, to tell how long that takes.
+    ``threads``: the first pairs of each region are timed with so many threads, too.
     The report holds every row of every method in ``folders`` that has its predictions.
     """
     setting.folder.mkdir(parents=True, exist_ok=True)
@@ -62,27 +69,31 @@ def run(
     if unknown:
         raise InputError(f"There is no method {', '.join(unknown)}. Name one of {', '.join(known)}.")
     chosen = {region: choose_pairs(setting, region, count) for region, count in pairs.items()}
-    whole = None if all_organs is None else _plan_all_organs(setting, chosen, all_organs)
+    timings = [] if all_organs is None else [_plan_all_organs(setting, chosen, all_organs)]
+    if threads is not None:
+        folder = setting.folder / f"{threads}-threads"
+        timings += [_Timing(region, setting, some[:_TIMED_PAIRS], folder, threads) for region, some in chosen.items()]
+    for region, count in (other_pairs or {}).items():
+        chosen[region + OTHER] = choose_other_pairs(setting, region, count)
     for method in methods:
         if not only or method.name in only:
-            _run_method(method, chosen, whole, stages, again=method.name in again)
+            _run_method(method, chosen, timings, stages, again=method.name in again)
     if "report" in stages:
-        _report(methods, setting, chosen, whole, docs)
+        _report(methods, setting, chosen, timings, docs)
 
 
 @dataclass(frozen=True)
-class _AllOrgans:
-    """The one pair in which all organs are sought, and the setting with these as its targets."""
+class _Timing:
+    """Pairs that are located for the time alone: of a region, with the targets of a setting and so many threads."""
 
+    region: str
     setting: Setting
-    pair: Pair
-
-    @property
-    def folder(self) -> Path:
-        return self.setting.folder / ALL_ORGANS
+    pairs: Sequence[Pair]
+    folder: Path
+    threads: int | None = None
 
 
-def _plan_all_organs(setting: Setting, chosen: Mapping[str, Sequence[Pair]], region: str) -> _AllOrgans:
+def _plan_all_organs(setting: Setting, chosen: Mapping[str, Sequence[Pair]], region: str) -> _Timing:
     """The region's first pair with all organs as targets that both of its scans show wholly."""
     if region not in chosen:
         raise InputError(
@@ -92,57 +103,76 @@ def _plan_all_organs(setting: Setting, chosen: Mapping[str, Sequence[Pair]], reg
     shown = [set(case.targets) for case in setting.cases if case.name in (pair.support, pair.query)]
     organs = [organ for case in setting.cases if case.name == pair.query for organ in case.targets]
     targets = tuple(organ for organ in organs if all(organ in names for names in shown))
-    return _AllOrgans(replace(setting, targets={region: targets}), pair)
+    return _Timing(ALL_ORGANS, replace(setting, targets={region: targets}), [pair], setting.folder / ALL_ORGANS)
 
 
 def _run_method(
     method: Method,
     chosen: Mapping[str, Sequence[Pair]],
-    whole: _AllOrgans | None,
+    timings: Sequence[_Timing],
     stages: Sequence[str],
     *,
     again: bool,
 ) -> None:
     """Train a method and let it predict. ``again``: without the predictions that it made before."""
     folder = method.setting.folder
-    for region, pairs in chosen.items():
-        if again:
-            for row in method.rows:
-                for home in (folder, folder / ALL_ORGANS):
-                    shutil.rmtree(path_of(home, row.name, pairs[0]).parent, ignore_errors=True)
-        if "train" in stages:
+    supervised = any(row.given == SUPERVISED for row in method.rows)
+    jobs = [
+        (name, method, pairs, folder, None) for name, pairs in chosen.items() if not (supervised and OTHER in name)
+    ] + [
+        (timing.region, type(method)(timing.setting), timing.pairs, timing.folder, timing.threads)
+        for timing in timings
+        if not (supervised and timing.region == ALL_ORGANS)
+    ]
+    for _, _, pairs, home, _ in jobs if again else ():
+        for row in method.rows:
+            shutil.rmtree(path_of(home, row.name, pairs[0]).parent, ignore_errors=True)
+    if "train" in stages:
+        for region in dict.fromkeys(pairs[0].region for pairs in chosen.values()):
             method.train(region)
-        if "predict" in stages:
-            count = predict(method, region, pairs, folder)
-            _log.info("%s, %s: %d predictions made.", method.name, region, count)
-    if whole is not None and "predict" in stages and all(row.given != SUPERVISED for row in method.rows):
-        region = whole.pair.region
-        count = predict(type(method)(whole.setting), region, [whole.pair], whole.folder)
-        _log.info("%s, all organs of %s: %d predictions made.", method.name, region, count)
+    if "predict" in stages:
+        for name, predictor, pairs, home, threads in jobs:
+            with _threads(threads):
+                count = predict(predictor, pairs[0].region, pairs, home)
+            _log.info("%s, %s: %d predictions made.", method.name, name, count)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads for torch and SimpleITK; None leaves them as they are."""
+    before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[1])
 
 
 def _report(
     methods: Sequence[Method],
     setting: Setting,
     chosen: Mapping[str, Sequence[Pair]],
-    whole: _AllOrgans | None,
+    timings: Sequence[_Timing],
     docs: Path,
 ) -> None:
     """Score what was predicted, and write results.json and the report into ``docs``."""
     rows = [row for method in methods for row in method.rows]
     rows.sort(key=lambda row: (row.table, not row.name.startswith(PRODUCT), order_of(row.table, row.paper)))
     results = [
-        result for region in chosen for result in score_rows(setting, rows, region, chosen[region], setting.folder)
+        result
+        for region, pairs in chosen.items()
+        for result in score_rows(setting, rows, region, pairs, setting.folder)
     ]
-    everything: list[Result] = []
-    if whole is not None:
-        timed = score_rows(whole.setting, rows, whole.pair.region, [whole.pair], whole.folder)
-        everything = [replace(result, region=ALL_ORGANS) for result in timed if result.row.table == 3]
+    timed: dict[tuple[str, int | None], list[Result]] = {}
+    for timing in timings:
+        scored = score_rows(timing.setting, rows, timing.region, timing.pairs, timing.folder)
+        timed[timing.region, timing.threads] = [result for result in scored if result.row.table == 3]
     docs.mkdir(parents=True, exist_ok=True)
-    write_records([*results, *everything], docs / "results.json")
-    budgets = {method.name: {region: method.budget(region) for region in chosen} for method in methods}
-    cautions = {region: {method.name: method.caution(region) for method in methods} for region in chosen}
-    write_report(results, everything, chosen, budgets, cautions, setting, docs)
+    write_records([*results, *timed.get((ALL_ORGANS, None), [])], docs / "results.json")
+    write_report(results, timed, chosen, methods, setting, docs)
     scored_rows = {result.row.name for result in results}
     missing = [row.name for row in rows if row.name not in scored_rows]
     if missing:
@@ -156,8 +186,11 @@ def main() -> None:
         "--runs", type=Path, default=Path("runs/benchmark"), help="weights and predictions (%(default)s)"
     )
     parser.add_argument("--docs", type=Path, default=Path("docs/benchmark"), help="folder of the report (%(default)s)")
-    parser.add_argument("--pairs", type=int, default=10, help="pairs of an example and a query in han (%(default)s)")
-    parser.add_argument("--abdomen-pairs", type=int, default=5, help="the same in the abdomen (%(default)s)")
+    parser.add_argument("--pairs", type=int, default=84, help="pairs of an example and a query in han (%(default)s)")
+    parser.add_argument("--abdomen-pairs", type=int, default=20, help="the same in the abdomen (%(default)s)")
+    parser.add_argument(
+        "--other-pairs", type=int, default=0, help="in the abdomen, with training cases as queries (%(default)s)"
+    )
     parser.add_argument("--all-organs", metavar="REGION", help="time all organs of one query of this region, too")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="run only these; the report shows all")
     parser.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="repeat the predictions of these")
@@ -167,6 +200,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="threads of every method (%(default)s)")
+    parser.add_argument("--time-threads", type=int, metavar="N", help="time some pairs with N threads, too")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(given.threads)
@@ -181,7 +215,9 @@ def main() -> None:
             setting,
             pairs,
             given.docs,
+            other_pairs={"abdomen": given.other_pairs} if given.other_pairs else {},
             all_organs=given.all_organs,
+            threads=given.time_threads,
             only=given.only,
             again=given.again,
             stages=given.stages,

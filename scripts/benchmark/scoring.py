@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from rprloc.detection import OrganDetection
 from rprloc.evaluation.evaluate import read_case
@@ -21,10 +23,29 @@ from scripts.benchmark.registry import Row, Setting
 
 MEAN = "mean"
 
+Interval = tuple[float, float]
+
+
+def iou_of(score: PairScore) -> float:
+    return score.iou
+
+
+def awd_mm_of(score: PairScore) -> float:
+    return score.awd_mm
+
+
+def interval_over_queries(values: Mapping[str, float]) -> Interval:
+    """The 95 % interval of the mean of one value a query: how much the few queries leave to chance (bootstrap)."""
+    sample = np.array(list(values.values()))
+    if len(sample) < 2 or np.ptp(sample) == 0.0:
+        return float(sample.mean()), float(sample.mean())
+    drawn = bootstrap((sample,), np.mean, n_resamples=2000, method="percentile", random_state=np.random.default_rng(0))
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A row's scores in one region: all pairs, and the seconds of each query."""
+    """A row's scores in one region, on all its pairs, and the seconds of each query."""
 
     row: Row
     region: str
@@ -48,6 +69,17 @@ class Result:
     def awd_mm(self) -> float:
         mean = mean_of(self.summaries)
         return float("nan") if mean is None else mean.awd_mm
+
+    def by_query(self, measure: Callable[[PairScore], float], target: str = MEAN) -> dict[str, float]:
+        """Of each query the mean of a measure over its pairs, of one target or of all."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for pair in self.scores:
+            if target in (MEAN, pair.target):
+                values[pair.query].append(measure(pair))
+        return {query: fmean(of_query) for query, of_query in values.items()}
+
+    def interval(self, measure: Callable[[PairScore], float], target: str = MEAN) -> Interval:
+        return interval_over_queries(self.by_query(measure, target))
 
     @property
     def iou_sd_supports(self) -> float | None:
@@ -79,7 +111,9 @@ class Result:
                 "region": self.region,
                 "target": target,
                 "iou": round(iou, 4),
+                "iou_interval": [round(end, 4) for end in self.interval(iou_of, target)],
                 "awd_mm": round(awd_mm, 3),
+                "awd_interval_mm": [round(end, 3) for end in self.interval(awd_mm_of, target)],
                 "seconds_per_query": round(self.seconds_per_query, 3),
                 "seconds_per_organ": round(self.seconds_per_organ, 4),
                 "n": n,
@@ -89,7 +123,7 @@ class Result:
 
 
 def score_rows(setting: Setting, rows: Iterable[Row], region: str, pairs: Sequence[Pair], folder: Path) -> list[Result]:
-    """The result of every row that has predictions of all pairs; rows without are left out."""
+    """The result of every row that has predictions of all pairs of a region; rows without are left out."""
     cases = {case.name: case for case in setting.cases}
     truths = {pair.query: read_case(cases[pair.query]).annotation.points_ras for pair in pairs}
     results = []
@@ -114,7 +148,7 @@ def score_rows(setting: Setting, rows: Iterable[Row], region: str, pairs: Sequen
                 region,
                 tuple(scores),
                 tuple(prediction.seconds for prediction in predictions),
-                len(setting.targets[region]),
+                len(setting.targets[pairs[0].region]),
                 estimates,
                 tuple(dict.fromkeys(prediction.machine for prediction in predictions)),
             )

@@ -6,14 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from scripts.benchmark.paper import SECONDS_PER_ORGAN, TITLES, look_up_figures
 from scripts.benchmark.registry import SUPERVISED, Row
-from scripts.benchmark.scoring import MEAN, Result
-from scripts.benchmark.wording import PRODUCT, find_row, format_scores, name_region, name_target
+from scripts.benchmark.scoring import MEAN, Result, awd_mm_of, iou_of
+from scripts.benchmark.wording import PRODUCT, find_row, format_interval, format_scores, name_region, name_target
 
 _HEADINGS = {
     1: "Table 1: strategy and number of runs",
     2: "Table 2: steps",
     3: "Table 3: all methods",
 }
+
+
+TIME_REMARK = (
+    "Median over pairs, from the scan in memory to the boxes; what is made of an example before is not counted. "
+    "With one thread the process's own time counts, which is the wall time of an idle machine; with more threads the "
+    "wall time of the first pairs. *sliding*: window by window, as in the paper, by the time of some windows; "
+    "*float32*: without the mixed precision that the networks here share, by the time of some patches.\n"
+)
 
 
 def format_table(results: Sequence[Result], table: int) -> str:
@@ -33,7 +41,10 @@ def format_table(results: Sequence[Result], table: int) -> str:
     for row in rows:
         by_region = {result.region: result for result in shown if result.row.name == row.name}
         lines.append("| " + " | ".join(_format_row(row, by_region, targets, regions)) + " |")
-    lines.append("\nIoU %, AWD mm. Numbers with a stroke: " + " / ".join(map(name_region, regions)) + ".")
+    lines.append(
+        "\nIoU %, AWD mm; in brackets 95 % intervals over queries. Numbers with a stroke: "
+        + " / ".join(map(name_region, regions)) + "."
+    )  # fmt: skip
     lines += [f"- `{row.name}`: {row.remark}." for row in rows if row.remark]
     return "\n".join(lines) + "\n"
 
@@ -59,37 +70,55 @@ def _format_row(row: Row, by_region: Mapping[str, Result], targets: Sequence[str
 
 
 def _format_cells(result: Result) -> dict[str, str]:
-    """The scores of every target, and, of several, of their mean."""
+    """The scores of every target, and, of several, of their mean; with the intervals of the mean, or of the one."""
     cells = {target: format_scores(summary.iou, summary.awd_mm) for target, summary in result.summaries.items()}
     if len(cells) > 1:
         cells[MEAN] = format_scores(result.iou, result.awd_mm)
-    return cells
+    iou, awd_mm = result.interval(iou_of), result.interval(awd_mm_of)
+    ends = format_interval((100 * iou[0], 100 * iou[1])), format_interval(awd_mm, 1)
+    return {target: f"{cell} ({ends[0]}; {ends[1]})" if len(cells) == 1 or target == MEAN else cell
+            for target, cell in cells.items()}  # fmt: skip
 
 
-def format_times(results: Sequence[Result], region: str) -> str:
-    """The times of all rows of table 3 in a region, the fastest first."""
+def format_times(results: Sequence[Result], region: str, threaded: Mapping[int, Sequence[Result]]) -> str:
+    """The times of all rows of table 3 in a region, the fastest first; beside them those with more threads."""
     shown = sorted(
         (result for result in results if result.region == region and result.row.table == 3),
         key=lambda result: result.seconds_per_query,
     )
     ours = find_row(results, region, PRODUCT)
     organs = shown[0].organs
+    head = ["row", "s a query", "s an organ", f"times as long as `{PRODUCT}`"]
+    head += [f"s a query, {threads} threads" for threads in threaded]
+    head.append("otherwise, estimated: s a query")
     lines = [
-        f"## Time: {name_region(region)}, {organs} organ{'s' if organs > 1 else ''}\n",
-        f"| row | s a query | s an organ | times as long as `{PRODUCT}` | otherwise, estimated: s a query |",
-        "|---|---|---|---|---|",
+        f"### Time: {name_region(region)}, {organs} organ{'s' if organs > 1 else ''}\n",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
     ]
     for result in shown:
         factor = f"{result.seconds_per_query / ours.seconds_per_query:.2g}" if ours else ""
         other = ", ".join(f"{name}: {seconds:.0f}" for name, seconds in result.estimates.items())
+        cells = [f"`{result.row.name}`", f"{result.seconds_per_query:.2f}", f"{result.seconds_per_organ:.2f}", factor]
+        for more in threaded.values():
+            same = find_row(more, region, result.row.name)
+            cells.append("" if same is None else f"{same.seconds_per_query:.2f}")
+        lines.append("| " + " | ".join([*cells, other]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def format_other(results: Sequence[Result], region: str) -> str:
+    """The rows of table 3 on pairs whose queries are training cases."""
+    shown = [result for result in results if result.region == region and result.row.table == 3]
+    targets = list(dict.fromkeys(target for result in shown for target in _format_cells(result)))
+    lines = [
+        f"### {name_region(region).capitalize()}\n",
+        "| row | " + " | ".join(map(name_target, targets)) + " | n |",
+        "|---" * (len(targets) + 2) + "|",
+    ]
+    for result in shown:
+        cells = _format_cells(result)
         lines.append(
-            f"| `{result.row.name}` | {result.seconds_per_query:.2f} | {result.seconds_per_organ:.2f} | {factor} "
-            f"| {other} |"
+            f"| `{result.row.name}` | " + " | ".join(cells[t] for t in targets) + f" | {len(result.seconds)} |"
         )
-    lines.append(
-        "\nMedian over pairs, from the scan in memory to the boxes; what is made of an example before is not counted. "
-        "With one thread the process's own time counts, which is the wall time of an idle machine. "
-        "*sliding*: window by window, as in the paper, by the time of some windows; *float32*: without the mixed "
-        "precision that the networks here share, by the time of some patches."
-    )
     return "\n".join(lines) + "\n"

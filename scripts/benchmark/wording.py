@@ -9,11 +9,14 @@ from scripts.benchmark.scoring import Result
 
 PRODUCT, PAPER = "rprloc", "rpr-paper"
 ALL_ORGANS = "all-organs"
+OTHER = "-other"
+"""Ends the name of a region's pairs whose queries are training cases."""
 _REGIONS = {"han": "head and neck", "abdomen": "abdomen", ALL_ORGANS: "all organs of one query"}
 
 
 def name_region(region: str) -> str:
-    return _REGIONS.get(region, region)
+    name = region.removesuffix(OTHER)
+    return _REGIONS.get(name, name) + (", other scans" if name != region else "")
 
 
 def name_target(target: str) -> str:
@@ -22,6 +25,10 @@ def name_target(target: str) -> str:
 
 def format_percent(share: float) -> str:
     return f"{100 * share:.1f}"
+
+
+def format_interval(ends: tuple[float, float], digits: int = 0) -> str:
+    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
 
 
 def format_scores(iou: float, awd_mm: float) -> str:

@@ -100,7 +100,7 @@ def train(
     state = fit(
         net, loss_of, torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-4),
         given.runs / f"{given.region}.pt", given.minutes,
-        seed=given.seed, rate_at=lambda share, step: 2e-3 * (0.01 + 0.99 * np.cos(0.5 * np.pi * share) ** 2),
+        seed=given.seed, rate_at=lambda share: 0.01 + 0.99 * float(np.cos(0.5 * np.pi * share)) ** 2,
         scans=len(scans),
     )  # fmt: skip
     return net, state

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rprloc.geometry import Points
 from rprloc.model.network import ChannelNorm, mixed_precision
 from rprloc.volume import Volume
 from scripts.benchmark.circumstances import read_clock
-from scripts.benchmark.fitting import describe_training, fit, load_weights, version_of
+from scripts.benchmark.fitting import fit, load_weights
 from scripts.benchmark.registry import Example, Localization, Method, Row, Setting, register
 from scripts.benchmark.scans import Scan, pack_scans
 
@@ -28,7 +29,7 @@ STRIDE = 2
 _NET_STRIDE = 4
 _LATENT = 64
 _BATCH = 48
-MINUTES = {"han": 2.5, "abdomen": 2.5}
+MINUTES = {"han": 60.0, "abdomen": 30.0}
 
 
 class Autoencoder(nn.Module):
@@ -81,23 +82,26 @@ class FeatureMaps(Method):
         for measure, name in (("mse", "MSE"), ("cosine", "Cosine"))
     )
 
+    checked = "mean squared error of a patch that comes back"
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._nets: dict[str, Autoencoder] = {}
 
-    def _path(self, region: str) -> Path:
-        return self.setting.folder / "weights" / f"autoencoder-{region}.pt"
+    def weights(self, region: str) -> dict[str, Path]:
+        return {"autoencoder": self.setting.folder / "weights" / f"autoencoder-{region}.pt"}
 
     def train(self, region: str) -> None:
         torch.manual_seed(self.setting.seed)
         net = Autoencoder()
         scans = pack_scans(self.setting.split(region, "train"), self.setting.folder / "packed")
-        bodies = [scan.grid.ijk(scan.body_ras()).astype(np.int16) for scan in scans]
+        checked = pack_scans(self.scans_to_check(region), self.setting.folder / "packed")
 
-        def loss_of(generator: np.random.Generator) -> Tensor:
+        def error(scans: Sequence[Scan], bodies: Sequence[NDArray], generator: np.random.Generator) -> Tensor:
+            """The mean squared error of random patches of some scans."""
             images = np.zeros((_BATCH, 1, EDGE_VOX, EDGE_VOX, EDGE_VOX), np.float32)
             for image in images:
-                index = generator.integers(len(scans))
+                index = int(generator.integers(len(scans)))
                 first = bodies[index][generator.integers(len(bodies[index]))] - EDGE_VOX // 2
                 low = np.maximum(first, 0)
                 part = scans[index].image[tuple(slice(a, b + EDGE_VOX) for a, b in zip(low, first, strict=True))]
@@ -108,23 +112,22 @@ class FeatureMaps(Method):
                 again = net(patch)
             return F.mse_loss(again.float(), patch)
 
-        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+        bodies, checked_bodies = (
+            [np.argwhere(scan.body()).astype(np.int16) for scan in some] for some in (scans, checked)
+        )
+        optimizer = torch.optim.Adam(net.parameters(), lr=1.5e-3)
         fit(
-            net, loss_of, optimizer, self._path(region), MINUTES[region] * self.setting.minutes,
-            seed=self.setting.seed, rate_at=lambda share, step: 1.5e-3 * (1.0 - 0.95 * share), scans=len(scans),
+            net, lambda generator: error(scans, bodies, generator), optimizer, self.weights(region)["autoencoder"],
+            MINUTES[region] * self.setting.minutes, seed=self.setting.seed, scans=len(scans),
+            rate_at=lambda share: 1.0 - 0.95 * share,
+            check=lambda: error(checked, checked_bodies, np.random.default_rng(self.setting.seed)).item(),
         )  # fmt: skip
-
-    def version(self, region: str) -> str:
-        return version_of(self._path(region))
-
-    def budget(self, region: str) -> str:
-        return describe_training(self._path(region), "autoencoder")
 
     def _latents(self, region: str, volume: Volume) -> tuple[Scan, Tensor]:
         """The latents of all windows; window (a, b, c) has its centre at index STRIDE (a, b, c) - 0.5 of the scan."""
         if region not in self._nets:
             net = Autoencoder()
-            load_weights(net, self._path(region))
+            load_weights(net, self.weights(region)["autoencoder"])
             self._nets[region] = net
         scan = Scan.of(volume)
         padded = np.pad(scan.image, EDGE_VOX // 2)
