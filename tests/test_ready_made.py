@@ -12,7 +12,7 @@ import pytest
 from rprloc import Box, Localizer, SupportSet
 from rprloc.errors import InputError
 from rprloc.localization.ready_made import SIGN, find_set, ready_made_sets
-from rprloc.localization.support import About, Measured
+from rprloc.localization.support import About, Measured, SupportLandmark, summarize
 from tests.command_line import rprloc
 from tests.example import ExampleFiles
 from tests.scans import Pair
@@ -86,3 +86,28 @@ def test_a_packed_set_that_is_damaged_is_refused(example: ExampleFiles, tmp_path
         (tmp_path / f"{name}.json.gz").write_bytes(data)
         with pytest.raises(InputError, match=r"\.json\.gz.* Build the set again"):
             SupportSet.load(tmp_path / f"{name}.json.gz")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_in_a_file_is_told_without_its_arrays(name: str) -> None:
+    path, whole = find_set(SIGN + name), SupportSet.load(SIGN + name)
+    said = summarize(path)
+    assert said.about == whole.about and list(said.organs) == whole.organs and not said.landmarks
+    for organ, count in said.organs.items():
+        assert count == sum(organ in support.organs for support in whole.supports)
+
+
+def test_a_summary_counts_landmarks_and_tells_sets_apart(example: ExampleFiles, tmp_path: Path) -> None:
+    whole = SupportSet.load(example.support_set)
+    said = summarize(example.support_set)
+    assert (said.organs, said.landmarks) == ({"bone": 1, "lung": 1}, {}) and said.identity == whole.identity
+    (support,) = whole.supports
+    anchors = support.organs["bone"]
+    tip = SupportLandmark("tip", anchors.anchors_ras[5:], anchors.latents[5:], anchors.self_error_mm[5:])
+    packed = tmp_path / "set.json.gz"
+    replace(whole, supports=(replace(support, landmarks={"tip": tip}),)).save(packed)
+    assert summarize(packed).landmarks == {"tip": 1} and summarize(packed).identity != said.identity
+    for text in ("", "[]", "{}", '{"supports": 3}', '{"supports": [3]}', '{"supports": [], "about": 3}'):
+        (tmp_path / "wrong.json").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match="is not a support set"):
+            summarize(tmp_path / "wrong.json")

@@ -285,6 +285,29 @@ def test_landmarks_are_built_and_located_like_organs(example: ExampleFiles, tmp_
         assert event["event"] == "error"
 
 
+def test_a_set_is_read_once_and_again_when_it_is_another(
+    example: ExampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+    load = SupportSet.load
+    monkeypatch.setattr(SupportSet, "load", lambda path: (loaded.append(path), load(path))[1])
+    path = tmp_path / "set.json"
+    path.write_bytes(example.support_set.read_bytes())
+    server = Server(Localizer.load(example.weights, "cpu"), (events := []).append)
+    request = json.dumps(located(example, set=str(path)))
+    server.run([request, request])
+    assert len(loaded) == 1
+    whole = load(path)
+    organs = {"bone": whole.supports[0].organs["bone"]}
+    replace(whole, supports=(replace(whole.supports[0], organs=organs),)).save(path)
+    server.run([request])
+    path.unlink()
+    server.run([request])
+    *found, gone = ends(events)
+    assert [len(end["result"]["organs"]) for end in found] == [2, 2, 1]
+    assert gone["event"] == "error" and "There is no support set" in gone["message"]
+
+
 def test_a_mask_counts_while_its_points_are_those_that_are_given(example: ExampleFiles, tmp_path: Path) -> None:
     """The label map's bone as a mask of its own, and points that were moved since."""
     volume = read_volume(example.image)

@@ -87,6 +87,7 @@ class Server:
         self._localizer = localizer
         self._emit = emit
         self._scans: OrderedDict[tuple[object, ...], _Scan] = OrderedDict()
+        self._last_set: tuple[object, SupportSet] | None = None
         self._id: object = None
         self._commands = {
             "build": self._build,
@@ -172,7 +173,7 @@ class Server:
         return {"images": [str(scan.path) for scan in scans_below(_path(request, "folder"))]}
 
     def _locate(self, request: _Request) -> dict[str, Any]:
-        support_set = SupportSet.load(_path(request, "set"))
+        support_set = self._support_set(_path(request, "set"))
         organs = request.get("organs")
         if organs is not None and not (isinstance(organs, list) and organs and _are_texts(organs)):
             raise InputError('"organs" is not a list of names. Leave it out for all organs, or name some.')
@@ -198,6 +199,14 @@ class Server:
     def _save(self, support_set: SupportSet, out: Path) -> dict[str, Any]:
         support_set.save(out)
         return _describe(support_set)
+
+    def _support_set(self, path: Path) -> SupportSet:
+        """The set of a file, from memory if it is the one of the last request: a large one takes a while to read."""
+        key = (str(path), path.resolve(), _state_of(path))
+        if self._last_set is None or self._last_set[0] != key:
+            self._last_set = None  # two large ones need not be there at once
+            self._last_set = key, SupportSet.load(path)
+        return self._last_set[1]
 
     def _scan(self, request: _Request, *, pseudonym: bool = False) -> _Scan:
         """The request's scan, from memory if its files are those of the last time; its pseudonym only if asked for."""

@@ -62,13 +62,20 @@ def organ_row(
     return row | dict(zip(_NUMBERS, (f"{number:.2f}" for number in numbers), strict=True))
 
 
-def landmark_row(detections: Detections, landmark: LandmarkDetection | AbsentLandmark) -> Row:
+def landmark_row(
+    detections: Detections,
+    landmark: LandmarkDetection | AbsentLandmark,
+    *,
+    corrected: bool | None = None,
+    checked: bool | None = None,
+) -> Row:
     """The row of one landmark; an absent one has no numbers."""
     row = _common(detections) | {
         "organ": landmark.landmark,
         "kind": "landmark",
         "supports": " ".join(landmark.supports),
     }
+    row |= {name: _yes(value) for name, value in (("corrected", corrected), ("checked", checked))}
     if landmark.in_scan is not None:
         row |= {"probability_whole": f"{landmark.in_scan:.3f}", "probability_absent": f"{1.0 - landmark.in_scan:.3f}"}
     if isinstance(landmark, AbsentLandmark):
