@@ -1,4 +1,5 @@
-"""Examples: six extreme points of an organ on a support volume, placed by hand or taken from a segment."""
+"""Examples: six extreme points of an organ on a support volume, placed by hand or taken from a segment, or the one
+point of a landmark."""
 
 from __future__ import annotations
 
@@ -41,15 +42,12 @@ _STEPS = (
 
 @dataclass(frozen=True)
 class Guidance:
-    """What to do next: a sentence, the wall and the view it is about (None when all six points are placed)."""
+    """What to do next: a sentence, whether all points are placed, and the wall and the view it is about, if any."""
 
     text: str
-    wall: str | None
-    view: str | None
-
-    @property
-    def complete(self) -> bool:
-        return self.wall is None
+    complete: bool
+    wall: str | None = None
+    view: str | None = None
 
 
 class Examples:
@@ -68,36 +66,35 @@ class Examples:
         return [example for example in examples if nodes.find_volume(example) is not None]
 
     def find(self, volume: Node, organ: str) -> Node | None:
-        """The example of an organ on a volume."""
+        """The example of an organ or a landmark on a volume."""
         return next(
             (node for node in self.all() if nodes.volume_of(node) is volume and nodes.organ_of(node) == organ), None
         )
 
-    def add(self, volume: Node | None, organ: str) -> Node:
-        """The example of an organ on a volume, new and without points unless there is one.
+    def add(self, volume: Node | None, organ: str, *, landmark: bool = False) -> Node:
+        """The example of an organ, or of a landmark, on a volume, new and without points unless there is one.
 
-        Raises InputError without a volume or a name, and for a volume that cannot be used.
+        Raises InputError without a volume or a name, for a volume that cannot be used, and for a name that is marked
+        as the other kind on it.
         """
         organ = organ.strip()
         if volume is None:
             raise InputError("No support volume is chosen. Choose the CT scan on which you mark the organ.")
         if not organ:
-            raise InputError("The organ has no name. Write it into the field Organ.")
+            raise InputError("The organ or landmark has no name. Write it into the field Name.")
         nodes.grid_of(volume)
         known = self.find(volume, organ)
         if known is not None:
+            if nodes.is_landmark(known) != landmark:
+                kind = "an organ" if landmark else "a landmark"
+                raise InputError(
+                    f"{organ} is marked as {kind} on {volume.GetName()}. Remove that example, or choose another name."
+                )
             return known
-        with nodes.keeping_place_node(self._scene):
-            node = self._scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"{organ}{_ENDING}")
-        node.SetAttribute(nodes.ROLE, "example")
-        node.SetAttribute(nodes.ORGAN, organ)
+        kind, name = "vtkMRMLMarkupsFiducialNode", f"{organ}{_ENDING}"
+        node = nodes.new_markups(kind, name, "example", organ, volume, landmark=landmark)
         node.SetAttribute(_NAME, node.GetName())
-        node.SetNodeReferenceID(nodes.VOLUME, volume.GetID())
-        nodes.sign(node)
         node.SetControlPointLabelFormat("%d")
-        node.CreateDefaultDisplayNodes()
-        nodes.paint(node, organ)
-        nodes.put_beside(node, volume)
         return node
 
     def add_from_segment(self, volume: Node | None, segmentation: Node, segment_id: str) -> Node:
@@ -160,9 +157,10 @@ class Examples:
     def points_changed(self, example: Node, *, dragging: bool = False) -> str:
         """Look at an example's points after one was placed, moved or removed; returns what to tell the user.
 
-        A new point outside the volume, and a seventh one, is taken away again; a point that was moved out of it goes
-        back to its last place. Six points are labelled with their walls. While one is dragged, its list is left alone,
-        because Slicer's mouse holds on to it; only the preview follows. "" if nothing has changed.
+        A new point outside the volume, and a seventh one (of a landmark, a second one), is taken away again; a point
+        that was moved out of it goes back to its last place. Six points are labelled with their walls, a landmark's
+        with its name. While one is dragged, its list is left alone, because Slicer's mouse holds on to it; only the
+        preview follows. "" if nothing has changed.
         """
         if self._checking:
             return ""
@@ -213,37 +211,57 @@ class Examples:
             if preview is not None:
                 nodes.remove(preview)
             self._preview(example)
+            if nodes.is_landmark(example):
+                self._label(example)
 
     def guidance(self, example: Node) -> Guidance:
         """What to do next for an example."""
-        placed = len(nodes.defined_points(example))
+        placed, name = len(nodes.defined_points(example)), nodes.organ_of(example)
+        if nodes.is_landmark(example):
+            return self._guidance_of_landmark(example)
         if placed < len(_STEPS):
             wall, view, where = _STEPS[placed]
-            text = f"Point {placed + 1} of 6: in the {view} view, click the {nodes.organ_of(example)}'s point {where}."
-            return Guidance(text if placed else f"{text} Any order will do.", wall, view)
+            text = f"Point {placed + 1} of 6: in the {view} view, click the {name}'s point {where}."
+            return Guidance(text if placed else f"{text} Any order will do.", False, wall, view)
         try:
             size_mm = Box.from_extreme_points(self.points(example)).size_mm
         except InputError as error:
-            return Guidance(str(error), *_STEPS[-1][:2])
+            return Guidance(str(error), False, *_STEPS[-1][:2])
         size = " x ".join(f"{length:.0f}" for length in size_mm)
         specks = example.GetAttribute(_SPECKS)
-        text = f"All six walls of the {nodes.organ_of(example)} are marked: {size} mm."
-        return Guidance(f"{text} {specks}" if specks else text, None, None)
+        text = f"All six walls of the {name} are marked: {size} mm."
+        return Guidance(f"{text} {specks}" if specks else text, True)
+
+    def _guidance_of_landmark(self, example: Node) -> Guidance:
+        name = nodes.organ_of(example)
+        if not len(nodes.defined_points(example)):
+            return Guidance(f"Click the {name} in any slice view: one point.", False)
+        try:
+            self.points(example)
+        except InputError as error:
+            return Guidance(str(error), False)
+        return Guidance(f"The {name} is marked. Drag the point to correct it.", True)
 
     def points(self, example: Node) -> Points:
-        """The six points (6, 3) in the order of WALLS. Raises InputError for an example that cannot be used."""
-        points_ras = nodes.defined_points(example)
+        """An organ's six points (6, 3) in the order of WALLS, a landmark's (1, 3).
+
+        Raises InputError for an example that cannot be used.
+        """
+        ordered = nodes.defined_points(example)
         try:
-            ordered = assign_extreme_points(points_ras)
+            if not nodes.is_landmark(example):
+                ordered = assign_extreme_points(ordered)
+            elif len(ordered) != 1:
+                raise InputError(f"A landmark is one point, and there are {len(ordered)}. Place the point.")
         except InputError as error:
             raise InputError(f"{example.GetName()}: {error}") from error
         volume = nodes.volume_of(example)
         outside = ~nodes.grid_of(volume).contains(ordered, OUTSIDE_TOLERANCE_MM)
         if outside.any():
-            walls = ", ".join(wall for wall, is_out in zip(WALLS, outside, strict=True) if is_out)
+            walls = ", ".join(wall for wall, is_out in zip(WALLS, outside, strict=False) if is_out)
+            which = "point" if nodes.is_landmark(example) else f"point at the wall {walls}"
             raise InputError(
-                f"{example.GetName()}: the point at the wall {walls} lies outside of {volume.GetName()}. Move it into "
-                "the scan."
+                f"{example.GetName()}: the {which} lies outside of {volume.GetName()}. Move it into the scan."
             )
         return ordered
 
@@ -269,7 +287,7 @@ class Examples:
         return f"That point lies outside of {volume.GetName()}. If you let it go there, it goes back."
 
     def _refuse_unusable(self, example: Node) -> str:
-        """Put points outside of the volume back, or take them away if they are new, and so a seventh point."""
+        """Put points outside of the volume back, or take them away if they are new, and so those that are too many."""
         volume = nodes.find_volume(example)
         if volume is None:
             return ""
@@ -285,14 +303,17 @@ class Examples:
             elif accepted[point_id] != place_ras:
                 example.SetNthControlPointPositionWorld(index, *accepted[point_id])
                 refused = f"That point was put back, because it lay outside of {volume.GetName()}."
-        while len(nodes.defined_points(example)) > len(_STEPS):
+        while len(nodes.defined_points(example)) > nodes.points_wanted(example):
             example.RemoveNthControlPoint(example.GetNumberOfControlPoints() - 1)
-            refused = f"Six points are enough, so the last one {NOT_TAKEN}. Drag a point to correct it."
+            enough = "One point is" if nodes.is_landmark(example) else "Six points are"
+            refused = f"{enough} enough, so the last one {NOT_TAKEN}. Drag a point to correct it."
         return refused
 
     def _label(self, example: Node) -> None:
         points_ras = nodes.defined_points(example)
         labels = [str(number + 1) for number in range(len(points_ras))]
+        if nodes.is_landmark(example):
+            labels = [nodes.organ_of(example)] * len(points_ras)
         try:
             ordered = assign_extreme_points(points_ras)
         except InputError:
@@ -311,7 +332,7 @@ class Examples:
         points_ras = nodes.defined_points(example)
         preview = self._preview_of(example)
         size_mm = np.ptp(points_ras, axis=0) if len(points_ras) else np.zeros(3)
-        if not (size_mm > 0).all():
+        if nodes.is_landmark(example) or not (size_mm > 0).all():
             if preview is not None:
                 nodes.remove(preview)
             return

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rprloc import Detections, InputError, save_label_map, write_rois
+from rprloc.detection import AbsentLandmark
 from rprloc.files import write_text_atomically
 from rprloc.io.results import TABLE, ResultFiles
-from rprloc.io.table import Row, organ_row, save_table
+from rprloc.io.table import Row, landmark_row, organ_row, save_table
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.results import Results
@@ -18,7 +19,7 @@ from SlicerRPRLocLib.results import Results
 
 def export_results(results: Results, folder: Path, *, markups: bool, label_map: bool, table: bool) -> list[Path]:
     """Write all results of a scene into a folder; returns the files. Raises InputError if there is nothing to write."""
-    if not results.rois() and not results.absent_json():
+    if not results.located() and not results.absent_json():
         raise InputError("There are no results. Press Locate first.")
     if not (markups or label_map or table):
         raise InputError("No kind of file is chosen. Tick Markups, label map or table.")
@@ -28,14 +29,14 @@ def export_results(results: Results, folder: Path, *, markups: bool, label_map: 
         raise InputError(f"There is no folder {folder}. Choose one where you may write.")
     written: list[Path] = []
     names: set[str] = set()
-    volumes = {volume.GetID(): volume for volume in map(nodes.volume_of, results.rois())}
+    volumes = {volume.GetID(): volume for volume in map(nodes.volume_of, results.located())}
     for volume in volumes.values():
         files = ResultFiles(folder, _free_name(volume.GetName(), names))
         found = results.as_they_are(volume)
         if markups:
             write_rois(files.rois, found)
             written.append(files.rois)
-        if label_map:
+        if label_map and found.located:  # landmarks have no voxels
             written += _write_label_map(files, found, volume)
     if table:
         save_table(folder / TABLE, _rows(results))
@@ -56,8 +57,15 @@ def _rows(results: Results) -> Iterator[Row]:
         record = results.record(roi)
         corrected = results.is_corrected(roi)
         yield organ_row(record.detections, results.as_it_is(roi), corrected=corrected, checked=record.checked)
-    for found, organ, checked in results.absent_rows():
-        yield organ_row(found, organ, checked=checked)
+    for node in results.landmarks.all():
+        landmark, corrected = results.landmarks.record(node), results.landmarks.is_corrected(node)
+        as_it_is = results.landmarks.as_it_is(node)
+        yield landmark_row(landmark.detections, as_it_is, corrected=corrected, checked=landmark.checked)
+    for found, one, checked in results.absent_rows():
+        if isinstance(one, AbsentLandmark):
+            yield landmark_row(found, one, checked=checked)
+        else:
+            yield organ_row(found, one, checked=checked)
 
 
 def _free_name(name: str, taken: set[str]) -> str:

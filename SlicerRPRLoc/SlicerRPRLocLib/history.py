@@ -1,4 +1,5 @@
-"""Undo and redo of what the module made: the points of examples, and the ROIs of results with their corrections.
+"""Undo and redo of what the module made: the points of examples, and the ROIs and landmarks of results with their
+corrections.
 
 The scene's own undo is left alone: it is off in Slicer, and to turn it on would change how other modules behave.
 """
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from rprloc import InputError
 from SlicerRPRLocLib import nodes, views
 from SlicerRPRLocLib.examples import Examples
+from SlicerRPRLocLib.landmarks import FoundLandmark
 from SlicerRPRLocLib.results import Result, Results
 
 _LIMIT = 100
@@ -21,6 +23,7 @@ class _ExamplePoints:
 
     volume_id: str
     organ: str
+    landmark: bool
     points_ras: tuple[tuple[float, ...], ...]
 
 
@@ -28,8 +31,9 @@ class _ExamplePoints:
 class _State:
     examples: tuple[_ExamplePoints, ...]
     results: tuple[Result, ...]
+    landmarks: tuple[FoundLandmark, ...]
     absent: tuple[tuple[str, str], ...]
-    """Of each volume's id the JSON of the organs that are not in it."""
+    """Of each volume's id the JSON of the organs and landmarks that are not in it."""
 
 
 class History:
@@ -89,22 +93,27 @@ class History:
     def restore(self) -> None:
         """Make the scene hold the current state again. What belongs to volumes that are gone stays away."""
         state = self._states[self._now]
-        wanted = {(marked.volume_id, marked.organ): marked for marked in state.examples}
+        wanted = {(marked.volume_id, marked.organ, marked.landmark): marked for marked in state.examples}
         for example in self._examples.all():
-            key = nodes.volume_of(example).GetID(), nodes.organ_of(example)
+            key = nodes.volume_of(example).GetID(), nodes.organ_of(example), nodes.is_landmark(example)
             if key not in wanted:
                 self._examples.remove(example)
         for marked in wanted.values():
             volume = self._volume(marked.volume_id)
             if volume is not None:
-                self._examples.set_points(self._examples.add(volume, marked.organ), marked.points_ras)
-        results = {(result.volume_id, result.organ): result for result in state.results}
-        for roi in self._results.rois():
-            if (nodes.volume_of(roi).GetID(), nodes.organ_of(roi)) not in results:
-                self._results.remove(roi)
-        for result in results.values():
+                example = self._examples.add(volume, marked.organ, landmark=marked.landmark)
+                self._examples.set_points(example, marked.points_ras)
+        results = {(result.volume_id, result.organ, False) for result in state.results}
+        results |= {(result.volume_id, result.found.landmark, True) for result in state.landmarks}
+        for node in self._results.located():
+            if (nodes.volume_of(node).GetID(), nodes.organ_of(node), nodes.is_landmark(node)) not in results:
+                self._results.remove(node)
+        for result in state.results:
             if self._volume(result.volume_id) is not None:
                 self._results.put(result)
+        for landmark in state.landmarks:
+            if self._volume(landmark.volume_id) is not None:
+                self._results.put_landmark(landmark)
         absent = dict.fromkeys(self._results.absent_json(), "") | dict(state.absent)
         for volume_id, found_json in absent.items():
             if self._volume(volume_id) is not None:
@@ -116,15 +125,18 @@ class History:
             _ExamplePoints(
                 nodes.volume_of(example).GetID(),
                 nodes.organ_of(example),
+                nodes.is_landmark(example),
                 tuple(tuple(point) for point in nodes.defined_points(example).tolist()),
             )
             for example in self._examples.all()
         ]
         results = [self._results.record(roi) for roi in self._results.rois()]
+        landmarks = [self._results.landmarks.record(node) for node in self._results.landmarks.all()]
         # Sorted, because what is removed and made again comes last in the scene.
         return _State(
             tuple(sorted(examples, key=lambda marked: (marked.volume_id, marked.organ))),
             tuple(sorted(results, key=lambda result: (result.volume_id, result.found_json))),
+            tuple(sorted(landmarks, key=lambda result: (result.volume_id, result.found_json))),
             tuple(sorted(self._results.absent_json().items())),
         )
 

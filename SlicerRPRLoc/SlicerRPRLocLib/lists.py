@@ -120,7 +120,7 @@ class ResultTable(_Filled):
         self.key: Key | None = None
         """What the row that is chosen is about."""
         table.setColumnCount(5)
-        titles = (_("Organ"), _("Scan"), _("Size mm"), _("Expected error mm"), _("Checked"))
+        titles = (_("Name"), _("Scan"), _("Size mm"), _("Expected error mm"), _("Checked"))
         table.setHorizontalHeaderLabels(list(titles))
         table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         table.verticalHeader().hide()

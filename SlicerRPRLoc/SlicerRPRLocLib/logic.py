@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from rprloc import Detections, InputError, SupportSet, write_rois
+from rprloc import Detections, InputError, write_rois
 from rprloc.apps.batch import name_queries
 from rprloc.files import require_folder, require_writable
 from rprloc.io.results import TABLE, ResultFiles
@@ -25,10 +25,8 @@ from SlicerRPRLocLib.history import History
 from SlicerRPRLocLib.nodes import Node, Scene
 from SlicerRPRLocLib.results import Results
 from SlicerRPRLocLib.runs import Answer, Event, Run, Step, Update, at_once
+from SlicerRPRLocLib.sets import Sets
 from SlicerRPRLocLib.steps import Steps, nothing
-
-_ORGANS = "RPRLoc.Organs"
-"""The attribute in which a support set's node keeps its organs and how many examples each has, as JSON."""
 
 _HANDOVER_S = 0.05  # of each poll
 _WAIT_S = 0.05
@@ -57,7 +55,8 @@ class RPRLocLogic:
         self._child = child
         self._run: Run | None = None
         self._handover = Handover(temporary)
-        self._steps = Steps(scene, self.examples, self._handover)
+        self.sets = Sets(scene)
+        self._steps = Steps(scene, self.examples, self.sets, self._handover)
 
     @property
     def about_child(self) -> str:
@@ -95,47 +94,39 @@ class RPRLocLogic:
         if self._run is None:
             self._handover.forget_gone(self.scene)
 
-    # Support sets
+    # Examples
 
-    def support_sets(self) -> list[Node]:
-        """The support sets that lie in the scene, as text nodes."""
-        texts = nodes.of_class(self.scene, "vtkMRMLTextNode")
-        return [node for node in texts if node.GetAttribute(nodes.ROLE) == "support set"]
-
-    def load_support_set(self, path: Path) -> Node:
-        """Put the support set of a file into the scene. Raises InputError if it is none."""
-        support_set = SupportSet.load(path)
-        node = self.scene.AddNewNodeByClass("vtkMRMLTextNode", path.name.removesuffix(".json"))
-        node.SetAttribute(nodes.ROLE, "support set")
-        node.SetAttribute(_ORGANS, json.dumps(_count_organs(support_set)))
-        node.SetText(support_set.to_json())
-        return node
-
-    def organs(self) -> dict[str, int]:
-        """The organs that can be located, and how many examples each has."""
-        counts = Counter(
-            nodes.organ_of(example) for example in self.examples.all() if self.examples.guidance(example).complete
-        )
-        for node in self.support_sets():
-            counts.update(self._organs_of_set(node))
+    def targets(self) -> dict[str, int]:
+        """The organs and landmarks that can be located, and how many examples each has."""
+        examples = filter(self._is_complete, self.examples.all())
+        counts = Counter(nodes.organ_of(example) for example in examples)
+        for node in self.sets.all():
+            counts.update(self.sets.organs(node))
+            counts.update(self.sets.landmarks(node))
         return dict(counts)
+
+    def describe_targets(self) -> dict[str, str]:
+        """What a list says of each organ and landmark that can be located."""
+        complete = filter(self._is_complete, self.examples.all())
+        landmarks = {nodes.organ_of(example) for example in complete if nodes.is_landmark(example)}
+        landmarks.update(*(self.sets.landmarks(node) for node in self.sets.all()))
+        told = {}
+        for name, count in self.targets().items():
+            more = ["landmark"] * (name in landmarks) + [str(count)] * (count > 1)
+            told[name] = f"{name} ({', '.join(more)})" if more else name
+        return told
 
     def describe_examples(self) -> dict[str, str]:
         """By their nodes' ids, what is to be said of each example and each support set."""
         told = {}
         for example in self.examples.all():
-            state = "" if self.examples.guidance(example).complete else " (not complete)"
-            told[example.GetID()] = f"{nodes.organ_of(example)} on {nodes.volume_of(example).GetName()}{state}"
-        for node in self.support_sets():
-            told[node.GetID()] = f"{node.GetName()}: {', '.join(self._organs_of_set(node))}"
-        return told
+            kind = " (landmark)" if nodes.is_landmark(example) else ""
+            state = "" if self._is_complete(example) else " (not complete)"
+            told[example.GetID()] = f"{nodes.organ_of(example)}{kind} on {nodes.volume_of(example).GetName()}{state}"
+        return told | {node.GetID(): self.sets.describe(node) for node in self.sets.all()}
 
-    def _organs_of_set(self, node: Node) -> dict[str, int]:
-        noted = node.GetAttribute(_ORGANS)
-        if noted is None:  # a scene of version 0.1
-            return dict(_count_organs(SupportSet.from_json(node.GetText(), node.GetName())))
-        known: dict[str, int] = json.loads(noted)
-        return known
+    def _is_complete(self, example: Node) -> bool:
+        return self.examples.guidance(example).complete
 
     # Runs
 
@@ -144,7 +135,7 @@ class RPRLocLogic:
         return self._run is not None
 
     def locate(self, queries: Sequence[Node], organs: Sequence[str] | None = None) -> None:
-        """Start to locate organs (by default all that have an example) in volumes of the scene.
+        """Start to locate organs and landmarks (by default all that have an example) in volumes of the scene.
 
         Results come into the scene scan by scan while :meth:`poll` is called. A scan that cannot be used is told, and
         the others are done. Raises InputError, and starts nothing, if an example, the choice or the only volume cannot
@@ -160,8 +151,7 @@ class RPRLocLogic:
         answers: list[tuple[Node, Detections]] = []
 
         def so_far() -> str:
-            organs_found = sum(len(found.located) for _, found in answers)
-            return f"{organs_found} organ{_s(organs_found)} in {len(answers)} of {len(queries)} scans."
+            return f"{_count(found for _, found in answers)} in {len(answers)} of {len(queries)} scans."
 
         def finish() -> str:
             run.remarks += dict.fromkeys(f"{v.GetName()}: {w}" for v, found in answers for w in found.warnings)
@@ -169,7 +159,7 @@ class RPRLocLogic:
 
         run = Run(finish, lambda: so_far() if answers else "")
 
-        support_set = self._steps.add_set(run, wanted, self.support_sets())
+        support_set = self._steps.add_set(run, wanted)
         for volume in queries:
 
             def keep(answer: Answer, volume: Node = volume) -> None:
@@ -225,11 +215,10 @@ class RPRLocLogic:
         def finish() -> str:
             if answers:
                 save_table(out / TABLE, [row for found in answers for row in result_rows(found)])
-            organs_found, scans = sum(len(found.located) for found in answers), len(answers)
-            return f"{organs_found} organ{_s(organs_found)} in {scans} scan{_s(scans)} are written to {out}."
+            return f"{_count(answers)} in {len(answers)} scan{_s(len(answers))} are written to {out}."
 
         run = Run(finish, lambda: finish() if answers else "")
-        support_set = self._steps.add_set(run, wanted, self.support_sets())
+        support_set = self._steps.add_set(run, wanted)
 
         def search(answer: Answer) -> None:
             paths = [Path(path) for path in answer["images"]]
@@ -239,7 +228,7 @@ class RPRLocLogic:
                 def take(answer: Answer, files: ResultFiles = files) -> None:
                     found = _detections(answer)
                     out.mkdir(parents=True, exist_ok=True)
-                    if found.located:
+                    if found.located or found.located_landmarks:
                         write_rois(files.rois, found)
                     found.save(files.detections)
                     answers.append(found)
@@ -257,7 +246,7 @@ class RPRLocLogic:
         require_writable(path)
         wanted = self._wanted(organs)
         run = Run(lambda: f"The support set is written to {path}.")
-        built = self._steps.add_set(run, wanted, self.support_sets())
+        built = self._steps.add_set(run, wanted)
         run.add([Step(path.name, at_once("merge", sets=[str(built)], out=str(path)), nothing, vital=True)])
         self._begin(run)
 
@@ -309,11 +298,14 @@ class RPRLocLogic:
         self._run = run
 
     def _wanted(self, organs: Sequence[str] | None) -> list[str]:
-        known = self.organs()
+        known = self.targets()
         if not known:
             for example in self.examples.all():
                 self.examples.points(example)  # says what is missing
-            raise InputError("There is no example yet. Mark an organ by six points, take a segment, or load a set.")
+            raise InputError(
+                "There is no example yet. Mark an organ by six points or a landmark by one, take a segment, or add a "
+                "set."
+            )
         wanted = list(known) if organs is None else list(organs)
         missing = [organ for organ in wanted if organ not in known]
         if not wanted or missing:
@@ -321,7 +313,27 @@ class RPRLocLogic:
                 f"There is no complete example of {', '.join(missing) or 'an organ that is chosen'}. Mark it, or "
                 f"choose one of these: {', '.join(known)}."
             )
+        self._require_one_meaning(wanted)
         return wanted
+
+    def _require_one_meaning(self, wanted: Sequence[str]) -> None:
+        """Raise InputError for a name that stands for an organ in one example and for a landmark in another."""
+        places: dict[bool, dict[str, str]] = {False: {}, True: {}}
+        for example in filter(self._is_complete, self.examples.all()):
+            if nodes.organ_of(example) in wanted:
+                on = f"on {nodes.volume_of(example).GetName()}"
+                places[nodes.is_landmark(example)].setdefault(nodes.organ_of(example), on)
+        for node in self.sets.all():
+            for landmark, names in ((False, self.sets.organs(node)), (True, self.sets.landmarks(node))):
+                for name in names:
+                    places[landmark].setdefault(name, f"in {node.GetName()}")
+        both = [name for name in places[True] if name in places[False]]
+        if both:
+            name = both[0]
+            raise InputError(
+                f"{name} is a landmark {places[True][name]} and an organ {places[False][name]}. Remove one of these "
+                "examples, or rename it in the module Data."
+            )
 
     def _or_as_before(self, change: Callable[[], list[str]]) -> list[str]:
         """Make a change to the scene, which is taken back if it fails."""
@@ -336,9 +348,12 @@ def _detections(answer: Answer) -> Detections:
     return Detections.from_json(json.dumps(answer), "The answer")
 
 
-def _count_organs(support_set: SupportSet) -> Counter[str]:
-    """The organs of a support set, and how many examples each has."""
-    return Counter(organ for support in support_set.supports for organ in support.organs)
+def _count(answers: Iterable[Detections]) -> str:
+    """How many organs and landmarks were found."""
+    answers = list(answers)
+    organs, landmarks = sum(len(a.located) for a in answers), sum(len(a.located_landmarks) for a in answers)
+    told = [f"{organs} organ{_s(organs)}"] * bool(organs or not landmarks)
+    return " and ".join([*told, *[f"{landmarks} landmark{_s(landmarks)}"] * bool(landmarks)])
 
 
 def _s(count: int) -> str:

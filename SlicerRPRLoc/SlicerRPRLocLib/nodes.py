@@ -18,7 +18,7 @@ import vtk
 from numpy.typing import ArrayLike, NDArray
 from vtk.util.numpy_support import vtk_to_numpy
 
-from rprloc import Box, Grid, InputError, Volume
+from rprloc import WALLS, Box, Grid, InputError, Volume
 from rprloc.geometry import Points, apply_affine
 from rprloc.io.plausibility import MAX_SHEAR_COSINE
 from SlicerRPRLocLib import terminology
@@ -28,7 +28,10 @@ Node = Any
 """MRML's scene and its nodes; Slicer's classes carry no types."""
 
 ROLE, ORGAN = "RPRLoc.Role", "RPRLoc.Organ"
-"""The attributes that say what a node is for, and of which organ."""
+"""The attributes that say what a node is for, and of which organ or landmark."""
+
+_LANDMARK = "RPRLoc.Landmark"
+"""The attribute of nodes that are about a landmark, not an organ."""
 
 VOLUME, _SELF = "RPRLoc.Volume", "RPRLoc.Self"
 """The roles in which a node refers to the volume it belongs to, and to itself."""
@@ -110,6 +113,16 @@ def organ_of(node: Node) -> str:
     return str(node.GetAttribute(ORGAN))
 
 
+def is_landmark(node: Node) -> bool:
+    """Whether a node is about a landmark, which is one point; else it is about an organ."""
+    return node.GetAttribute(_LANDMARK) is not None
+
+
+def points_wanted(node: Node) -> int:
+    """How many points mark what an example is about."""
+    return 1 if is_landmark(node) else len(WALLS)
+
+
 def find_volume(node: Node) -> Node | None:
     """The volume to which an example or a result belongs; None if it is gone."""
     return node.GetNodeReference(VOLUME)
@@ -122,8 +135,30 @@ def volume_of(node: Node) -> Node:
     return volume
 
 
+def new_markups(
+    kind: str, name: str, role: str, organ: str, volume: Node, *, folder: str = "", landmark: bool = False
+) -> Node:
+    """A node of this class in a volume's scene: what it is for, its colour and term, and its place beside the volume.
+
+    ``landmark``: it is about a landmark, not an organ.
+    """
+    scene = volume.GetScene()
+    with keeping_place_node(scene):
+        node = scene.AddNewNodeByClass(kind, name)
+    node.SetAttribute(ROLE, role)
+    node.SetAttribute(ORGAN, organ)
+    if landmark:
+        node.SetAttribute(_LANDMARK, "1")
+    node.SetNodeReferenceID(VOLUME, volume.GetID())
+    sign(node)
+    node.CreateDefaultDisplayNodes()
+    paint(node, organ)
+    put_beside(node, volume, folder)
+    return node
+
+
 def paint(node: Node, organ: str) -> None:
-    """Give a node the colour and, where it is known, the term of its organ."""
+    """Give a node the colour and, where it is known, the term of its organ or landmark."""
     display, colour = node.GetDisplayNode(), terminology.colour(organ)
     display.SetColor(*colour)
     display.SetSelectedColor(*colour)

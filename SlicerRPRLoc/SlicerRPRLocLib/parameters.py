@@ -13,6 +13,7 @@ class SlicerRPRLocParameterNode:
 
     supportVolume: slicer.vtkMRMLScalarVolumeNode
     organName: str
+    markLandmark: bool = False
     forceCpu: bool = False
     exportMarkups: bool = True
     exportLabelMap: bool = False

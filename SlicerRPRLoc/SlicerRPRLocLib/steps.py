@@ -11,31 +11,33 @@ from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.handover import Handover
 from SlicerRPRLocLib.nodes import Node, Scene
 from SlicerRPRLocLib.runs import Answer, Preparation, Run, Step, at_once
+from SlicerRPRLocLib.sets import Sets
 
 
 class Steps:
     """Makes the steps of runs on one scene."""
 
-    def __init__(self, scene: Scene, examples: Examples, handover: Handover) -> None:
-        self._scene, self._examples, self._handover = scene, examples, handover
+    def __init__(self, scene: Scene, examples: Examples, sets: Sets, handover: Handover) -> None:
+        self._scene, self._examples, self._sets, self._handover = scene, examples, sets, handover
 
-    def add_set(self, run: Run, organs: Sequence[str], sets: Sequence[Node]) -> Path:
-        """Add the steps to one support set of all examples of these organs and these sets in the scene; its file.
+    def add_set(self, run: Run, organs: Sequence[str]) -> Path:
+        """Add the steps to one support set of all examples of these organs and landmarks and all sets of the scene.
 
-        Examples that are not chosen are left out, so that one which is half done is in nobody's way.
+        Returns its file. Examples that are not chosen are left out, so that one which is half done is in nobody's way.
+        Raises InputError for a ready-made set that is not installed.
         """
         marked: dict[str, tuple[Node, dict[str, Node]]] = {}
         for example in self._examples.all():
             organ, volume = nodes.organ_of(example), nodes.volume_of(example)
             if organ in organs and self._examples.guidance(example).complete:
                 marked.setdefault(volume.GetID(), (volume, {}))[1][organ] = example
-        parts = []
+        parts: list[Path] = []
         for volume, examples in marked.values():
             parts.append(self._handover.new_file("set"))
             run.add([self._build(run, volume, examples, parts[-1])])
-        for node in sets:
-            parts.append(self._handover.new_file("set"))
-            parts[-1].write_text(node.GetText(), encoding="utf-8")
+        for node in self._sets.all():
+            parts.append(self._sets.hand_over(node, lambda: self._handover.new_file("set")))
+            run.remarks += filter(None, [self._sets.doubt(node)])
         if len(parts) == 1:
             return parts[0]
         merged = self._handover.new_file("set")
@@ -69,11 +71,15 @@ class Steps:
         return self._on_volume(volume, request, take_checked, vital=vital)
 
     def _build(self, run: Run, volume: Node, examples: Mapping[str, Node], out: Path) -> Step:
-        """The step that makes the support set of the examples on one volume, by their organs; with masks of segments.
+        """The step that makes the support set of the examples on one volume, by their names; with masks of segments.
 
         The points are those of this moment; the child looks whether a segment still has them.
         """
-        points = {organ: self._examples.points(example).tolist() for organ, example in examples.items()}
+        points = {name: self._examples.points(example).tolist() for name, example in examples.items()}
+        marked = {
+            "landmarks_ras_mm": {name: points.pop(name)[0] for name in examples if nodes.is_landmark(examples[name])},
+            "points_ras_mm": points,
+        }
         segments = {organ: found for organ, node in examples.items() if (found := self._examples.segment_of(node))}
         masks: dict[str, str] = {}
 
@@ -89,7 +95,7 @@ class Steps:
                 else:
                     masks[organ] = str((yield from self._handover.write_mask(mask, grid)))
             more = {"masks": dict(masks)} if masks else {}
-            return "build", {"image": str(path), "points_ras_mm": points, "out": str(out), **more}
+            return "build", {"image": str(path), **marked, "out": str(out), **more}
 
         def tell(answer: Answer) -> None:
             for mask in masks.values():

@@ -1,4 +1,4 @@
-"""SNOMED CT terms and colours of organs, where an organ's name is known.
+"""SNOMED CT terms and colours of organs and landmarks, where a name is known.
 
 Codes and meanings are those of DICOM PS3.16 (the tests compare them with pydicom's copy of it). Colours are the ones
 that Slicer's General Anatomy list recommends for the same codes; terms without one are in its DICOM master list only.
@@ -45,12 +45,16 @@ class Term:
 _TERMS = {
     "adrenal gland": Term("23451007", "Adrenal gland", (249, 186, 150), paired=True),
     "aorta": Term("15825003", "Aorta", (224, 97, 76)),
+    "aortic bifurcation": Term("73166001", "Aortic Bifurcation"),
     "bladder": Term("89837001", "Bladder", (222, 154, 132)),
     "brain": Term("12738006", "Brain", (250, 250, 225)),
     "brainstem": Term("119238007", "Brain stem"),
+    "carina": Term("28700002", "Carina"),
+    "carotid bifurcation": Term("80272002", "Carotid Bifurcation", paired=True),
     "cerebellum": Term("113305005", "Cerebellum"),
     "cervical spine": Term("122494005", "Cervical spine", (255, 255, 207)),
     "clavicle": Term("51299004", "Clavicle", (205, 179, 108), paired=True),
+    "coccyx": Term("64688005", "Coccyx"),
     "colon": Term("71854001", "Colon", (204, 168, 143)),
     "duodenum": Term("38848004", "Duodenum", (255, 253, 229)),
     "esophagus": Term("32849002", "Esophagus", (211, 171, 143)),
@@ -63,10 +67,11 @@ _TERMS = {
     "inferior vena cava": Term("64131007", "Inferior vena cava"),
     "kidney": Term("64033007", "Kidney", (185, 102, 83), paired=True),
     "larynx": Term("4596009", "Larynx", (150, 208, 243)),
+    "lesser trochanter": Term("55499008", "Lesser trochanter", paired=True),
     "liver": Term("10200004", "Liver", (221, 130, 101)),
+    "lower lobe of lung": Term("90572001", "Lower lobe of lung", (224, 186, 162), paired=True),
     "lumbar spine": Term("122496007", "Lumbar spine", (212, 188, 102)),
     "lung": Term("39607008", "Lung", (197, 165, 145), paired=True),
-    "lower lobe of lung": Term("90572001", "Lower lobe of lung", (224, 186, 162), paired=True),
     "mandible": Term("91609006", "Mandible", (222, 198, 101)),
     "maxilla": Term("70925003", "Maxilla", (196, 172, 68)),
     "mediastinum": Term("72410000", "Mediastinum", (255, 244, 209)),
@@ -84,6 +89,7 @@ _TERMS = {
     "rib": Term("113197003", "Rib", (253, 232, 158), paired=True),
     "sacrum": Term("54735007", "Sacrum"),
     "scapula": Term("79601000", "Scapula", paired=True),
+    "sella turcica": Term("42575006", "Sella turcica"),
     "seminal vesicle": Term("64739004", "Seminal Vesicle", (245, 172, 147), paired=True),
     "skull": Term("89546000", "Skull", (241, 213, 144)),
     "small intestine": Term("30315005", "Small Intestine", (205, 167, 142)),
@@ -94,6 +100,7 @@ _TERMS = {
     "stomach": Term("69695003", "Stomach", (216, 132, 105)),
     "submandibular gland": Term("54019009", "Submandibular gland", paired=True),
     "superior vena cava": Term("48345005", "Superior vena cava"),
+    "symphysis pubis": Term("82561000", "Symphysis pubis"),
     "testis": Term("40689003", "Testis", paired=True),
     "thoracic spine": Term("122495006", "Thoracic spine", (226, 202, 134)),
     "thymus": Term("9875009", "Thymus", (47, 150, 103)),
@@ -102,6 +109,7 @@ _TERMS = {
     "trachea": Term("44567001", "Trachea", (182, 228, 255)),
     "upper lobe of lung": Term("45653009", "Upper lobe of lung", (172, 138, 115), paired=True),
     "uterus": Term("35039007", "Uterus", (255, 181, 158)),
+    "xiphoid process": Term("20298003", "Xiphoid Process"),
 }
 _SYNONYMS = {
     "adrenal": "adrenal gland",

@@ -21,8 +21,6 @@ _HIDDEN = "RPRLoc.Hidden"
 _PLACING_VIEWS = {"Red": "Axial", "Green": "Coronal"}
 """The views that the guidance names, and what they have to show for its words to be true."""
 
-_POINTS_OF_AN_EXAMPLE = 6
-
 
 def show_scan(scene: Scene, volume: Node, place_ras: ArrayLike | None = None) -> None:
     """Show a volume in all slice views, and in it a place (3,) of the world, if one is given.
@@ -131,14 +129,18 @@ def _fit(view: Node, first_ras: ArrayLike, last_ras: ArrayLike) -> None:
 
 
 def start_placing(markups: Node) -> None:
-    """Let clicks in the views add points to a list until it has six, or :func:`stop_placing`.
+    """Let clicks in the views add points to an example until it has all, or :func:`stop_placing`.
 
-    Views in which the guidance's words would be wrong are set to Slicer's own orientation. The mouse mode "place
-    multiple", which is the user's, stays as it is: Slicer goes on by itself until the list has the points it requires.
+    Views in which the guidance's words on an organ would be wrong are set to Slicer's own orientation. The mouse mode
+    "place multiple", which is the user's, stays as it is: Slicer goes on by itself until the list has the points it
+    requires.
     """
     scene = markups.GetScene()
-    _show_placing_views(scene)
-    markups.SetRequiredNumberOfControlPoints(_POINTS_OF_AN_EXAMPLE)
+    if nodes.is_landmark(markups):
+        _show_any_slice(scene)
+    else:
+        _show_placing_views(scene)
+    markups.SetRequiredNumberOfControlPoints(nodes.points_wanted(markups))
     selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
     interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     selection.SetReferenceActivePlaceNodeClassName(markups.GetClassName())
@@ -167,6 +169,16 @@ def _show_placing_views(scene: Scene) -> None:
         view = views.get(name)
         if view is not None and view.GetOrientation() != orientation and view.HasSliceOrientationPreset(orientation):
             view.SetOrientation(orientation)
+    if not all(name in views and views[name].IsMappedInLayout() for name in _PLACING_VIEWS):
+        _show_four_views(scene)
+
+
+def _show_any_slice(scene: Scene) -> None:
+    if not any(view.IsMappedInLayout() for view in nodes.of_class(scene, "vtkMRMLSliceNode")):
+        _show_four_views(scene)
+
+
+def _show_four_views(scene: Scene) -> None:
     layout = next(iter(nodes.of_class(scene, "vtkMRMLLayoutNode")), None)
-    if layout is not None and not all(name in views and views[name].IsMappedInLayout() for name in _PLACING_VIEWS):
+    if layout is not None:
         layout.SetViewArrangement(layout.SlicerLayoutFourUpView)

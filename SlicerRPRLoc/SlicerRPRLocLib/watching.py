@@ -23,7 +23,7 @@ class SceneWatcher(VTKObservationMixin):
     def __init__(self) -> None:
         VTKObservationMixin.__init__(self)
         self._observed: set[str] = set()
-        """The ids of the examples, ROIs and views whose events are heard."""
+        """The ids of the examples, results and views whose events are heard."""
         self._dragged: set[str] = set()
         """The ids of those of which the mouse holds a point or a handle."""
         self._later: dict[str, Callable[[], None]] = {}
@@ -48,9 +48,9 @@ class SceneWatcher(VTKObservationMixin):
         for example in self.logic.examples.all():
             points = dict.fromkeys(changed, self.onPoints)
             self._watch(example, {**grabbed, **points, kind.PointEndInteractionEvent: self.onPointsLetGo})
-        for roi in self.logic.results.rois():
-            more = {kind.PointModifiedEvent: self.onResult, kind.PointEndInteractionEvent: self.onResultLetGo}
-            self._watch(roi, {**grabbed, **more})
+        for node in self.logic.results.located():
+            moved = dict.fromkeys((kind.PointModifiedEvent, kind.PointPositionUndefinedEvent), self.onResult)
+            self._watch(node, {**grabbed, **moved, kind.PointEndInteractionEvent: self.onResultLetGo})
         for composite in nodes.of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
             self._watch(composite, {vtk.vtkCommand.ModifiedEvent: self.onViews})
 
@@ -116,7 +116,7 @@ class SceneWatcher(VTKObservationMixin):
         self.onPoints(caller)
 
     def onResult(self, caller: Node, event: object = None) -> None:
-        """A ROI has changed, by the mouse or in any other way."""
+        """A ROI or a landmark has changed, by the mouse or in any other way."""
         if caller.GetID() not in self._dragged:
             self.later("refresh", self.refresh)
 

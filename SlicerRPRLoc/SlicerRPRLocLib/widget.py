@@ -13,12 +13,12 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 
 from SlicerRPRLocLib import nodes, terminology, views
 from SlicerRPRLocLib.buttons import reasons
-from SlicerRPRLocLib.examples import NOT_TAKEN
 from SlicerRPRLocLib.export import export_results
 from SlicerRPRLocLib.handover import temporary_folder
 from SlicerRPRLocLib.installer import Installer, torch_extension
 from SlicerRPRLocLib.lists import CheckList, ChoiceList, ResultTable
 from SlicerRPRLocLib.logic import RPRLocLogic
+from SlicerRPRLocLib.marking import MarkingSection
 from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.parameters import SlicerRPRLocLogic, SlicerRPRLocParameterNode
 from SlicerRPRLocLib.results import Key
@@ -30,7 +30,7 @@ _POLL_MS = 50
 _IDLE_MS = 5 * 60 * 1000
 
 
-class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
+class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatcher):
     """The panel of the module."""
 
     logic: RPRLocLogic
@@ -41,7 +41,6 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
         self.parameters: Any = None  # a SlicerRPRLocParameterNode while the panel is shown
         self._gui_tag: int | None = None
         self._device = "auto"
-        self._placing = ""  # the id of the example whose points are being placed
         self._tips: dict[str, str] = {}
 
     def setup(self) -> None:
@@ -70,6 +69,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
             "segmentButton": self.onSegment,
             "segmentsButton": self.onSegments,
             "removeButton": self.onRemoveExample,
+            "readyMadeButton": self.onAddReadyMade,
             "loadSetButton": self.onLoadSet,
             "saveSetButton": self.onSaveSet,
             "allButton": self.onAllScans,
@@ -86,7 +86,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
             button = getattr(self.ui, name)
             self._tips[name] = str(button.property("toolTip"))
             button.clicked.connect(lambda *_args, action=action: self._try(action))
-        self.ui.supportSelector.nodeActivated.connect(self.onSupport)
+        self.setupMarking()
         for signal in (
             self.ui.supportSelector.currentNodeChanged,
             self.ui.organEdit.textChanged,
@@ -165,93 +165,6 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
             self.parameters.disconnectGui(self._gui_tag)
             self.parameters = None
 
-    # 1. Examples
-
-    def onSupport(self, volume: Node | None) -> None:
-        """The user has chosen the scan to mark: it is the one to see."""
-        if volume is not None:
-            views.show_scan(slicer.mrmlScene, volume)
-
-    def onPlace(self) -> None:
-        example = self.logic.examples.add(self.parameters.supportVolume, self.parameters.organName)
-        self.chooseExample(example)
-        if not self.logic.examples.guidance(example).complete:
-            self._placing = example.GetID()
-            views.start_placing(example)
-
-    def stopPlacing(self) -> None:
-        self._placing = ""
-        views.stop_placing(slicer.mrmlScene)
-
-    def onSegment(self) -> None:
-        selector = self.ui.segmentSelector
-        with slicer.util.WaitCursor():
-            example = self.logic.examples.add_from_segment(
-                self.parameters.supportVolume, selector.currentNode(), selector.currentSegmentID()
-            )
-        self.chooseExample(example)
-
-    def onSegments(self) -> None:
-        segmentation = self.ui.segmentSelector.currentNode()
-        with slicer.util.WaitCursor():
-            made, told = self.logic.examples.add_visible_segments(self.parameters.supportVolume, segmentation)
-        self.chooseExample(made[-1])
-        self.ui.guidanceLabel.setText(_("{n} organs are marked.").format(n=len(made)) + " ".join(["", *told]))
-
-    def chooseExample(self, example: Node) -> None:
-        views.show_scan(slicer.mrmlScene, nodes.volume_of(example))
-        self.recordAndRefresh()
-        self.examples.choose(example.GetID())
-        self.ui.guidanceLabel.setText(self.logic.examples.guidance(example).text)
-        self.showButtons()
-
-    def onExample(self, node_id: str) -> None:
-        """The user has chosen an example: its scan is the one to see, at its points."""
-        example = slicer.mrmlScene.GetNodeByID(node_id)
-        if example in self.logic.examples.all():
-            points_ras = nodes.defined_points(example)
-            place_ras = 0.5 * (points_ras.min(0) + points_ras.max(0)) if len(points_ras) else None
-            views.show_scan(slicer.mrmlScene, nodes.volume_of(example), place_ras)
-            self.ui.guidanceLabel.setText(self.logic.examples.guidance(example).text)
-        self.showButtons()
-
-    def look(self, example: Node, *, dragging: bool) -> None:
-        message = self.logic.examples.points_changed(example, dragging=dragging)
-        if not message:
-            return
-        self.ui.guidanceLabel.setText(message)
-        if dragging:
-            return
-        if self._placing == example.GetID():
-            if self.logic.examples.guidance(example).complete:
-                self.stopPlacing()
-            elif NOT_TAKEN in message and not views.is_placing(example):
-                views.start_placing(example)  # it was the sixth, after which Slicer has stopped
-        self.recordAndRefresh()
-
-    def onRemoveExample(self) -> None:
-        node = slicer.mrmlScene.GetNodeByID(self.examples.chosen or "")
-        if node is not None:
-            if node in self.logic.support_sets():
-                nodes.remove(node)
-            else:
-                self.logic.examples.remove(node)
-            self.recordAndRefresh()
-
-    def onLoadSet(self) -> None:
-        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Load support set"), "", "JSON (*.json)")
-        if path:
-            self.installer.ensure()
-            self.logic.load_support_set(Path(path))
-            self.refresh()
-
-    def onSaveSet(self) -> None:
-        window, files = slicer.util.mainWindow(), "JSON (*.json)"
-        path = qt.QFileDialog.getSaveFileName(window, _("Save support set"), "organs.json", files)
-        if path:
-            file = Path(path) if Path(path).suffix else Path(path).with_suffix(".json")
-            self.start(lambda: self.logic.save_support_set(file, self.organs.ticked()))
-
     # 2. Runs
 
     def onAllScans(self) -> None:
@@ -315,7 +228,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
 
     def onRow(self, key: Key) -> None:
         self.logic.results.show(key)
-        if self.logic.results.find(key) is None:
+        if self.logic.results.find_located(key) is None:
             self.ui.statusLabel.setText(_("{organ} is not in the scan; the views show the scan.").format(organ=key[1]))
         self.showButtons()
 
@@ -334,7 +247,10 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
         return roi
 
     def onDeleteResult(self) -> None:
-        self.logic.results.remove(self.chosenResult())
+        found = None if self.table.key is None else self.logic.results.find_located(self.table.key)
+        if found is None:
+            raise ValueError(_("No result is chosen. Click its row in the table of results."))
+        self.logic.results.remove(found)
         self.recordAndRefresh()
 
     def goTo(self, change: Callable[[], None]) -> None:
@@ -364,11 +280,10 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, SceneWatcher):
         """Show the examples, the scans, the results and which buttons can be pressed; write only what has changed."""
         self.logic.examples.follow_names()
         self.watchNodes()
-        organs = self.logic.organs()
-        self.organs.show({organ: organ if n == 1 else f"{organ} ({n})" for organ, n in organs.items()}, new_ticked=True)
+        self.organs.show(self.logic.describe_targets(), new_ticked=True)
         self.scans.show({node.GetID(): node.GetName() for node in nodes.scans(slicer.mrmlScene)}, new_ticked=False)
         self.examples.show(self.logic.describe_examples())
-        if self.logic.results.rois() and self.installer.missing():  # a saved scene on a computer new to the module
+        if self.logic.results.located() and self.installer.missing():  # a saved scene on a computer new to the module
             self.ui.statusLabel.setText(_("Press Locate to install what is needed to show the results of this scene."))
         else:
             self.table.show(self.logic.results.rows())

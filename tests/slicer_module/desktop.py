@@ -175,7 +175,7 @@ def parameter_node_wrapper(kind: type) -> type:
                     assert wanted is str
                     widget.textChanged.connect(take)
                     self.bound[name] = widget.setText
-                elif isinstance(widget, QtWidgets.QCheckBox):
+                elif type(widget) is QtWidgets.QCheckBox:  # no other button, as in Slicer
                     assert wanted is bool
                     widget.toggled.connect(take)
                     self.bound[name] = widget.setChecked

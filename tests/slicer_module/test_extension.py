@@ -330,7 +330,7 @@ def test_the_module_opens_where_nothing_is_installed_yet() -> None:
         "    organs.SetAttribute('RPRLoc.' + name, value)\n"
         "made.history.clear()\n"
         "made.close()\n"
-        "print(len(made.results.rois()), made.organs())\n"
+        "print(len(made.results.rois()), made.targets())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "1 {'heart': 2}", done.stderr

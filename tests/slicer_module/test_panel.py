@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -18,10 +16,25 @@ import pytest
 from rprloc.detection import AbsentOrgan, Detections, Presence
 from rprloc.errors import InputError
 from tests.example import ExampleFiles
-from tests.slicer_module.desktop import Desktop, all_widgets, load_ui
+from tests.slicer_module.desktop import Desktop
 from tests.slicer_module.findings import detection
 from tests.slicer_module.mouse import Mouse
-from tests.slicer_module.scenes import NO_SLICER, Nobody, Scene, bone, segmentation
+from tests.slicer_module.panels import (
+    cells,
+    choose_heart_of,
+    chosen_example,
+    click_example,
+    click_row,
+    click_six_points,
+    count_refreshes,
+    drawn,
+    marked_and_located,
+    settle,
+    shown,
+    tick_row,
+    until,
+)
+from tests.slicer_module.scenes import NO_SLICER, Scene, bone, segmentation
 
 pytest.importorskip("slicer", reason=NO_SLICER)
 import slicer
@@ -29,169 +42,6 @@ import vtk
 
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.examples import Examples
-
-PANEL_FILES = ("widget", "parameters", "lists", "watching", "buttons")
-
-
-@pytest.fixture(scope="session")
-def application() -> Iterator[Any]:
-    """Qt without a display."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QT_QPA_PLATFORM", "offscreen")
-        widgets = pytest.importorskip(
-            "PySide6.QtWidgets", reason="Qt cannot be loaded here (PySide6 and libEGL)", exc_type=ImportError
-        )
-        made = widgets.QApplication.instance() or widgets.QApplication(["tests"])
-        yield made
-        gc.collect()
-        made.processEvents()
-
-
-@pytest.fixture
-def desktop(
-    application: Any, scene: Scene, example: ExampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Desktop:
-    made = Desktop(scene, example)
-    for name, module in made.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-        if name.startswith("slicer."):
-            monkeypatch.setattr(slicer, name.removeprefix("slicer."), module, raising=False)
-    for name in (*(f"SlicerRPRLocLib.{part}" for part in PANEL_FILES), "SlicerRPRLoc"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(slicer.util, "loadUI", lambda path: load_ui(Path(path)), raising=False)
-    monkeypatch.setattr(
-        slicer.util,
-        "childWidgetVariables",
-        lambda panel: types.SimpleNamespace(**{child.objectName(): child for child in all_widgets(panel)}),
-    )
-    monkeypatch.setattr(slicer.util, "tryWithErrorDisplay", made.try_with_error_display, raising=False)
-    monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: None)
-    for name, value in {
-        "WaitCursor": made.wait_cursor,
-        "confirmOkCancelDisplay": made.confirm,
-        "mainWindow": lambda: made.window,
-        "showStatusMessage": lambda text: None,
-    }.items():
-        monkeypatch.setattr(slicer.util, name, value, raising=False)
-    connected: list[tuple[str, Any]] = []
-    application = types.SimpleNamespace(
-        temporaryPath=str(tmp_path / "temporary"),
-        connected=connected,
-        connect=lambda signal, slot: connected.append((signal, slot)),
-        processEvents=lambda: None,
-    )
-    monkeypatch.setattr(slicer, "app", application, raising=False)
-    return made
-
-
-@pytest.fixture
-def panel(desktop: Desktop, scene: Scene, child: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The module's panel, set up, with a child of random weights."""
-    import SlicerRPRLocLib.widget as widget
-
-    used: list[str] = []
-
-    def runner(self: Any, device: str) -> Any:
-        used.append(device)
-        return child
-
-    monkeypatch.setattr(widget.SlicerRPRLocWidget, "_runner", runner)
-    scene.add_views()
-    made = widget.SlicerRPRLocWidget()
-    made.devices, made.logic_scene = used, scene
-    made.setup()
-    made.parent.isEntered = True
-    made.enter()
-    yield made
-    if not made.logic.busy:
-        made.logic._child = Nobody()  # the next tests use the child, too
-    made.exit()
-    made.cleanup()
-    import shiboken6
-
-    shiboken6.delete(made.parent)  # Qt's widgets, while the application is there
-
-
-def until(panel: Any, done: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Let Qt's timers run until something is true."""
-    from PySide6 import QtWidgets
-
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, panel.ui.statusLabel.text()
-        QtWidgets.QApplication.processEvents()
-        time.sleep(0.01)
-
-
-def settle(panel: Any) -> None:
-    """Let Qt do what was put off to a later moment."""
-    from PySide6 import QtWidgets
-
-    for _ in range(5):
-        QtWidgets.QApplication.processEvents()
-        time.sleep(0.002)
-
-
-def choose_heart_of(panel: Any, volume: Any) -> Any:
-    """Choose a scan as the one with the organ, and name the organ; gives the scan."""
-    settle(panel)
-    panel.ui.supportSelector.choose(volume)
-    panel.ui.organEdit.setText("heart")
-    settle(panel)
-    return volume
-
-
-def click_six_points(panel: Any, points: np.ndarray) -> None:
-    """With the mouse, in a view that shows the scan."""
-    panel.ui.placeButton.click()
-    mouse = Mouse(panel.logic_scene)
-    for point in points:
-        assert mouse.click(point)
-        settle(panel)
-
-
-def chosen_example(panel: Any) -> Any:
-    return slicer.mrmlScene.GetNodeByID(panel.examples.chosen)
-
-
-def click_example(panel: Any, row: int) -> None:
-    """What Qt tells of a click on an example."""
-    panel.ui.exampleList.setCurrentRow(row)
-    panel.ui.exampleList.itemClicked.emit(panel.ui.exampleList.item(row))
-
-
-def click_row(panel: Any, row: int) -> None:
-    """What Qt tells of a click on a row."""
-    panel.ui.resultTable.setCurrentCell(row, 0)
-    panel.ui.resultTable.cellClicked.emit(row, 0)
-
-
-def cells(panel: Any, column: int) -> list[str]:
-    table = panel.ui.resultTable
-    return [table.item(row, column).text() for row in range(table.rowCount())]
-
-
-def tick_row(panel: Any, row: int, ticked: bool = True) -> None:
-    from PySide6 import QtCore
-
-    state = QtCore.Qt.Checked if ticked else QtCore.Qt.Unchecked
-    panel.ui.resultTable.item(row, 4).setCheckState(state)
-
-
-def marked_and_located(panel: Any, scene: Scene, example: ExampleFiles) -> tuple[Any, Any]:
-    """The heart of anna, found in bert; the views show bert."""
-    anna, bert = scene.load(example.image, "anna"), scene.load(example.image, "bert")
-    settle(panel)
-    panel.ui.supportSelector.choose(anna)
-    panel.ui.organEdit.setText("heart")
-    settle(panel)
-    click_six_points(panel, bone(anna))
-    panel.scans.tick([bert.GetID()])
-    panel.ui.locateButton.click()
-    until(panel, lambda: not panel.logic.busy)
-    settle(panel)
-    click_row(panel, 0)
-    return anna, bert
 
 
 def test_the_whole_flow_from_six_clicks_to_exported_files(
@@ -284,7 +134,7 @@ def test_a_segment_and_a_saved_set_serve_as_examples(
     click_example(panel, 0)
     panel.ui.removeButton.click()
     settle(panel)
-    assert panel.ui.exampleList.count() == 0 and panel.logic.support_sets() == []
+    assert panel.ui.exampleList.count() == 0 and panel.logic.sets.all() == []
     assert desktop.cursors == ["normal"] * 2
 
 
@@ -322,7 +172,7 @@ def test_a_run_in_a_folder_is_cancelled(
 ) -> None:
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "bert.nii.gz").write_bytes(example.image.read_bytes())
-    panel.logic.load_support_set(example.support_set)
+    panel.logic.sets.load(example.support_set)
     panel.refresh()
     assert not panel.ui.folderButton.isEnabled() and "both folders" in panel.ui.folderButton.toolTip()
     panel.ui.searchPath.setCurrentPath(str(tmp_path / "scans"))
@@ -356,7 +206,7 @@ def test_buttons_wait_for_what_they_need_and_say_so(
     anna = scene.load(example.image, "anna")
     ui.supportSelector.choose(anna)
     settle(panel)
-    assert waits("placeButton", "Write the organ's name")
+    assert waits("placeButton", "Write a name")
     ui.organEdit.setText("heart")
     settle(panel)
     assert ui.placeButton.isEnabled() and "outermost points" in ui.placeButton.toolTip()
@@ -382,7 +232,7 @@ def test_what_goes_wrong_is_told_and_changes_nothing(
     assert len(desktop.questions) == 1 and not panel.logic.busy
     desktop.file = str(example.support_set)
     panel.ui.loadSetButton.click()
-    assert "jsonschema" in desktop.errors.pop() and panel.logic.support_sets() == []
+    assert "jsonschema" in desktop.errors.pop() and panel.logic.sets.all() == []
     assert set(desktop.cursors) == {"normal"} and desktop.errors == []
 
 
@@ -406,17 +256,6 @@ def test_examples_can_be_removed_and_a_closed_scene_begins_anew(
 
 
 # Which scan is seen
-
-
-def shown(scene: Scene) -> set[str]:
-    return {scene.background(name).GetBackgroundVolumeID() for name in ("Red", "Yellow", "Green")}
-
-
-def drawn(scene: Scene) -> set[str]:
-    """The scans whose boxes and points are drawn in the red view."""
-    displays = [(node, node.GetDisplayNode()) for node in scene.of_class("vtkMRMLMarkupsNode")]
-    seen = [node for node, one in displays if one.GetVisibility() and one.IsDisplayableInView("vtkMRMLSliceNodeRed")]
-    return {nodes.volume_of(node).GetName() for node in seen}
 
 
 def test_every_click_shows_its_own_scan_and_its_boxes_alone(
@@ -569,19 +408,6 @@ def test_moving_the_mouse_over_a_view_costs_nothing(
         mouse.move(points[5] + [0, 0, 0.1 * step])
         settle(panel)
     assert heard == [] and refreshed == []
-
-
-def count_refreshes(panel: Any) -> list[int]:
-    """Grows by one whenever the panel shows everything anew."""
-    counted: list[int] = []
-    refresh = panel.refresh
-
-    def counting() -> None:
-        counted.append(1)
-        refresh()
-
-    panel.refresh = counting
-    return counted
 
 
 def test_a_point_of_another_example_does_not_end_the_placing(

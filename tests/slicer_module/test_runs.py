@@ -124,11 +124,11 @@ def test_organs_supports_and_sets_come_together(
     mark(logic, anna, "liver")
     half_done = logic.examples.add(anna, "spleen")
     half_done.AddControlPointWorld(vtk.vtkVector3d(*bone(anna)[0]), "")
-    loaded = logic.load_support_set(example.support_set)
+    loaded = logic.sets.load(example.support_set)
     assert loaded.GetName() == "set.support"
-    assert logic.organs() == {"heart": 1, "liver": 1, "bone": 1, "lung": 1}
+    assert logic.targets() == {"heart": 1, "liver": 1, "bone": 1, "lung": 1}
     loaded.RemoveAttribute("RPRLoc.Organs")  # as in a scene of version 0.1
-    assert logic.organs() == {"heart": 1, "liver": 1, "bone": 1, "lung": 1}
+    assert logic.targets() == {"heart": 1, "liver": 1, "bone": 1, "lung": 1}
     locate_all(logic, bert)
     assert [nodes.organ_of(roi) for roi in logic.results.rois()] == ["heart", "liver", "bone", "lung"]
     locate_all(logic, anna, organs=["lung", "heart"])
@@ -146,14 +146,14 @@ def test_a_support_set_is_saved_and_loaded(
     by_points = nodes.box_of_roi(logic.results.rois()[0])
     logic.examples.remove(example)
     logic.results.remove(logic.results.rois()[0])
-    logic.load_support_set(tmp_path / "set.json")
+    logic.sets.load(tmp_path / "set.json")
     locate_all(logic, bert)
     np.testing.assert_allclose(nodes.box_of_roi(logic.results.rois()[0]).walls_mm, by_points.walls_mm, atol=1e-3)
     (tmp_path / "no.json").write_text('{"format": "x"}', encoding="utf-8")
     for bad in ("no.json", "missing.json"):
         with pytest.raises(InputError, match=bad):
-            logic.load_support_set(tmp_path / bad)
-    assert len(logic.support_sets()) == 1
+            logic.sets.load(tmp_path / bad)
+    assert len(logic.sets.all()) == 1
 
 
 # What the user has corrected
@@ -278,7 +278,7 @@ def test_a_scan_that_kills_the_child_does_not_stop_the_others(
 
 def test_a_child_that_always_dies_ends_the_run(logic: RPRLocLogic, example: ExampleFiles, scene: Scene) -> None:
     volumes = [scene.load(example.image, f"scan {n}") for n in range(6)]
-    logic.load_support_set(example.support_set)
+    logic.sets.load(example.support_set)
     logic._child = Runner(serve(example, DEADLY.replace("== 1234", "> 0")))
     logic.locate(volumes)
     update = run_to_end(logic)
