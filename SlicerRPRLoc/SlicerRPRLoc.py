@@ -32,8 +32,9 @@ class SlicerRPRLoc(ScriptedLoadableModule):
         self.parent.dependencies = ["Markups", "Segmentations", "SubjectHierarchy", "Tables"]
         self.parent.contributors = ["The RPR-Loc developers"]
         self.parent.helpText = _(
-            "<p>Find an organ in many CT scans from one example. <b>1.</b> Choose a scan, name the organ, and click "
-            "its six outermost points, or take a segment. <b>2.</b> Tick the scans to search and press Locate. "
+            "<p>Find an organ or a landmark in many CT scans from one example. <b>1.</b> Choose a scan, name the "
+            "organ, and click its six outermost points, or take a segment; a landmark is one point; with a ready-made "
+            "set nothing has to be marked. <b>2.</b> Tick the scans to search and press Locate. "
             "<b>3.</b> Check the boxes, correct them, export them.</p>"
             "<p>Everything is computed on this computer; nothing is sent anywhere. A research tool, not a medical "
             "device: every box must be checked by a person. "

@@ -323,7 +323,7 @@ class RPRLocLogic:
             if nodes.organ_of(example) in wanted:
                 on = f"on {nodes.volume_of(example).GetName()}"
                 places[nodes.is_landmark(example)].setdefault(nodes.organ_of(example), on)
-        for node in self.sets.all():
+        for node in self.sets.with_any(wanted):
             for landmark, names in ((False, self.sets.organs(node)), (True, self.sets.landmarks(node))):
                 for name in names:
                     places[landmark].setdefault(name, f"in {node.GetName()}")

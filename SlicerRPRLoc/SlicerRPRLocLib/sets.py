@@ -7,7 +7,7 @@ another program opens the scene, the fingerprint tells whether it has the same s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -82,6 +82,14 @@ class Sets:
         node.SetAttribute(_READY_MADE, name)
         node.SetAttribute(_IDENTITY, summary.identity)
         return node
+
+    def with_any(self, names: Sequence[str]) -> list[Node]:
+        """The sets that hold one of these organs and landmarks, and those of which nobody knows what they hold.
+
+        The others are not handed over for nothing: a large one takes a second.
+        """
+        held = {node: {**self.organs(node), **self.landmarks(node)} for node in self.all()}
+        return [node for node, targets in held.items() if not targets or any(name in targets for name in names)]
 
     def organs(self, node: Node) -> _Counts:
         """The organs of a set, and how many examples each has."""

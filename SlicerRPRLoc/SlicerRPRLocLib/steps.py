@@ -21,10 +21,11 @@ class Steps:
         self._scene, self._examples, self._sets, self._handover = scene, examples, sets, handover
 
     def add_set(self, run: Run, organs: Sequence[str]) -> Path:
-        """Add the steps to one support set of all examples of these organs and landmarks and all sets of the scene.
+        """Add the steps to one support set of all examples of these organs and landmarks, and of the sets with any of
+        them; its file.
 
-        Returns its file. Examples that are not chosen are left out, so that one which is half done is in nobody's way.
-        Raises InputError for a ready-made set that is not installed.
+        Examples that are not chosen are left out, so that one which is half done is in nobody's way. Raises InputError
+        for a ready-made set that is not installed.
         """
         marked: dict[str, tuple[Node, dict[str, Node]]] = {}
         for example in self._examples.all():
@@ -35,7 +36,7 @@ class Steps:
         for volume, examples in marked.values():
             parts.append(self._handover.new_file("set"))
             run.add([self._build(run, volume, examples, parts[-1])])
-        for node in self._sets.all():
+        for node in self._sets.with_any(organs):
             parts.append(self._sets.hand_over(node, lambda: self._handover.new_file("set")))
             run.remarks += filter(None, [self._sets.doubt(node)])
         if len(parts) == 1:

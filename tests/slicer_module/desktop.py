@@ -7,12 +7,14 @@ otherwise and take no others; what binds parameters to widgets overwrites ranges
 from __future__ import annotations
 
 import math
+import re
 import types
 import unittest
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -214,6 +216,8 @@ class Desktop:
         """Whether the cursor was one that waits, each time a dialog was open."""
         self.waiting = False
         self.file = ""
+        self.filter = ""
+        """Which files the last dialog for files has offered, as Qt writes it."""
 
     def modules(self) -> dict[str, types.ModuleType]:
         from PySide6 import QtCore, QtGui, QtWidgets
@@ -228,6 +232,7 @@ class Desktop:
             def getOpenFileName(parent: Any, *arguments: str) -> str:
                 assert parent is desktop.window
                 desktop.cursors.append("waits" if desktop.waiting else "normal")
+                desktop.filter = arguments[-1]
                 return desktop.file
 
             getSaveFileName = getOpenFileName
@@ -273,6 +278,11 @@ class Desktop:
             "slicer.parameterNodeWrapper": wrapper,
             "slicer.ScriptedLoadableModule": scripted,
         }
+
+    def offers(self, name: str) -> bool:
+        """Whether the last dialog for files has shown a file of this name."""
+        patterns = re.findall(r"\(([^)]*)\)", self.filter)
+        return any(fnmatch(name, pattern) for group in patterns for pattern in group.split())
 
     def _pip_ensure(self, wanted: list[str], *, constraints: Path, prompt_install: bool, requester: str) -> None:
         raise AssertionError("it was declined")

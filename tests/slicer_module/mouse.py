@@ -64,7 +64,8 @@ class Mouse:
         return True
 
     def grab(self, markups: Any) -> None:
-        """Press the button over a point or a handle."""
+        """Press the button over a point or a handle; Slicer's mouse feels nothing of a markup that is locked."""
+        assert not markups.GetLocked(), f"{markups.GetName()} is locked"
         markups.InvokeEvent(markups.PointStartInteractionEvent)
 
     def drag(self, markups: Any, index: int, place_ras: ArrayLike) -> None:

@@ -73,3 +73,35 @@ def test_the_heart_of_a_real_scan(
     assert not run_to_end(real).failed
     (roi,) = real.results.rois()
     assert nodes.box_of_roi(roi).iou(true_box(public_scans.query_truth, query)) > 0.5
+
+
+def test_a_landmark_beside_a_ready_made_set(
+    scene: Scene, real: RPRLocLogic, public_scans: DemoScans, public_pair: Pair, tmp_path: Path
+) -> None:
+    heart = public_pair.support.annotation.points_ras["heart"]
+    support: Any = scene.load(public_scans.support_image, "support")
+    query: Any = scene.load(public_scans.query_image, "query")
+    real.examples.set_points(real.examples.add(support, "apex", landmark=True), heart[4:5])
+    real.examples.set_points(real.examples.add(support, "heart"), heart)
+    real.sets.add_ready_made("@trunk")
+    real.locate([query], ["heart", "apex"])
+    update = run_to_end(real)
+    assert not update.failed and "1 organ and 1 landmark in 1 of 1 scans" in update.summary
+    (roi,) = real.results.rois()
+    (point,) = real.results.landmarks.all()
+    record = real.results.landmarks.record(point)
+    assert record.found.expected_error_mm is not None
+    assert f"expected error {record.found.expected_error_mm:.0f} mm" in point.GetDescription()
+    # As the command line says.
+    markups, table = tmp_path / "heart.mrk.json", tmp_path / "apex.csv"
+    write_extreme_points(markups, heart, "heart")
+    table.write_text("name,r_mm,a_mm,s_mm\napex,{},{},{}\n".format(*heart[4]), encoding="utf-8")
+    build = ["support", "build", "--image", public_scans.support_image, "--markups", markups, "--name", "heart"]
+    assert rprloc(*build, "--landmarks", table, "--out", tmp_path / "own.json", "--device", "cpu").exit_code == 0
+    both = tmp_path / "both.json"
+    assert rprloc("support", "merge", tmp_path / "own.json", "@trunk", "--out", both).exit_code == 0
+    assert rprloc("locate", both, public_scans.query_image, "--out", tmp_path, "--device", "cpu").exit_code == 0
+    wanted = Detections.load(tmp_path / "query_ct.detections.json")
+    assert real.results.record(roi).found.supports == wanted["heart"].supports and len(wanted["heart"].supports) == 2
+    np.testing.assert_allclose(nodes.box_of_roi(roi).walls_mm, wanted.boxes["heart"].walls_mm, atol=0.01)
+    np.testing.assert_allclose(record.point_ras, wanted.points_ras["apex"], atol=0.01)

@@ -72,6 +72,27 @@ def test_its_organs_stand_in_the_list_without_marking(logic: RPRLocLogic, bert: 
     assert logic.targets() == {}
 
 
+def test_a_set_without_what_is_wanted_is_not_handed_over(
+    logic: RPRLocLogic, anna: Any, bert: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logic.sets.add_ready_made("@phantom")
+    mark(logic, anna, "heart")
+    asked: list[str] = []
+    submit = logic._child.submit
+
+    def noting(command: str, **options: object) -> int:
+        asked.append(command)
+        return int(submit(command, **options))
+
+    monkeypatch.setattr(logic._child, "submit", noting)
+    locate_all(logic, bert, organs=["heart"])
+    assert asked == ["build", "locate"]
+    locate_all(logic, bert, organs=["lung"])
+    assert asked[2:] == ["locate"]  # the installed file itself
+    locate_all(logic, bert, organs=["heart", "lung"])
+    assert asked[3:] == ["build", "merge", "locate"]
+
+
 def test_it_counts_together_with_an_example_of_ones_own(logic: RPRLocLogic, anna: Any, bert: Any, folder: Path) -> None:
     logic.sets.add_ready_made("@phantom")
     mark(logic, anna, "bone")
