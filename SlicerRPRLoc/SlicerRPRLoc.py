@@ -133,6 +133,11 @@ class SlicerRPRLocTest(ScriptedLoadableModuleTest):
             self.assertTrue(logic.examples.guidance(example).complete)
             rois = nodes.of_class(slicer.mrmlScene, "vtkMRMLMarkupsROINode")
             self.assertEqual([roi.GetName() for roi in rois], ["heart (preview)"])
+            landmark = logic.examples.add(volume, "carina", landmark=True)
+            logic.examples.set_points(landmark, points[:1])
+            self.assertTrue(logic.examples.guidance(landmark).complete)
+            self.assertEqual(logic.describe_targets(), {"heart": "heart", "carina": "carina (landmark)"})
+            logic.examples.remove(landmark)
             logic.history.undo()
             self.assertEqual(len(nodes.defined_points(example)), 0)
             with self.assertRaises(InputError):

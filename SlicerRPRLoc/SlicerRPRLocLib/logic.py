@@ -107,8 +107,8 @@ class RPRLocLogic:
 
     def describe_targets(self) -> dict[str, str]:
         """What a list says of each organ and landmark that can be located."""
-        complete = filter(self._is_complete, self.examples.all())
-        landmarks = {nodes.organ_of(example) for example in complete if nodes.is_landmark(example)}
+        marked = filter(nodes.is_landmark, self.examples.all())
+        landmarks = {nodes.organ_of(example) for example in marked if self._is_complete(example)}
         landmarks.update(*(self.sets.landmarks(node) for node in self.sets.all()))
         told = {}
         for name, count in self.targets().items():

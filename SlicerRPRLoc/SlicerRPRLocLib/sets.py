@@ -1,7 +1,7 @@
 """The support sets of a scene: those that were loaded, whose text the scene keeps, and ready-made ones by their names.
 
-A ready-made set is as large as a scan and comes with the program, so the scene keeps its name and a fingerprint. Where
-another program opens the scene, the fingerprint tells whether it has the same set.
+A ready-made set has megabytes and comes with the program, so the scene keeps its name and a fingerprint. Where another
+version of the program opens the scene, the fingerprint tells whether it has the same set.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def describe_ready_made(name: str, summary: Summary) -> tuple[str, str]:
         found = f", IoU {one.iou:.2f}, walls {one.awd_mm:.1f} mm off" if one is not None else ""
         lines.append(f"{target}: {count} example{'' if count == 1 else 's'}{found}")
     lines += [f"From {source}." for source in about.sources]
-    return f"{name}: {about.title}", "\n".join(filter(None, [*lines, f"Licence: {about.licence}."]))
+    return f"{name}: {about.title}", "\n".join(filter(None, [*lines, f"Licence of the examples: {about.licence}."]))
 
 
 class Sets:

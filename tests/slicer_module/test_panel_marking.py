@@ -175,7 +175,7 @@ def test_a_ready_made_set_is_added_seen_and_removed(
     texts = [ui.readyMadeBox.itemText(index) for index in range(ui.readyMadeBox.count())]
     assert [text.split(":")[0] for text in texts] == ["@head-neck", "@trunk"]
     ui.readyMadeBox.setCurrentIndex(1)
-    assert "heart" in ui.readyMadeBox.toolTip() and "Licence: " in ui.readyMadeBox.toolTip()
+    assert "heart" in ui.readyMadeBox.toolTip() and "Licence of the examples: " in ui.readyMadeBox.toolTip()
     ui.readyMadeButton.click()
     ui.readyMadeButton.click()  # once more adds nothing
     assert ui.exampleList.count() == 1 and ui.exampleList.item(0).text().startswith("@trunk: ")

@@ -46,7 +46,11 @@ def test_the_list_says_what_a_ready_made_set_finds_and_its_licence(folder: Path)
     text, tip = sets.describe_ready_made(name, sets.ready_made()[name])
     assert text == "@phantom: Bones and lungs"
     assert "bone: 13 examples, IoU 0.61, walls 4.2 mm off" in tip and "Measured in 9 phantoms" in tip
-    assert "lung: 13 examples" in tip and "From a phantom." in tip and tip.endswith("Licence: MIT licence.")
+    assert (
+        "lung: 13 examples" in tip
+        and "From a phantom." in tip
+        and tip.endswith("Licence of the examples: MIT licence.")
+    )
 
 
 def test_the_shipped_sets_are_offered_with_their_organs() -> None:
@@ -57,7 +61,7 @@ def test_the_shipped_sets_are_offered_with_their_organs() -> None:
         assert summary == summarize(ready_made.find_set(name)) and summary.about == whole.about
         assert list(summary.organs) == whole.organs and summary.identity
         assert max(summary.organs.values()) <= len(whole.supports)
-        assert "Licence: " in sets.describe_ready_made(name, summary)[1]
+        assert "Licence of the examples: " in sets.describe_ready_made(name, summary)[1]
 
 
 def test_its_organs_stand_in_the_list_without_marking(logic: RPRLocLogic, bert: Any, folder: Path) -> None:
