@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from rprloc.detection import AbsentOrgan, Detections, OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.files import atomic_path, write_text_atomically
-from rprloc.geometry import WALLS
+from rprloc.geometry import WALLS, Grid
 from rprloc.io.colours import organ_colour
+from tests.phantoms import Affine
 
 HEART_RAS = np.array(
     [[-40.00004, 1, 2], [60, 3, 4], [5, -60.12345678, 6], [7, 20, 8], [9, 10, -0.00001], [11, 12, 60]], float
@@ -65,6 +67,30 @@ def judged() -> Detections:
     liver = OrganDetection("liver", HEART_RAS, np.zeros(6), 9, ("a",), 11.0, Presence(0.1, 0.85, 0.05))
     brain = AbsentOrgan("brain", Presence(0.001, 0.02, 0.979), ("a",))
     return Detections("scan 7", (heart, brain, liver), "m", "s")
+
+
+def test_where_the_scan_lies_survives_writing_and_reading(ras_from_ijk: Affine) -> None:
+    grid = Grid((5, 6, 7), ras_from_ijk)
+    found = replace(detections(), grid=grid)
+    again = Detections.from_json(found.to_json())
+    assert again.grid == grid and again.to_json() == found.to_json()
+    assert detections().grid is None and "ras_from_ijk" not in detections().to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda scan: scan.update(shape=[5, 6]), "scan"),
+        (lambda scan: scan.update(shape=[5, 6, 0]), "scan"),
+        (lambda scan: scan.pop("shape"), "shape"),
+        (lambda scan: scan.update(ras_from_ijk=np.zeros((4, 4)).tolist()), "the place of the scan is damaged"),
+    ],
+)
+def test_a_scan_that_lies_nowhere_is_refused(change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    record = json.loads(replace(detections(), grid=Grid((5, 6, 7), np.eye(4))).to_json())
+    change(record["scan"])
+    with pytest.raises(InputError, match=message):
+        Detections.from_json(json.dumps(record))
 
 
 def test_trust_and_absence_survive_writing_and_reading() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rprloc.errors import InputError
 from rprloc.files import parse_json, write_text_atomically
-from rprloc.geometry import WALLS, Box, Points
+from rprloc.geometry import WALLS, Box, Grid, Points
 
 FORMAT, VERSION = "rprloc-detections", 2
 CUT = "the scan shows only a part of it"
@@ -281,6 +281,8 @@ class Detections:
         How long it took. It is not part of the file, so that two equal runs write equal files.
     landmarks : tuple of LandmarkDetection or AbsentLandmark
         What was found of each landmark.
+    grid : Grid, optional
+        Where the scan's voxels lie, by which the scan is known again; None in older files.
 
     Examples
     --------
@@ -297,6 +299,7 @@ class Detections:
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
     landmarks: tuple[LandmarkDetection | AbsentLandmark, ...] = ()
+    grid: Grid | None = None
 
     @property
     def located(self) -> tuple[OrganDetection, ...]:
@@ -371,6 +374,7 @@ class Detections:
             "query": self.query,
             "model_id": self.model_id,
             "support_id": self.support_id,
+            **({"scan": _grid_record(self.grid)} if self.grid is not None else {}),
             "organs": [_organ_record(entry) for entry in self.organs],
             **({"landmarks": [_landmark_record(entry) for entry in self.landmarks]} if self.landmarks else {}),
             "warnings": list(self.warnings),
@@ -394,7 +398,21 @@ class Detections:
             model_id=record["model_id"],
             support_id=record["support_id"],
             warnings=tuple(record["warnings"]),
+            grid=_grid_of_record(record["scan"], source) if "scan" in record else None,
         )
+
+
+def _grid_record(grid: Grid) -> dict[str, Any]:
+    rows = [[value + 0.0 for value in row] for row in grid.ras_from_ijk.tolist()]  # + 0.0: no minus zero
+    return {"shape": list(grid.shape), "ras_from_ijk": rows}
+
+
+def _grid_of_record(item: dict[str, Any], source: str) -> Grid:
+    i, j, k = item["shape"]
+    try:
+        return Grid((i, j, k), np.array(item["ras_from_ijk"], float))
+    except InputError as error:
+        raise InputError(f"{source}: the place of the scan is damaged. Write the detections again.") from error
 
 
 def _round(values: Iterable[float]) -> list[float]:

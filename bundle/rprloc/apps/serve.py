@@ -188,6 +188,7 @@ class Server:
         scan = self._scan(request)
         self._progress(0.9, "Locating")
         detections = self._localizer.locate_in(scan.field, scan.name, support_set, organs, warnings=scan.warnings)
+        detections = replace(detections, grid=scan.grid)
         with ExitStack() as complete:  # both files or none
             if label_map:
                 save_label_map(complete.enter_context(atomic_path(label_map)), detections, scan.grid)

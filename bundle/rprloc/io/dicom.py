@@ -119,6 +119,12 @@ def find_series(path: Path) -> list[DicomSeries]:
     return _as_series(images.values(), kept, left_out, lost)
 
 
+def series_of_files(files: Iterable[Path]) -> list[DicomSeries]:
+    """The image series of these files alone, by their UIDs: for a program that knows which files belong together."""
+    images = (read_image_header(file) for file in files)
+    return _as_series((image for image in images if image is not None), None, [], [])
+
+
 def _of_no_series(path: Path, image: ImageFile) -> ImageFile:
     """A file without a series among others that have one: it may be a slice of any of them."""
     return ImageFile(None, fault=image.fault or Fault(path, "does not say to which series it belongs"))

@@ -61,15 +61,23 @@ def require_label_map_name(path: str | Path) -> None:
 
 
 def _fill_box(labels: NDArray[Any], grid: Grid, box: Box, label: int) -> None:
-    """Set the voxels of ``labels`` (I, J, K) whose centre lies in the box, slice by slice to spare memory."""
+    """Set the voxels of ``labels`` (I, J, K) whose centre lies in the box."""
+    first, inside = voxels_in_box(grid, box)
+    labels[tuple(map(slice, first, np.add(first, inside.shape)))][inside] = label
+
+
+def voxels_in_box(grid: Grid, box: Box) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+    """Which voxels of a grid have their centre in a box: a part of the grid as a mask (I, J, K), and its first voxel.
+
+    Slice by slice to spare memory. The mask has no voxel if the box lies outside the grid.
+    """
     corners_ras = np.stack(np.meshgrid(*np.stack([box.min_ras, box.max_ras], 1), indexing="ij"), -1).reshape(-1, 3)
     corners_ijk = grid.ijk(corners_ras)
     first = np.clip(np.ceil(corners_ijk.min(0) - 1e-6), 0, grid.shape).astype(int)
     last = np.clip(np.floor(corners_ijk.max(0) + 1e-6) + 1, 0, grid.shape).astype(int)
-    if (last <= first).any():
-        return
-    shape = (last - first).tolist()
-    for k in range(first[2], last[2]):
-        centres_ras = grid.cropped([first[0], first[1], k], [shape[0], shape[1], 1]).centres_ras()[:, :, 0]
-        inside = np.all((centres_ras >= box.min_ras - 1e-6) & (centres_ras <= box.max_ras + 1e-6), axis=-1)
-        labels[first[0] : last[0], first[1] : last[1], k][inside] = label
+    i, j, k = first.tolist()
+    inside = np.zeros(np.maximum(last - first, 0), bool)
+    for n in range(inside.shape[2] if inside.size else 0):
+        centres_ras = grid.cropped([i, j, k + n], [*inside.shape[:2], 1]).centres_ras()[:, :, 0]
+        inside[:, :, n] = np.all((centres_ras >= box.min_ras - 1e-6) & (centres_ras <= box.max_ras + 1e-6), axis=-1)
+    return (i, j, k), inside

@@ -208,7 +208,7 @@ class Localizer:
             ),
             fall_back=self.fall_back,
         )
-        return replace(detections, seconds=time.perf_counter() - started)
+        return replace(detections, seconds=time.perf_counter() - started, grid=volume.grid)
 
     def locate_in(
         self,
