@@ -38,4 +38,5 @@ def reasons(panel: Any) -> dict[str, str]:
         "deleteButton": no_result,
         "cropButton": no_row,
         "exportButton": nothing or ("" if ui.exportPath.currentPath else _("Choose the folder first.")),
+        **panel.onward.reasons(no_row, nothing),
     }

@@ -23,15 +23,12 @@ def export_results(results: Results, folder: Path, *, markups: bool, label_map: 
         raise InputError("There are no results. Press Locate first.")
     if not (markups or label_map or table):
         raise InputError("No kind of file is chosen. Tick Markups, label map or table.")
-    if not folder.is_absolute():
-        raise InputError("No folder is chosen. Choose the one for the files.")
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}. Choose one where you may write.")
+    require_export_folder(folder)
     written: list[Path] = []
     names: set[str] = set()
     volumes = {volume.GetID(): volume for volume in map(nodes.volume_of, results.located())}
     for volume in volumes.values():
-        files = ResultFiles(folder, _free_name(volume.GetName(), names))
+        files = ResultFiles(folder, free_name(volume.GetName(), names))
         found = results.as_they_are(volume)
         if markups:
             write_rois(files.rois, found)
@@ -42,6 +39,14 @@ def export_results(results: Results, folder: Path, *, markups: bool, label_map: 
         save_table(folder / TABLE, _rows(results))
         written.append(folder / TABLE)
     return written
+
+
+def require_export_folder(folder: Path) -> None:
+    """Raise InputError unless a folder is chosen and there."""
+    if not folder.is_absolute():
+        raise InputError("No folder is chosen. Choose the one for the files.")
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}. Choose one where you may write.")
 
 
 def _write_label_map(files: ResultFiles, found: Detections, volume: Node) -> tuple[Path, Path]:
@@ -68,7 +73,7 @@ def _rows(results: Results) -> Iterator[Row]:
             yield organ_row(found, one, checked=checked)
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """A volume's name as a file's name that is not taken yet."""
     plain = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "scan"
     free, number = plain, 1

@@ -130,7 +130,7 @@ def original_file(volume: Node) -> Path | None:
         grid = open_image_file(path).grid
     except FAILURES:
         return None
-    return path if _same_voxels(grid, nodes.grid_of(volume)) else None
+    return path if same_voxels(grid, nodes.grid_of(volume)) else None
 
 
 def write_nrrd(path: Path, array: NDArray[np.generic], grid: Grid) -> Generator[None, None, None]:
@@ -163,7 +163,7 @@ def write_nrrd(path: Path, array: NDArray[np.generic], grid: Grid) -> Generator[
         raise
 
 
-def _same_voxels(grid: Grid, other: Grid) -> bool:
+def same_voxels(grid: Grid, other: Grid) -> bool:
     """Whether two grids have their voxels at the same places; Slicer turns an axis of a left-handed image round."""
     corners_ijk = np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(grid.shape) - 1)
     corners_ras = grid.ras(corners_ijk)

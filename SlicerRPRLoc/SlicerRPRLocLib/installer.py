@@ -20,7 +20,11 @@ from typing import Protocol
 from rprloc import InputError
 from SlicerRPRLocLib.runner import damaged_torch
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
+_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
+REQUIREMENTS = _RESOURCES / "requirements.txt"
+DICOM_REQUIREMENTS = _RESOURCES / "requirements-dicom.txt"
+"""What SR and SEG need besides; the others do without it."""
+
 BROUGHT = ("numpy", "scipy", "SimpleITK", "pydicom", "packaging", "pillow", "requests", "setuptools")
 """Packages of Slicer's own that something which is installed may also want."""
 
@@ -70,7 +74,8 @@ class Installer:
     """Makes sure that everything is installed.
 
     ``torch_installer`` gives None where the extension is missing; ``confirm`` asks the user; ``computer`` is the
-    system's name and its processor's, as Python says them.
+    system's name and its processor's, as Python says them. ``requirements`` lists the packages, PyTorch besides
+    ``with_torch``.
     """
 
     def __init__(
@@ -80,20 +85,24 @@ class Installer:
         confirm: Callable[[str], bool],
         version_of: Callable[[str], str | None] = installed_version,
         computer: tuple[str, str] = (sys.platform, platform.machine()),
+        *,
+        requirements: Path = REQUIREMENTS,
+        with_torch: bool = True,
     ) -> None:
         self._packaging = packaging
         self._torch_installer = torch_installer
         self._confirm = confirm
         self._version_of = version_of
         self._computer = computer
+        self._requirements, self._with_torch = requirements, with_torch
         self._complete = False
 
     def missing(self) -> list[str]:
         """The requirements that are not met, [] if all are."""
         if self._complete:
             return []
-        torch: list[object] = [f"torch{_TORCH_MINIMUM}"]
-        wanted = [*torch, *self._packaging.load_requirements(REQUIREMENTS)]
+        torch: list[object] = [f"torch{_TORCH_MINIMUM}"] if self._with_torch else []
+        wanted = [*torch, *self._packaging.load_requirements(self._requirements)]
         missing = [str(package) for package in wanted if not self._packaging.pip_check([package])]
         self._complete = not missing
         return missing
@@ -112,7 +121,7 @@ class Installer:
                 self._install_torch(torch_installer)
             with _versions_of_slicer(self._version_of) as constraints:
                 self._packaging.pip_ensure(
-                    self._packaging.load_requirements(REQUIREMENTS),
+                    self._packaging.load_requirements(self._requirements),
                     constraints=constraints,
                     prompt_install=False,
                     requester=_NAME,

@@ -23,6 +23,8 @@ from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.handover import Handover
 from SlicerRPRLocLib.history import History
 from SlicerRPRLocLib.nodes import Node, Scene
+from SlicerRPRLocLib.onward import Onward
+from SlicerRPRLocLib.reopen import FolderResults
 from SlicerRPRLocLib.results import Results
 from SlicerRPRLocLib.runs import Answer, Event, Run, Step, Update, at_once
 from SlicerRPRLocLib.sets import Sets
@@ -51,6 +53,7 @@ class RPRLocLogic:
         self.scene = scene
         self.examples = Examples(scene)
         self.results = Results(scene)
+        self.onward = Onward(self.results)
         self.history = History(self.examples, self.results)
         self._child = child
         self._run: Run | None = None
@@ -91,6 +94,7 @@ class RPRLocLogic:
         """Remove what belongs to nodes that are gone: previews, results, files."""
         self.examples.remove_orphans()
         self.results.remove_orphans()
+        self.onward.remove_orphans()
         if self._run is None:
             self._handover.forget_gone(self.scene)
 
@@ -238,6 +242,16 @@ class RPRLocLogic:
 
         run.add([Step(folder.name, at_once("find", folder=str(folder)), search, vital=True)])
         self._begin(run)
+
+    def open_result(self, folder: FolderResults, name: str) -> str:
+        """Open the result of one scan, out of those in a folder; returns what there is to tell. One step to undo.
+
+        Raises InputError, and changes nothing, if the scan is gone or is not the one that was searched.
+        """
+        self.history.record()
+        volume, told = folder.open(name, self.results)
+        self.history.record()
+        return " ".join([f"{volume.GetName()} is open.", *told])
 
     def save_support_set(self, path: Path, organs: Sequence[str] | None = None) -> None:
         """Start to write all examples and support sets of the scene into one file."""

@@ -20,6 +20,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from rprloc import WALLS, Box, Grid, InputError, Volume
 from rprloc.geometry import Points, apply_affine
+from rprloc.io.label_map import voxels_in_box
 from rprloc.io.plausibility import MAX_SHEAR_COSINE
 from SlicerRPRLocLib import terminology
 
@@ -318,6 +319,34 @@ def drawn_on(segmentation: Node) -> Node | None:
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     volume = segmentation.GetNodeReference(role)
     return volume if volume is not None and volume.GetClassName() == "vtkMRMLScalarVolumeNode" else None
+
+
+def add_segment(segmentation: Node, volume: Node, box: Box, organ: str) -> bool:
+    """Add the voxels of a volume whose centre lies in a box of the world to a segmentation, as an organ's segment.
+
+    The segmentation must lie under the volume's transform. Returns whether there is such a voxel; the segment is empty
+    if there is none.
+    """
+    first_ijk, inside = voxels_in_box(grid_of(volume), box)
+    segment = slicer.vtkSegment()
+    segment.SetName(organ)
+    segment.SetColor(*terminology.colour(organ))
+    term = terminology.find(organ)
+    if term is not None:
+        segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), term.entry)
+    image, matrix = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    image.SetImageToWorldMatrix(matrix)  # the "world" of the segmentation, under the volume's own transform
+    if inside.any():
+        ends = zip(first_ijk, np.add(first_ijk, inside.shape) - 1, strict=True)
+        image.SetExtent(*(int(end) for pair in ends for end in pair))
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        vtk_to_numpy(image.GetPointData().GetScalars())[:] = inside.ravel(order="F")
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    segment.AddRepresentation(representation, image)
+    segments = segmentation.GetSegmentation()
+    segments.AddSegment(segment, segments.GenerateUniqueSegmentID(organ))
+    return bool(inside.any())
 
 
 # Subject hierarchy

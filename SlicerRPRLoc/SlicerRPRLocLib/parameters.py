@@ -18,6 +18,10 @@ class SlicerRPRLocParameterNode:
     exportMarkups: bool = True
     exportLabelMap: bool = False
     exportTable: bool = True
+    dicomRtstruct: bool = True
+    dicomSr: bool = False
+    dicomSeg: bool = False
+    dicomImport: bool = False
     cropMargin: Annotated[float, WithinRange(0.0, 200.0)] = 10.0
 
 

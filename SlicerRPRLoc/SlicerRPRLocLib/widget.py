@@ -20,6 +20,7 @@ from SlicerRPRLocLib.lists import CheckList, ChoiceList, ResultTable
 from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.marking import MarkingSection
 from SlicerRPRLocLib.nodes import Node
+from SlicerRPRLocLib.onward_panel import OnwardPanel
 from SlicerRPRLocLib.parameters import SlicerRPRLocLogic, SlicerRPRLocParameterNode
 from SlicerRPRLocLib.results import Key
 from SlicerRPRLocLib.runner import Runner, serve_command
@@ -60,6 +61,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
         self.scans = CheckList(self.ui.scanList, self.showButtons)
         self.examples = ChoiceList(self.ui.exampleList, lambda key: self._try(lambda: self.onExample(key)))
         self.table = ResultTable(self.ui.resultTable, lambda key: self._try(lambda: self.onRow(key)), self.onTick)
+        self.onward = OnwardPanel(self)
         self.completer = qt.QCompleter(list(terminology.names()))  # kept, because Qt does not own it
         self.completer.setCaseSensitivity(qt.Qt.CaseInsensitive)
         self.ui.organEdit.setCompleter(self.completer)
@@ -82,6 +84,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
             "deleteButton": self.onDeleteResult,
             "exportButton": self.onExport,
             "cropButton": self.onCrop,
+            **self.onward.actions(),
         }.items():
             button = getattr(self.ui, name)
             self._tips[name] = str(button.property("toolTip"))

@@ -17,7 +17,7 @@ from tests.slicer_module.scenes import MODULE, Nobody, Scene, new_scene, serve
 
 sys.path.insert(0, str(MODULE))
 
-PANEL_FILES = ("widget", "marking", "parameters", "lists", "watching", "buttons")
+PANEL_FILES = ("widget", "marking", "parameters", "lists", "watching", "buttons", "onward_panel")
 
 
 @pytest.fixture
@@ -114,6 +114,8 @@ def desktop(
         "confirmOkCancelDisplay": made.confirm,
         "mainWindow": lambda: made.window,
         "showStatusMessage": lambda text: None,
+        "selectModule": made.opened.append,
+        "loadVolume": made.load_volume,
     }.items():
         monkeypatch.setattr(slicer.util, name, value, raising=False)
     connected: list[tuple[str, Any]] = []
@@ -122,8 +124,10 @@ def desktop(
         connected=connected,
         connect=lambda signal, slot: connected.append((signal, slot)),
         processEvents=lambda: None,
+        openNodeModule=made.opened.append,
     )
     monkeypatch.setattr(slicer, "app", application, raising=False)
+    monkeypatch.setattr(slicer, "dicomDatabase", made.database, raising=False)
     return made
 
 

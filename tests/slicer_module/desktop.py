@@ -204,6 +204,27 @@ def parameter_node_wrapper(kind: type) -> type:
     return Wrapped
 
 
+def load_requirements(path: Path) -> list[str]:
+    """The requirements in a file, without its comments."""
+    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+class Database:
+    """Slicer's DICOM database: the file of each instance, and what was added."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Path] = {}
+        self.added: list[str] = []
+
+    def fileForInstance(self, uid: str) -> str:
+        return str(self.files.get(uid, ""))
+
+    def insert(self, path: str) -> None:
+        assert isinstance(path, str) and Path(path).is_file()
+        self.added.append(Path(path).name)
+
+
 class Desktop:
     """Slicer's desktop, as far as the module uses it; keeps the errors that a user would see."""
 
@@ -218,6 +239,9 @@ class Desktop:
         self.file = ""
         self.filter = ""
         """Which files the last dialog for files has offered, as Qt writes it."""
+        self.opened: list[Any] = []
+        """The modules that were opened by their names, or by a node that they show."""
+        self.database = Database()
 
     def modules(self) -> dict[str, types.ModuleType]:
         from PySide6 import QtCore, QtGui, QtWidgets
@@ -262,7 +286,7 @@ class Desktop:
         made = {name: types.ModuleType(name) for name in ("slicer.i18n", "slicer.packaging", "ctk")}
         made["slicer.i18n"].tr = lambda text: text
         made["slicer.i18n"].translate = lambda context, text: text
-        made["slicer.packaging"].load_requirements = lambda path: ["jsonschema>=4.20"]
+        made["slicer.packaging"].load_requirements = load_requirements
         made["slicer.packaging"].pip_check = lambda wanted: (
             not any(str(one).split(">")[0] in self.missing for one in wanted)
         )
@@ -286,6 +310,13 @@ class Desktop:
 
     def _pip_ensure(self, wanted: list[str], *, constraints: Path, prompt_install: bool, requester: str) -> None:
         raise AssertionError("it was declined")
+
+    def load_volume(self, path: str, properties: dict[str, Any]) -> Any:
+        """By Slicer's own reader, as its desktop does: the volume is shown in all views."""
+        node = self.scene.load(Path(path), properties["name"])
+        for name in ("Red", "Yellow", "Green"):
+            self.scene.background(name).SetBackgroundVolumeID(node.GetID())
+        return node
 
     def confirm(self, question: str) -> bool:
         self.cursors.append("waits" if self.waiting else "normal")

@@ -14,7 +14,14 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from rprloc.errors import InputError
-from SlicerRPRLocLib.installer import BROUGHT, REQUIREMENTS, Installer, installed_version, torch_extension
+from SlicerRPRLocLib.installer import (
+    BROUGHT,
+    DICOM_REQUIREMENTS,
+    REQUIREMENTS,
+    Installer,
+    installed_version,
+    torch_extension,
+)
 from tests.slicer_module.scenes import MODULE, NO_SLICER
 
 REPOSITORY = MODULE.parent
@@ -197,6 +204,24 @@ def test_what_slicer_brings_is_not_replaced() -> None:
     assert {"numpy", "scipy", "SimpleITK", "pydicom", "packaging", "setuptools"} <= set(BROUGHT)
 
 
+def test_what_dicom_objects_need_is_asked_for_by_itself_and_without_torch() -> None:
+    packages = Packages({"numpy": "2.4.6"}, {"highdicom": "0.28.2"})
+    questions: list[str] = []
+
+    def confirm(question: str) -> bool:
+        questions.append(question)
+        return True
+
+    installer = Installer(
+        packages, lambda: None, confirm, packages.version_of, LINUX, requirements=DICOM_REQUIREMENTS, with_torch=False
+    )
+    assert installer.missing() == ["highdicom>=0.27"]
+    installer.ensure()
+    assert packages.constraints == ["numpy==2.4.6"] and installer.missing() == []
+    (question,) = questions
+    assert "highdicom" in question and "torch" not in question.lower()
+
+
 def test_on_windows_the_torch_that_lands_damaged_is_not_taken() -> None:
     packages = Packages(ALL, ALL)
     torch = Torch(packages)
@@ -339,6 +364,9 @@ def test_the_module_opens_where_nothing_is_installed_yet() -> None:
 def test_the_requirements_are_those_of_the_library_without_what_slicer_brings() -> None:
     """Slicer's own NumPy, SciPy, SimpleITK and pydicom are never replaced; psutil is for the module alone."""
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    dicom = re.search(r"^dicom = \[(.*)\]", text, re.M)
+    assert dicom is not None
+    assert [str(one) for one in Packages({}, {}).load_requirements(DICOM_REQUIREMENTS)] == [dicom.group(1).strip('"')]
     block = re.search(r"^dependencies = \[(.*?)^\]", text, re.S | re.M)
     assert block is not None
     library = {Requirement(one) for one in re.findall(r'"([^"]+)"', block.group(1))}

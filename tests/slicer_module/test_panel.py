@@ -15,6 +15,7 @@ import pytest
 
 from rprloc.detection import AbsentOrgan, Detections, Presence
 from rprloc.errors import InputError
+from tests.dicoms import write_series
 from tests.example import ExampleFiles
 from tests.slicer_module.desktop import Desktop
 from tests.slicer_module.findings import detection
@@ -643,6 +644,120 @@ def test_forty_scans_never_freeze_the_window(desktop: Desktop, panel: Any, scene
     assert len(seen) > 20  # they come as they are found
     print(f"longest turn: {longest_s:.3f} s")
     assert longest_s < 0.3
+
+
+# What comes after a box
+
+
+def test_a_box_goes_on_to_other_modules(desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles) -> None:
+    knows_crop_volume = slicer.vtkSlicerCropVolumeLogic()
+    knows_crop_volume.SetMRMLScene(scene.mrml)
+    ui = panel.ui
+    _, bert = marked_and_located(panel, scene, example)
+    ui.marginBox.setValue(4.0)
+    ui.segmentationButton.click()
+    (segmentation,) = scene.of_class("vtkMRMLSegmentationNode")
+    assert nodes.drawn_on(segmentation) is bert and desktop.opened == ["SegmentEditor"]
+    ui.cropVolumeButton.click()
+    parameters = desktop.opened[-1]
+    (roi,) = panel.logic.results.rois()
+    size_mm = nodes.box_of_roi(parameters.GetROINode()).size_mm
+    assert parameters.GetInputVolumeNode() is bert
+    np.testing.assert_allclose(size_mm, nodes.box_of_roi(roi).size_mm + 8.0)
+    ui.promptButton.click()
+    settle(panel)
+    assert "heart prompt" in ui.statusLabel.text() and cells(panel, 0) == ["heart"]
+    assert desktop.errors == [] and drawn(scene) == {"bert"}
+
+
+def test_an_absent_organs_row_leads_to_its_scans_segments_alone(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles
+) -> None:
+    ui = panel.ui
+    names = ("segmentationButton", "cropVolumeButton", "promptButton")
+    assert not any(getattr(ui, name).isEnabled() for name in names)
+    _, bert = marked_and_located(panel, scene, example)
+    brain = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("anna",))
+    panel.logic.results.apply([(bert, Detections("bert", (brain,), "m", "s"))])
+    panel.refresh()
+    click_row(panel, cells(panel, 0).index("brain"))
+    settle(panel)
+    assert [getattr(ui, name).isEnabled() for name in names] == [True, False, False]
+    assert "Click the row" in ui.promptButton.toolTip()
+    panel.logic.results.remove(panel.logic.results.rois()[0])
+    panel.refresh()
+    assert not ui.segmentationButton.isEnabled() and not ui.dicomButton.isEnabled()
+
+
+def test_dicom_objects_are_written_and_added_to_the_database(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles, tmp_path: Path
+) -> None:
+    import pydicom
+
+    pytest.importorskip("highdicom")
+    ui = panel.ui
+    anna, _ = marked_and_located(panel, scene, example)
+    (tmp_path / "out").mkdir()
+    assert not ui.dicomButton.isEnabled()
+    ui.exportPath.setCurrentPath(str(tmp_path / "out"))
+    settle(panel)
+    ui.dicomButton.click()
+    assert "not loaded from Slicer's DICOM database" in desktop.errors.pop()
+    write_series(tmp_path / "dora", nodes.volume_from_node(anna).hu)
+    ordered = sorted((tmp_path / "dora").iterdir(), reverse=True)  # from the feet to the head
+    desktop.database.files = {str(pydicom.dcmread(path).SOPInstanceUID): path for path in ordered}
+    dora = scene.load_dicom(ordered, "dora")
+    dora.SetAttribute("DICOM.instanceUIDs", " ".join(desktop.database.files))
+    settle(panel)
+    panel.scans.tick([dora.GetID()])
+    ui.locateButton.click()
+    until(panel, lambda: not panel.logic.busy)
+    desktop.missing = ["highdicom"]
+    ui.importBox.setChecked(True)
+    ui.dicomButton.click()  # a structure set needs no other package
+    assert desktop.errors == [] and desktop.database.added == ["dora.rtstruct.dcm"]
+    assert "bert: It was not loaded from" in ui.statusLabel.text()
+    ui.srBox.setChecked(True)
+    ui.dicomButton.click()
+    assert "highdicom" in desktop.errors.pop() and "highdicom" in desktop.questions.pop()
+    desktop.missing = []
+    ui.rtstructBox.setChecked(False)
+    ui.importBox.setChecked(False)
+    ui.dicomButton.click()
+    assert desktop.errors == [] and ui.statusLabel.text().startswith("Written: dora.sr.dcm.")
+    assert desktop.database.added == ["dora.rtstruct.dcm"]
+
+
+def test_results_of_a_folder_are_listed_and_opened(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles, tmp_path: Path
+) -> None:
+    ui = panel.ui
+    for name in ("scans", "out"):
+        (tmp_path / name).mkdir()
+    for name in ("bert", "carla"):
+        (tmp_path / "scans" / f"{name}.nii.gz").write_bytes(example.image.read_bytes())
+        points = bone(scene.load(example.image, "known"))
+        found = Detections(name, (detection("heart", points, 3.0 + 9.0 * (name == "carla")),), "m", "s")
+        found.save(tmp_path / "out" / f"{name}.detections.json")
+    scene.mrml.Clear(0)
+    settle(panel)
+    assert not ui.listResultsButton.isEnabled() and not ui.openResultButton.isEnabled()
+    ui.resultPath.setCurrentPath(str(tmp_path / "out"))
+    ui.searchPath.setCurrentPath(str(tmp_path / "scans"))
+    settle(panel)
+    ui.listResultsButton.click()
+    texts = [ui.folderResultList.item(row).text() for row in range(ui.folderResultList.count())]
+    assert texts == ["carla: up to 12 mm off", "bert: up to 3 mm off"] and nodes.scans(scene.mrml) == []
+    ui.folderResultList.setCurrentRow(1)
+    ui.openResultButton.click()
+    assert cells(panel, 1) == ["bert"] and ui.statusLabel.text().startswith("bert is open.")
+    assert [node.GetName() for node in nodes.scans(scene.mrml)] == ["bert"] and drawn(scene) == {"bert"}
+    ui.undoButton.click()
+    assert cells(panel, 1) == [] and desktop.errors == []
+    (tmp_path / "scans" / "carla.nii.gz").unlink()
+    ui.folderResultList.setCurrentRow(0)
+    ui.openResultButton.click()
+    assert "carla was located, is gone" in desktop.errors.pop()
 
 
 # The process

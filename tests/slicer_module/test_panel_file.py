@@ -37,12 +37,14 @@ def test_every_bound_parameter_exists_and_every_parameter_is_bound() -> None:
 
 
 def test_every_widget_that_the_code_uses_exists_and_gets_the_scene() -> None:
-    files = (MODULE / "SlicerRPRLocLib" / name for name in ("widget.py", "marking.py", "buttons.py"))
+    files = (MODULE / "SlicerRPRLocLib" / name for name in ("widget.py", "marking.py", "buttons.py", "onward_panel.py"))
     used = {
         node.attr
         for file in files
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "ui"
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr in ("ui", "_ui")
     }
     known = widgets_in_file()
     assert {name for name in used if name != "segmentSelector"} <= set(known) and used

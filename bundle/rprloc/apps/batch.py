@@ -209,8 +209,19 @@ def read_manifest(path: Path) -> list[Query]:
 
 def mark_new_scans(job: Job, queries: Sequence[Query]) -> list[Query]:
     """The queries; marked as new are those under whose name an earlier run located another scan, by its journals."""
+    last = located_scans(job.out)
+    return [
+        replace(query, is_new=query.name in last and last[query.name] != _identity(job, query)) for query in queries
+    ]
+
+
+def located_scans(out: Path) -> dict[str, tuple[str, str]]:
+    """By the names of their results, the scans that were located into a folder last, as the journals there tell.
+
+    Of each the path from the folder, and its series, "" if none was named. Only a manifest's runs keep journals.
+    """
     last: dict[str, tuple[str, str, str]] = {}
-    for journal in sorted((job.out / JOURNALS).glob("*.csv")):
+    for journal in sorted((out / JOURNALS).glob("*.csv")):
         try:
             with journal.open(newline="", encoding="utf-8", errors="replace") as file:
                 for row in csv.DictReader(file):
@@ -218,9 +229,7 @@ def mark_new_scans(job: Job, queries: Sequence[Query]) -> list[Query]:
                         last[row["name"]] = max(last.get(row["name"], ("", "", "")), _scan_of(row))
         except (csv.Error, OSError, KeyError) as error:  # a computer that goes down may damage it
             _log.warning("%s cannot be read (%s), so it does not tell which scans were located.", journal, error)
-    return [
-        replace(query, is_new=query.name in last and last[query.name][1:] != _identity(job, query)) for query in queries
-    ]
+    return {name: (path, series) for name, (_, path, series) in last.items()}
 
 
 def _scan_of(row: Mapping[str, str]) -> tuple[str, str, str]:
