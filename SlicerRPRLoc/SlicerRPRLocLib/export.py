@@ -1,4 +1,8 @@
-"""The files of results: boxes as the user has left them, and the table of organs that the command line writes, too."""
+"""The files of results: boxes as the user has left them, and the table of organs that the command line writes, too.
+
+What writes images needs packages that Slicer does not bring, so it is imported when it is used: the panel must open
+before they are installed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from rprloc import Detections, InputError, save_label_map, write_rois
+from rprloc import Detections, InputError
 from rprloc.detection import AbsentLandmark
 from rprloc.files import write_text_atomically
 from rprloc.io.results import TABLE, ResultFiles
@@ -19,6 +23,8 @@ from SlicerRPRLocLib.results import Results
 
 def export_results(results: Results, folder: Path, *, markups: bool, label_map: bool, table: bool) -> list[Path]:
     """Write all results of a scene into a folder; returns the files. Raises InputError if there is nothing to write."""
+    from rprloc import write_rois
+
     if not results.located() and not results.absent_json():
         raise InputError("There are no results. Press Locate first.")
     if not (markups or label_map or table):
@@ -51,6 +57,8 @@ def require_export_folder(folder: Path) -> None:
 
 def _write_label_map(files: ResultFiles, found: Detections, volume: Node) -> tuple[Path, Path]:
     """The boxes on the scan's voxels, and beside them the organ of each label, as ``--names`` takes them."""
+    from rprloc import save_label_map
+
     labels = save_label_map(files.label_map, found, nodes.grid_of(volume))
     names = files.folder / f"{files.name}.boxes.json"
     write_text_atomically(names, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")

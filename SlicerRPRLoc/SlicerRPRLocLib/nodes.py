@@ -20,7 +20,6 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from rprloc import WALLS, Box, Grid, InputError, Volume
 from rprloc.geometry import Points, apply_affine
-from rprloc.io.label_map import voxels_in_box
 from rprloc.io.plausibility import MAX_SHEAR_COSINE
 from SlicerRPRLocLib import terminology
 
@@ -327,6 +326,8 @@ def add_segment(segmentation: Node, volume: Node, box: Box, organ: str) -> bool:
     The segmentation must lie under the volume's transform. Returns whether there is such a voxel; the segment is empty
     if there is none.
     """
+    from rprloc.io.label_map import voxels_in_box  # needs packages that are installed after the panel was opened
+
     first_ijk, inside = voxels_in_box(grid_of(volume), box)
     segment = slicer.vtkSegment()
     segment.SetName(organ)

@@ -56,6 +56,11 @@ class OnwardPanel:
             "openResultButton": "" if self.list.chosen else _("List the results and click one first."),
         }
 
+    def clear(self) -> None:
+        """Name no scan any more, as when a scene is closed."""
+        self._found = None
+        self.list.show({})
+
     def onSegmentation(self) -> None:
         volume = self._volume_with_boxes()
         if volume is None:

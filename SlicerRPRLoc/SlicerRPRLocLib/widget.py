@@ -144,6 +144,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
         self.ui.logView.clear()
         self.ui.progressBar.setValue(0)
         self.ui.exportPath.setCurrentPath("")
+        self.onward.clear()
 
     def sceneChanged(self) -> None:
         if self.parent.isEntered:

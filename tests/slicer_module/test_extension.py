@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
 from packaging.requirements import Requirement
@@ -92,16 +95,100 @@ def test_a_listed_file_that_is_missing_is_noticed(copy: Path, tmp_path: Path) ->
     assert done.returncode != 0 and "is listed in CMakeLists.txt but missing" in " ".join(done.stderr.split())
 
 
+def said_in_cmake() -> dict[str, str]:
+    """What the extension says of itself."""
+    text = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
+    return dict(re.findall(r'set\(EXTENSION_(\w+) "([^"]+)"\)', text))
+
+
 def test_the_extension_index_finds_what_it_wants() -> None:
     text = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
     project = re.search(r"project\((\w+)\)", text)
     assert project is not None and not project.group(1).startswith("Slicer")
-    said = dict(re.findall(r'set\(EXTENSION_(\w+) "([^"]+)"\)', text))
+    said = said_in_cmake()
     assert set(said) == {"HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"}
     assert said["DEPENDS"] == "PyTorch" and said["DESCRIPTION"].count(".") <= 2
     for url in (said["ICONURL"], said["SCREENSHOTURLS"]):
         assert (REPOSITORY / url.split("/main/", 1)[1]).is_file()
     assert (REPOSITORY / "LICENSE").is_file()
+
+
+# The entry in Slicer's ExtensionsIndex
+
+ENTRY = REPOSITORY / "scripts" / "release" / "RPRLoc.json"
+_KINDS: dict[str, type] = {
+    "$schema": str,
+    "category": str,
+    "scm_url": str,
+    "scm_revision": str,
+    "scm_type": str,
+    "build_dependencies": list,
+    "dicom_support_rule": str,
+    "build_subdirectory": str,
+    "enabled": bool,
+    "tier": int,
+}
+"""The keys of version 1.0.2 of the index's schema."""
+
+
+def faults_of_entry(name: str, text: str) -> list[str]:
+    """What the index's own checks would refuse of an entry: its schema, and rules on names and addresses."""
+    entry = json.loads(text)
+    faults = [f"{key} is missing" for key in ("$schema", "category", "scm_url") if key not in entry]
+    faults += [f"{key} is not known" for key in entry if key not in _KINDS]
+    faults += [f"{key} is of another type" for key, value in entry.items() if type(value) is not _KINDS.get(key)]
+    if not all(isinstance(one, str) for one in entry.get("build_dependencies", [])):
+        faults.append("build_dependencies are names")
+    if entry.get("scm_type", "git") not in ("git", "local"):
+        faults.append("scm_type is git or local")
+    if entry.get("tier", 1) not in range(1, 6):
+        faults.append("tier is 1 to 5")
+    if not re.fullmatch(r"https://raw\.githubusercontent\.com/.*-v1\.0\.\d\.json#?", entry.get("$schema", "")):
+        faults.append("$schema is the address of a version")
+    if "\r" in text:
+        faults.append("lines end in LF")
+    url = urlparse(entry.get("scm_url", ""))
+    if url.scheme not in ("https", "git"):
+        faults.append("scm_url begins with https:// or git://")
+    if not Path(url.path.rstrip("/")).stem.startswith("Slicer"):
+        faults.append("the repository's name begins with Slicer")
+    if name.lower().startswith("slicer"):
+        faults.append("the extension's name does not begin with Slicer")
+    return faults
+
+
+def test_the_entry_for_the_index_will_be_taken_once_there_is_an_address() -> None:
+    text = ENTRY.read_text(encoding="utf-8")
+    entry, said = json.loads(text), said_in_cmake()
+    published = not urlparse(entry["scm_url"]).netloc.startswith("example.")
+    assert faults_of_entry(ENTRY.stem, text) == ([] if published else ["the repository's name begins with Slicer"])
+    # One address everywhere, so that one change of it mends all.
+    assert entry["scm_url"] == said["HOMEPAGE"]
+    assert f'_HOMEPAGE = "{said["HOMEPAGE"]}"' in (MODULE / "SlicerRPRLoc.py").read_text(encoding="utf-8")
+    assert all(said[name].startswith(said["HOMEPAGE"] + "/main/") for name in ("ICONURL", "SCREENSHOTURLS"))
+    assert entry["build_dependencies"] == said["DEPENDS"].split()
+    assert f"project({ENTRY.stem})" in (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert f'"{entry["category"]}")' in (MODULE / "SlicerRPRLoc.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"category": None}, "category is missing"),
+        ({"colour": "red"}, "colour is not known"),
+        ({"tier": 7}, "tier is 1 to 5"),
+        ({"tier": "1"}, "tier is of another type"),
+        ({"scm_type": "svn"}, "scm_type is git or local"),
+        ({"build_dependencies": [1]}, "build_dependencies are names"),
+        ({"$schema": "v1"}, "$schema is the address of a version"),
+        ({"scm_url": "ssh://host/SlicerRPRLoc.git"}, "scm_url begins with"),
+    ],
+)
+def test_an_entry_that_the_index_would_refuse_is_noticed(change: dict[str, Any], fault: str) -> None:
+    good = {**json.loads(ENTRY.read_text(encoding="utf-8")), "scm_url": "https://github.com/someone/SlicerRPRLoc.git"}
+    assert faults_of_entry("RPRLoc", json.dumps(good)) == []
+    bad = {key: value for key, value in {**good, **change}.items() if value is not None}
+    assert any(found.startswith(fault) for found in faults_of_entry("RPRLoc", json.dumps(bad)))
 
 
 # The packages
@@ -359,6 +446,36 @@ def test_the_module_opens_where_nothing_is_installed_yet() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "1 {'heart': 2}", done.stderr
+
+
+def test_the_panel_and_the_self_test_need_nothing_that_is_not_there_yet() -> None:
+    """As on a new Slicer: what installs the packages is a button of the panel, which must open without them."""
+    pytest.importorskip("slicer", reason=NO_SLICER)
+    pytest.importorskip("PySide6.QtWidgets", reason="Qt cannot be loaded here", exc_type=ImportError)
+    code = (
+        "import sys, types\n"
+        f"for name in {[*ALL, 'torch', 'highdicom']!r}: sys.modules[name] = None\n"
+        f"sys.path.insert(0, {str(MODULE)!r})\n"
+        "import slicer, slicer.util\n"
+        "from tests.slicer_module.desktop import Desktop\n"
+        "from tests.slicer_module.scenes import new_scene\n"
+        "scene = new_scene()\n"
+        "desktop = Desktop(scene, None)\n"
+        "sys.modules.update(desktop.modules())\n"
+        "slicer.packaging = sys.modules['slicer.packaging']\n"
+        "desktop.missing = ['torch', 'isal']\n"
+        "import SlicerRPRLoc\n"
+        "print(SlicerRPRLoc.SlicerRPRLocWidget.__module__)\n"
+        "test = SlicerRPRLoc.SlicerRPRLocTest()\n"
+        "test.delayDisplay = print\n"
+        "test.runTest()\n"
+    )
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment, cwd=REPOSITORY
+    )
+    said = ["SlicerRPRLocLib.widget", "Skipped: torch>=2.9, isal>=1.6 are not installed", "Test passed"]
+    assert done.stdout.splitlines() == said, done.stderr
 
 
 def test_the_requirements_are_those_of_the_library_without_what_slicer_brings() -> None:

@@ -472,6 +472,25 @@ def test_a_preview_is_hidden_from_the_module_data_from_the_start(scene: Scene, p
     assert seen == [True]
 
 
+def test_known_organs_are_offered_while_a_name_is_written(panel: Any) -> None:
+    completer = panel.ui.organEdit.completer()
+    completer.setCompletionPrefix("LEFT KID")
+    offered = {completer.completionModel().index(row, 0).data() for row in range(completer.completionCount())}
+    assert offered == {"left kidney"}
+
+
+def test_previews_come_back_with_a_scene(desktop: Desktop, panel: Any, scene: Scene, placed: Any) -> None:
+    """A scene does not hold them."""
+    (preview,) = scene.of_class("vtkMRMLMarkupsROINode")
+    assert not preview.GetSaveWithScene() and not preview.GetDisplayNode().GetSaveWithScene()
+    panel.logic.examples.remove_orphans()
+    nodes.remove(preview)
+    scene.mrml.InvokeEvent(scene.mrml.EndImportEvent)
+    settle(panel)
+    (again,) = scene.of_class("vtkMRMLMarkupsROINode")
+    assert again.GetName() == "heart (preview)" and desktop.errors == []
+
+
 # The table
 
 
@@ -758,6 +777,9 @@ def test_results_of_a_folder_are_listed_and_opened(
     ui.folderResultList.setCurrentRow(0)
     ui.openResultButton.click()
     assert "carla was located, is gone" in desktop.errors.pop()
+    scene.mrml.Clear(0)
+    settle(panel)
+    assert ui.folderResultList.count() == 0 and not ui.openResultButton.isEnabled()
 
 
 # The process
