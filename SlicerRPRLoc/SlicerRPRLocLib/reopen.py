@@ -155,15 +155,14 @@ def _file_of(volume: Node) -> Path | None:
 
 
 def _known(results: Results, path: Path, found: Detections) -> Node | None:
-    """The volume of the scene that was loaded from this file and still lies where it did."""
+    """The volume of the scene that was loaded from this file and still lies where the scan lay that was searched."""
     for volume in nodes.scans(results.scene):
-        if _file_of(volume) == path.resolve():
+        if found.grid is not None and _file_of(volume) == path.resolve():
             try:
-                grid = nodes.grid_of(volume)
-            except InputError:
+                if same_voxels(found.grid, nodes.grid_of(volume)):
+                    return volume
+            except InputError:  # it is bent or sheared by now
                 continue
-            if found.grid is None or same_voxels(found.grid, grid):
-                return volume
     return None
 
 
