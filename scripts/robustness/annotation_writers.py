@@ -1,4 +1,4 @@
-"""Annotations written by hand, as their standards want them: DICOM structure sets and segmentations, and Slicer's."""
+"""Annotations written by hand, as their standards want them: DICOM structure sets, segmentations, reports, Slicer's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,19 @@ Contour = tuple[int, Points]
 """The slice on which a contour is drawn, and its corners (N, 3), LPS mm."""
 Mask = NDArray[np.bool_]
 
-STRUCTURE_SET, SEGMENTATION, LABEL_MAP = (
-    f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("481.3", "66.4", "66.7")
+STRUCTURE_SET, SEGMENTATION, LABEL_MAP, REPORT = (
+    f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("481.3", "66.4", "66.7", "88.34")
 )  # SOP classes
+CODES = {
+    "Imaging Measurement Report": ("126000", "DCM"),
+    "Imaging Measurements": ("126010", "DCM"),
+    "Measurement Group": ("125007", "DCM"),
+    "Tracking Identifier": ("112039", "DCM"),
+    "Finding": ("121071", "DCM"),
+    "Finding Site": ("363698007", "SCT"),
+    "Image Region": ("111030", "DCM"),
+}
+"""What the items of a report are called."""
 
 
 def contours_of(mask: Mask, grid: Grid) -> list[Contour]:
@@ -129,6 +139,59 @@ def _frame(number: int, position_lps: NDArray[np.float64]) -> Dataset:
         identity.ReferencedSegmentNumber = number
         groups.SegmentIdentificationSequence = [identity]
     return groups
+
+
+def report(groups: Sequence[Sequence[Dataset]]) -> FileDataset:
+    """A measurement report (TID 1500) with a group for each of several lists of items."""
+    data = _file(REPORT, "SR")
+    data.CompletionFlag, data.VerificationFlag, data.ContentDate, data.ContentTime = "PARTIAL", "UNVERIFIED", "", ""
+    measurements = item("CONTAINER", "Imaging Measurements")
+    measurements.ContentSequence = [item("CONTAINER", "Measurement Group") for _ in groups]
+    for group, content in zip(measurements.ContentSequence, groups, strict=True):
+        group.ContentSequence = list(content)
+    root = item("CONTAINER", "Imaging Measurement Report")
+    data.ValueType, data.ConceptNameCodeSequence = root.ValueType, root.ConceptNameCodeSequence
+    data.ContinuityOfContent, data.ContentSequence = "SEPARATE", [measurements]
+    return data
+
+
+def item(kind: str, concept: str, text: str = "") -> Dataset:
+    """An item of a report: a container, a text, or a code that means ``text``."""
+    made = Dataset()
+    made.RelationshipType, made.ValueType = "CONTAINS", kind
+    made.ConceptNameCodeSequence = [_code(*CODES[concept], concept)]
+    if kind == "TEXT":
+        made.TextValue = text
+    elif kind == "CODE":
+        made.ConceptCodeSequence = [_code("1", "99TEST", text)]
+    elif kind == "CONTAINER":
+        made.ContinuityOfContent = "SEPARATE"
+    return made
+
+
+def point_in_space(point_lps: Sequence[float], frame: str) -> Dataset:
+    """An item of a report: a point in a frame of reference, LPS mm."""
+    made = item("SCOORD3D", "Image Region")
+    made.GraphicType, made.GraphicData = "POINT", [float(mm) for mm in point_lps]
+    made.ReferencedFrameOfReferenceUID = frame
+    return made
+
+
+def point_on_image(column_row: Sequence[float], image: str, frame_number: int | None = None) -> Dataset:
+    """An item of a report: a point on an image, from the outer corner of its first pixel on."""
+    made, under = item("SCOORD", "Image Region"), Dataset()
+    made.GraphicType, made.GraphicData = "POINT", [float(part) for part in column_row]
+    under.RelationshipType, under.ValueType, under.ReferencedSOPSequence = "SELECTED FROM", "IMAGE", [_image(image)]
+    if frame_number is not None:
+        under.ReferencedSOPSequence[0].ReferencedFrameNumber = frame_number
+    made.ContentSequence = [under]
+    return made
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
+    return code
 
 
 def slicer_segmentation(layers: NDArray[np.generic], grid: Grid, keys: Mapping[str, Any]) -> bytes:

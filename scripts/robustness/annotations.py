@@ -1,4 +1,4 @@
-"""Annotations that must be refused: structure sets, segmentations, folders of masks and what lies beside label maps."""
+"""Annotations that must be refused: structure sets, segmentations, reports, folders of masks, names of label maps."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from rprloc.geometry import Grid
 from scripts.robustness.annotation_writers import (
     contours_of,
     encode_dicom,
+    item,
+    point_in_space,
+    point_on_image,
+    report,
     segmentation,
     slicer_segmentation,
     structure_set,
@@ -271,6 +275,83 @@ NUMBERED: list[Edit] = [
     ("whose pixels are all zero", lambda data: setattr(data, "PixelData", bytes(len(data.PixelData)))),
 ]
 
+
+def _groups(data: Any) -> Any:
+    return data.ContentSequence[0].ContentSequence
+
+
+def _in_space(data: Any) -> Any:
+    return _groups(data)[0].ContentSequence[-1]
+
+
+def _on_image(data: Any) -> Any:
+    return _groups(data)[1].ContentSequence[-1]
+
+
+def _named(name: str, point: Any) -> list[Any]:
+    return [item("TEXT", "Tracking Identifier", name), point]
+
+
+def _good_report() -> Any:
+    """A point in space and one on an image."""
+    in_space = point_in_space([-4.0, -5.0, 336.0], FRAME)
+    return report([_named("carina", in_space), _named("chin", point_on_image([12.5, 9.5], IMAGES[7]))])
+
+
+def _one(data: Any, point: Callable[[Any], Any]) -> None:
+    """Leave one of the points of a report."""
+    kept = [group for group in _groups(data) if group.ContentSequence[-1] is point(data)]
+    data.ContentSequence[0].ContentSequence = kept
+
+
+def _of_another_frame(data: Any) -> None:
+    _one(data, _in_space)
+    _in_space(data).ReferencedFrameOfReferenceUID = "1.2.99"
+
+
+def _of_another_image(data: Any) -> None:
+    _one(data, _on_image)
+    _in_space(data).ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.99"
+
+
+def _of_shapes(data: Any) -> None:
+    _in_space(data).GraphicType = _on_image(data).GraphicType = "MULTIPOINT"
+
+
+def _endless(data: Any) -> None:
+    for _ in range(60):
+        deeper = item("CONTAINER", "Measurement Group")
+        deeper.ContentSequence = data.ContentSequence[0].ContentSequence
+        data.ContentSequence[0].ContentSequence = [deeper]
+
+
+REPORTS: list[Edit] = [
+    ("of another frame of reference", _of_another_frame),
+    ("on images of another series", _of_another_image),
+    ("that says nothing of the frame", lambda data: delattr(_in_space(data), "ReferencedFrameOfReferenceUID")),
+    ("with a point on no image", lambda data: delattr(_on_image(data), "ContentSequence")),
+    ("with a point on two images", lambda data: _on_image(data).ContentSequence.append(
+        copy.deepcopy(_on_image(data).ContentSequence[0]))),
+    ("with a point on a frame that is not there", lambda data: setattr(
+        _on_image(data).ContentSequence[0].ReferencedSOPSequence[0], "ReferencedFrameNumber", 9)),
+    ("with a point beside its image", lambda data: setattr(_on_image(data), "GraphicData", [12.5, 99.0])),
+    ("with a point before its image", lambda data: setattr(_on_image(data), "GraphicData", [-3.0, 9.5])),
+    ("with a point of two numbers", lambda data: setattr(_in_space(data), "GraphicData", [1.0, 2.0])),
+    ("with a point of six numbers", lambda data: setattr(_in_space(data), "GraphicData", [1.0, 2, 3, 4, 5, 6])),
+    ("with a point on an image of three numbers", lambda data: setattr(_on_image(data), "GraphicData", [1.0, 2, 3])),
+    ("with a point of no numbers", lambda data: delattr(_in_space(data), "GraphicData")),
+    ("with a NaN", lambda data: setattr(_in_space(data), "GraphicData", [1.0, float("nan"), 3.0])),
+    ("with a point beside the scan", lambda data: setattr(_in_space(data), "GraphicData", [900.0, 0.0, 330.0])),
+    ("with a point without a name", lambda data: _groups(data)[0].ContentSequence.pop(0)),
+    ("with a point with an empty name", lambda data: setattr(_groups(data)[0].ContentSequence[0], "TextValue", " ")),
+    ("with two points of one name", lambda data: setattr(_groups(data)[1].ContentSequence[0], "TextValue", "carina")),
+    ("of shapes alone", _of_shapes),
+    ("without content", _delete(lambda data: data, "ContentSequence")),
+    ("without groups", lambda data: _groups(data).clear()),
+    ("with groups in groups", _endless),
+    ("that is a plan", lambda data: setattr(data, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.481.5")),
+]  # fmt: skip
+
 _KEYS = {"Segment0_Name": "bone", "Segment0_Layer": "0", "Segment0_LabelValue": "1"}
 _KEYS |= {"Segment1_Name": "lump", "Segment1_Layer": "1", "Segment1_LabelValue": "1"}
 
@@ -305,6 +386,7 @@ def good_annotations() -> Content:
         "a.rtstruct": encode_dicom(structure_set({"bone": contours_of(ORGAN, GRID)}, IMAGES, FRAME)),
         "a.seg": encode_dicom(segmentation({"bone": ORGAN, "lump": OTHER}, GRID, FRAME)),
         "a.seg.nrrd": slicer_segmentation(np.stack([ORGAN, OTHER]), GRID, _KEYS),
+        "a.sr": encode_dicom(_good_report()),
     }
 
 
@@ -312,6 +394,7 @@ def vary_annotations(good: Path, rng: random.Random) -> Iterator[tuple[str, list
     """Yield annotations of the good DICOM series, each with what the command line takes of it; all must be refused."""
     yield from _vary_dicom(rng)
     yield from _vary_segmentations(rng)
+    yield from _vary_reports()
     yield from _vary_folders()
     yield from _vary_beside(good)
 
@@ -340,6 +423,17 @@ def _vary_dicom(rng: random.Random) -> Iterator[tuple[str, list[str], Content]]:
             archive.writestr("b", data)
         yield f"two of one {kind} in a zip file", ["--labels", "{case}/a.zip"], {"a.zip": packed.getvalue()}
         yield f"{kind} in half of a zip file", ["--labels", "{case}/a.zip"], {"a.zip": packed.getvalue()[:-100]}
+
+
+def _vary_reports() -> Iterator[tuple[str, list[str], Content]]:
+    given, data = ["--landmarks", "{case}/a.dcm"], encode_dicom(_good_report())
+    for name, change in REPORTS:
+        yield f"report {name}", given, {"a.dcm": _changed(_good_report(), change)}
+    for part in (0.3, 0.6, 0.9, 0.99):
+        yield f"report cut off at {part:.0%}", given, {"a.dcm": data[: int(part * len(data))]}
+    yield "report of noise", given, {"a.dcm": data[:132] + random.Random(0).randbytes(3000)}
+    yield "report for organs", ["--labels", "{case}/a.dcm"], {"a.dcm": data}
+    yield "slice for a report", ["--landmarks", "{good}/slice00.dcm"], {"a": b""}
 
 
 def _changed(data: Any, change: Callable[[Any], object]) -> bytes:

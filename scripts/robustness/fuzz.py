@@ -36,6 +36,7 @@ from rprloc.detection import Detections
 from rprloc.errors import InputError
 from rprloc.io.annotations import read_annotation
 from rprloc.io.label_names import read_names
+from rprloc.io.landmarks import read_landmarks
 from rprloc.io.markups import read_extreme_points
 from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import Scan, read_scan
@@ -137,6 +138,10 @@ def _read_annotation(path: Path) -> Annotation:
     return read_annotation(path, _series_in(path.parent))
 
 
+def _read_report(path: Path) -> object:
+    return read_landmarks(path, _series_in(path.parent))
+
+
 TARGETS = {
     ".nii": Target("scan.nii", range(4, 344), _read_scan_in, is_binary=True),
     ".nii.gz": Target("scan.nii.gz", range(4, 344), _read_scan_in, is_binary=True, is_zipped=True),
@@ -149,6 +154,7 @@ TARGETS = {
     "zip": Target("series.zip", range(3000), _read_scan_in, is_binary=True),
     "label map": Target("labels.nii.gz", range(4, 2000), _read_labels, is_binary=True, is_zipped=True),
     "structure set": Target("a.rtstruct", range(132, 6000), _read_annotation, is_binary=True),
+    "report": Target("a.sr", range(132, 1300), _read_report, is_binary=True),
     "segmentation": Target("a.seg", range(132, 3000), _read_annotation, is_binary=True),
     ".seg.nrrd": Target("a.seg.nrrd", range(9, 600), _read_annotation),
     "names": Target("names.json", range(3000), read_names),

@@ -79,7 +79,7 @@ def support_build(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Landmarks, a point each: a point list of Slicer (.mrk.json), or CSV: name,r_mm,a_mm,s_mm.",
+            help="Landmarks, a point each: a point list of Slicer (.mrk.json), CSV (name,r_mm,a_mm,s_mm) or DICOM SR.",
         ),
     ] = None,
     scan_name: Annotated[

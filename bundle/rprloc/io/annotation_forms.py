@@ -17,6 +17,7 @@ from rprloc.io.dicom_contours import read_contours
 from rprloc.io.dicom_files import Fault, files_below, only_dicom, read_start
 from rprloc.io.dicom_headers import BROKEN
 from rprloc.io.dicom_segments import read_segments
+from rprloc.io.dicom_sr_points import REPORTS
 from rprloc.io.formats import image_extension, require_content
 from rprloc.io.markups import read_marked_organs
 from rprloc.io.mask_files import open_label_map, open_mask
@@ -122,8 +123,10 @@ def _read_dicom(path: Path, shown: Path, scan: Scan) -> Marked:
     """What a DICOM file marks; ``shown`` is what it is called in messages."""
     read = _READERS.get(_class_of(path))
     if read is None:
+        hint = " A report (SR) with points goes with --landmarks." if _class_of(path).startswith(REPORTS) else ""
         raise InputError(
-            f"{shown} is a DICOM file, but no RT structure set and no segmentation. Give the file with the annotation."
+            f"{shown} is a DICOM file, but no RT structure set and no segmentation. Give the file with the "
+            f"annotation.{hint}"
         )
     return read(shown, read_data_set(path, shown), scan)
 

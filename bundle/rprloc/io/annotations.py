@@ -23,7 +23,7 @@ from rprloc.geometry import Grid, Points, extreme_points_of_mask
 from rprloc.io.annotation_forms import open_annotation
 from rprloc.io.formats import scan_name
 from rprloc.io.label_names import read_names
-from rprloc.io.landmarks import read_landmarks
+from rprloc.io.landmarks import read_landmarks_with_notes
 from rprloc.io.markups import read_extreme_points
 from rprloc.io.reading import Scan, read_scan
 from rprloc.io.standard_names import names_alike, standard_name
@@ -101,8 +101,6 @@ def read_example(
             "The organs of an example are marked in one way: by labels (whose organs may be named and chosen), by "
             "Markups files, or by points. Give one of these, or landmarks, or both."
         )
-    if isinstance(landmarks, (str, Path)):
-        landmarks = read_landmarks(landmarks)
     scan = read_scan(image, series_uid=series_uid)
     if labels is not None:
         annotation = read_annotation(labels, scan, names=names, organs=organs, standard_names=standard_names)
@@ -111,7 +109,11 @@ def read_example(
     else:
         annotation = Annotation.from_points(points or {})
     if landmarks is not None:
-        annotation = replace(annotation, landmarks_ras=Annotation.from_landmarks(landmarks).landmarks_ras)
+        marked, notes = (
+            read_landmarks_with_notes(landmarks, scan) if isinstance(landmarks, (str, Path)) else (landmarks, ())
+        )
+        marked_ras = Annotation.from_landmarks(marked).landmarks_ras
+        annotation = replace(annotation, landmarks_ras=marked_ras, notes=(*annotation.notes, *notes))
     return Example(scan.volume, annotation, scan_pseudonym(scan.volume) if name is None else name, scan.warnings)
 
 

@@ -1,4 +1,4 @@
-"""Landmarks from files: single points with names, from Slicer or from a table."""
+"""Landmarks from files: single points with names, from Slicer, a table or a DICOM report."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from numpy.typing import NDArray
 
 from rprloc.errors import InputError
 from rprloc.files import require_name
+from rprloc.io.dicom import is_dicom
+from rprloc.io.dicom_sr_points import read_report_points
 from rprloc.io.markups import read_labelled_points
+from rprloc.io.reading import Scan
 
 _COLUMNS = ("name", "r_mm", "a_mm", "s_mm")
 
 
-def read_landmarks(path: str | Path) -> dict[str, NDArray[np.float64]]:
+def read_landmarks(path: str | Path, scan: Scan | None = None) -> dict[str, NDArray[np.float64]]:
     """The landmarks in a file, each a point with a name.
 
     Parameters
     ----------
     path : path
         A ``.mrk.json`` file of 3D Slicer: every point of its point lists is a landmark, named by its label. Or a
-        ``.csv`` table with the columns ``name``, ``r_mm``, ``a_mm`` and ``s_mm``: RAS mm.
+        ``.csv`` table with the columns ``name``, ``r_mm``, ``a_mm`` and ``s_mm``: RAS mm. Or a DICOM structured report
+        (SR), such as :func:`rprloc.save_sr` writes: its points in space, and those on images of the scan, are named by
+        their tracking identifiers, or else by their findings.
+    scan : Scan, optional
+        The scan on which a report was made, as :func:`rprloc.read_scan` reads it. Only reports need it.
 
     Returns
     -------
@@ -32,7 +39,8 @@ def read_landmarks(path: str | Path) -> dict[str, NDArray[np.float64]]:
     Raises
     ------
     InputError
-        If it is no such file, holds no point, a point that is not set, or a name that is empty or there twice.
+        If it is no such file, holds no point, a point that is not set, or a name that is empty or there twice; or if a
+        report belongs to another scan.
 
     Examples
     --------
@@ -40,8 +48,23 @@ def read_landmarks(path: str | Path) -> dict[str, NDArray[np.float64]]:
     >>> rprloc.read_landmarks("tips.mrk.json")["carina"].tolist()
     [2.0, 31.5, 120.0]
     """
+    return read_landmarks_with_notes(path, scan)[0]
+
+
+def read_landmarks_with_notes(
+    path: str | Path, scan: Scan | None = None
+) -> tuple[dict[str, NDArray[np.float64]], tuple[str, ...]]:
+    """:func:`read_landmarks`, and what was taken from a report and what was left out, each in a sentence or two."""
     path = Path(path)
-    named = _rows_of_table(path) if path.suffix.lower() == ".csv" else read_labelled_points(path)
+    notes: tuple[str, ...] = ()
+    if is_dicom(path):
+        if scan is None:
+            raise InputError(
+                f"{path} is DICOM, whose points belong to one scan. Give the scan on which they were marked, too."
+            )
+        named, notes = read_report_points(path, scan)
+    else:
+        named = _rows_of_table(path) if path.suffix.lower() == ".csv" else read_labelled_points(path)
     points_ras: dict[str, NDArray[np.float64]] = {}
     for label, point_ras in named:
         name = label.strip()
@@ -53,7 +76,7 @@ def read_landmarks(path: str | Path) -> dict[str, NDArray[np.float64]]:
         points_ras[name] = point_ras
     if not points_ras:
         raise InputError(f"{path} holds no points. Place a point for each landmark and save them again.")
-    return points_ras
+    return points_ras, notes
 
 
 def _rows_of_table(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
