@@ -9,6 +9,7 @@ import pytest
 
 from rprloc.annotation import Annotation
 from rprloc.geometry import Grid
+from rprloc.localization.confidence import FieldEvidence
 from rprloc.localization.dense_match import match_densely
 from rprloc.localization.locate import locate
 from rprloc.localization.marking import build_support
@@ -67,8 +68,8 @@ def test_the_organ_is_seen_where_it_is_and_not_where_the_map_is_wrong(support: S
 
 def test_an_organ_is_found_in_the_same_place_whichever_others_are_sought(support: Support) -> None:
     query, organs = make_field(off_mm=6.0), SupportSet("m", (support,))
-    (alone,) = locate(organs, query, ["organ"])
-    first, second = locate(organs, query)
+    (alone,) = locate(organs, FieldEvidence.of(query), ["organ"])
+    first, second = locate(organs, FieldEvidence.of(query))
     np.testing.assert_allclose(first.points_ras, alone.points_ras, atol=1e-4)
     assert np.abs(second.points_ras - alone.points_ras).max() > 5.0
 
@@ -88,7 +89,7 @@ def test_where_the_example_ends_the_map_is_not_pulled_to_one_side(support: Suppo
 def test_without_surroundings_the_map_stays_as_it_is(support: Support) -> None:
     nothing = replace(support, surroundings=Surroundings.none())
     assert match_densely(nothing, ["organ"], make_field()) == {}
-    (found,) = locate(SupportSet("m", (nothing,)), make_field(), ["organ"])
+    (found,) = locate(SupportSet("m", (nothing,)), FieldEvidence.of(make_field()), ["organ"])
     truth = np.linalg.solve(TURN, POINTS.T).T + SHIFT
     assert np.linalg.norm(found.points_ras - truth, axis=1).max() < 4.0
 

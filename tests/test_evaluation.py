@@ -18,13 +18,15 @@ from rprloc.annotation import Annotation, Example, Marking
 from rprloc.detection import OrganDetection, Presence
 from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import evaluate
-from rprloc.evaluation.scores import Evaluation, PairScore, mean_of, score, summarize
+from rprloc.evaluation.scores import Evaluation, LandmarkScore, PairScore, mean_of, score, summarize
 from rprloc.geometry import WALLS, Box, Grid, Points, extreme_points_of_mask
-from rprloc.io.dataset import Region, read_dataset
+from rprloc.io.dataset import LandmarkRule, Region, read_dataset
 from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
+from rprloc.localization.confidence import FieldEvidence
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet
+from rprloc.model.field import PositionField
 from rprloc.volume import to_sitk
 from scripts.robustness.annotation_writers import (
     contours_of,
@@ -196,6 +198,42 @@ def test_what_is_missing_in_the_dataset_is_an_input_error(untrained: Localizer, 
         evaluate(untrained, without, "chest", "test", "one")
 
 
+def test_a_set_that_has_nothing_in_common_with_the_cases_is_told_so(
+    untrained: Localizer, example: ExampleFiles, data: Path, tmp_path: Path
+) -> None:
+    volume = read_volume(data.parent / "chest" / "images" / "anna.nii.gz")
+    middle = {"carina": volume.grid.bounds.centre_ras}
+    untrained.learn(Example(volume, Annotation.from_landmarks(middle), "anna")).save(tmp_path / "tips.json")
+    other = {"liver": points_in(data, "anna", 1)}
+    untrained.learn(Example(volume, Annotation.from_points(other), "anna")).save(tmp_path / "liver.json")
+    command = ["evaluate", "--data", data, "--out", tmp_path / "out", "--model", example.weights, "--device", "cpu"]
+    for more, about in (
+        (["--set", tmp_path / "tips.json", "--region", "chest"], "The set marks landmarks alone (carina)"),
+        (["--set", tmp_path / "tips.json"], "The set marks landmarks alone (carina)"),
+        (["--set", tmp_path / "liver.json", "--region", "chest"], "the set has liver, and the cases of split test"),
+    ):
+        done = rprloc(*command, *more)
+        assert done.exit_code == 2 and about in done.stderr and "datasets.json" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_seen_of_a_scan_is_computed_once_for_all_sets(
+    untrained: Localizer, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FieldEvidence] = []
+    of = FieldEvidence.of
+
+    def count(field: PositionField) -> FieldEvidence:
+        made.append(of(field))
+        return made[-1]
+
+    monkeypatch.setattr(FieldEvidence, "of", count)
+    about = Region(landmarks={"apex": LandmarkRule("lung", (0.0, 0.0, 1.0))})
+    results = evaluate(untrained, read_dataset(data), "chest", "test", "one", about)
+    assert len(results.landmark_scores) == 2  # both supports in carl
+    assert len(made) == 3  # two queries, and one that warms up
+
+
 CUBE = np.array([[0.0, 5, 5], [10, 5, 5], [5, 0, 5], [5, 10, 5], [5, 5, 0], [5, 5, 10]])
 
 
@@ -226,6 +264,14 @@ def test_an_organ_that_is_said_to_be_absent_counts_as_a_miss() -> None:
 def pair(support: str, target: str, iou: float, awd_mm: float) -> PairScore:
     walls = np.array([1.0, -1, 1, -1, 1, -1]) * awd_mm
     return PairScore(support, "q", target, iou, walls, np.full(6, 2 * awd_mm))
+
+
+def test_a_landmark_that_is_said_to_be_absent_counts_as_a_miss() -> None:
+    scores = tuple(LandmarkScore("a", "q", "carina", mm, missed) for mm, missed in ((4.0, False), (30.0, True)))
+    results = replace(made_up("heart"), landmark_scores=scores)
+    assert "1 landmarks got no point" in results.to_table()
+    assert results.landmarks["carina"].missed == 1
+    assert "landmarks got no point" not in replace(results, landmark_scores=scores[:1]).to_table()
 
 
 def test_means_over_pairs_and_deviation_over_supports() -> None:

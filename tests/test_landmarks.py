@@ -17,6 +17,7 @@ from rprloc.errors import InputError
 from rprloc.evaluation.landmarks import find_landmarks
 from rprloc.geometry import Grid
 from rprloc.io.dataset import LandmarkRule, read_regions
+from rprloc.localization.confidence import FieldEvidence
 from rprloc.localization.locate import detect, locate_landmarks
 from rprloc.localization.marking import build_support
 from rprloc.localization.matching import SearchField
@@ -45,7 +46,7 @@ def in_the_query(point_ras: list[float]) -> np.ndarray:
 def test_points_are_found_in_another_person_by_one_and_by_several_supports(off_mm: float) -> None:
     sets = [learned(Annotation.from_landmarks(TIPS), name) for name in "abc"]
     for shots in (1, 3):
-        found = locate_landmarks(SupportSet.merge(sets[:shots]), make_field(off_mm=off_mm))
+        found = locate_landmarks(SupportSet.merge(sets[:shots]), FieldEvidence.of(make_field(off_mm=off_mm)))
         assert [one.landmark for one in found] == list(TIPS)
         for one in found:
             assert np.linalg.norm(one.point_ras - in_the_query(TIPS[one.landmark])) < max(3.0, 0.7 * 1.5 * off_mm)
@@ -53,7 +54,9 @@ def test_points_are_found_in_another_person_by_one_and_by_several_supports(off_m
 
 
 def test_a_point_is_found_where_it_was_marked_in_its_own_scan() -> None:
-    for one in locate_landmarks(learned(Annotation.from_landmarks(TIPS)), make_field(np.eye(3), np.zeros(3))):
+    for one in locate_landmarks(
+        learned(Annotation.from_landmarks(TIPS)), FieldEvidence.of(make_field(np.eye(3), np.zeros(3)))
+    ):
         assert one.point_ras == pytest.approx(TIPS[one.landmark], abs=1e-6)
 
 
@@ -61,7 +64,7 @@ def test_a_point_is_found_alike_alone_and_beside_others_that_lie_far() -> None:
     alone = learned(Annotation.from_landmarks({"carina": TIPS["carina"]}))
     both = learned(Annotation.from_landmarks(TIPS))
     query = make_field(off_mm=3.0)
-    (a,), (b,) = (locate_landmarks(one, query, ["carina"]) for one in (alone, both))
+    (a,), (b,) = (locate_landmarks(one, FieldEvidence.of(query), ["carina"]) for one in (alone, both))
     # Only the directions that are kept of the descriptors differ.
     assert np.linalg.norm(a.point_ras - b.point_ras) < 0.5
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rprloc.annotation import Annotation
+from rprloc.localization.confidence import FieldEvidence
 from rprloc.localization.config import DEFAULT
 from rprloc.localization.locate import combine, locate
 from rprloc.localization.marking import build_support
@@ -64,7 +65,7 @@ def test_an_organ_is_found_in_another_person_by_one_and_by_several_supports(off_
     truth = np.linalg.solve(TURN, points.T).T + SHIFT
     registered_mm = float(np.linalg.norm([off_mm, off_mm, 0.5 * off_mm]))
     for shots in (1, 3):
-        (found,) = locate(SupportSet("m", tuple(supports[:shots])), make_field(off_mm=off_mm))
+        (found,) = locate(SupportSet("m", tuple(supports[:shots])), FieldEvidence.of(make_field(off_mm=off_mm)))
         assert found.organ == "organ"
         assert found.supports == tuple("abc"[:shots])
         assert np.linalg.norm(found.points_ras - truth, axis=1).max() < max(4.0, 0.6 * registered_mm)
@@ -79,7 +80,7 @@ def test_support_equal_to_query_gives_its_points_back(off_mm: float) -> None:
     support = build_support(same, FINE, Annotation.from_points({"organ": points}), "s")
     support = with_self_error(support, SearchField.of(same))
     assert np.abs(support.organs["organ"].self_error_mm).max() < 5.0
-    (found,) = locate(SupportSet("m", (support,)), same)
+    (found,) = locate(SupportSet("m", (support,)), FieldEvidence.of(same))
     np.testing.assert_allclose(found.points_ras, support.organs["organ"].points_ras, atol=1e-3)
 
 
@@ -108,8 +109,11 @@ def test_two_supports_of_one_name_both_count() -> None:
         for name, off in (("organ", 0.0), ("organ", 8.0), ("other", 0.0))
     ]
     first, second, both = (
-        locate(SupportSet("m", chosen), make_field())[0].points_ras
+        locate(SupportSet("m", chosen), FieldEvidence.of(make_field()))[0].points_ras
         for chosen in (tuple(supports[:1]), tuple(supports[1:2]), tuple(supports))
     )
     assert (np.abs(both - first).max(0) > 1.0).all() and (np.abs(both - second).max(0) > 1.0).all()
-    assert [organ.organ for organ in locate(SupportSet("m", tuple(supports)), make_field())] == ["organ", "other"]
+    assert [organ.organ for organ in locate(SupportSet("m", tuple(supports)), FieldEvidence.of(make_field()))] == [
+        "organ",
+        "other",
+    ]

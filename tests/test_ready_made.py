@@ -75,8 +75,56 @@ def test_a_set_may_be_packed_and_may_say_what_it_is(example: ExampleFiles, tmp_p
     assert gzip.decompress((tmp_path / "set.json.gz").read_bytes()).decode() == told.to_json()
     told.save(tmp_path / "again.json.gz")
     assert (tmp_path / "again.json.gz").read_bytes() == (tmp_path / "set.json.gz").read_bytes()
-    # What several sets say of themselves is not true of them together.
-    assert SupportSet.merge([told]).about is None
+
+
+def test_a_merged_set_keeps_what_still_holds_of_what_its_parts_say(example: ExampleFiles) -> None:
+    plain = SupportSet.load(example.support_set)
+    (support,) = plain.supports
+
+    def part(scan: str, organs: list[str], about: About | None) -> SupportSet:
+        chosen = {name: support.organs[name] for name in organs}
+        return replace(plain, supports=(replace(support, scan=scan, organs=chosen),), about=about)
+
+    figures = {"bone": Measured(0.5, 3.25, 7), "lung": Measured(0.75, 2.0, 9)}
+    one = part("anna", ["bone", "lung"], About("Chest", ("a phantom",), "MIT licence", "nine scans", figures))
+    other = part("bert", ["lung"], About("Lungs", ("a balloon",), "CC BY", "two", {"lung": Measured(0.25, 9.0, 2)}))
+    own = part("carl", ["lung"], None)
+    assert SupportSet.merge([one]).about == SupportSet.merge([one, one]).about == one.about
+    assert SupportSet.merge([own]).about is None
+    # Who marked lungs beside it changes how well lungs are found; of bone nothing changes.
+    told = About(
+        "Chest; Lungs", ("a phantom", "a balloon"), "MIT licence; CC BY", "nine scans", {"bone": figures["bone"]}
+    )
+    assert SupportSet.merge([one, other]).about == told
+    more = SupportSet.merge([one, own]).about
+    assert more == About("Chest; further examples", ("a phantom",), "MIT licence", "nine scans", told.measured)
+    # What is marked on the same scan changes what is known around all its organs.
+    same = replace(own, supports=(replace(own.supports[0], scan="anna"),))
+    joined = SupportSet.merge([one, same]).about
+    assert (
+        joined is not None
+        and joined.measured == {}
+        and joined.measured_on == ""
+        and joined.sources == one.about.sources
+    )
+    again = SupportSet.from_json(SupportSet.merge([one, other]).to_json())
+    assert again.about == told
+
+
+def test_a_file_whose_name_begins_like_a_ready_made_set(
+    example: ExampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("@mine.json", "@trunk"):
+        Path(name).write_bytes(example.support_set.read_bytes())
+        done = rprloc("support", "show", f"./{name}")
+        assert done.exit_code == 0 and f"{name}: 1 supports, 2 organs" in done.stdout
+        assert SupportSet.load(f"./{name}").organs == ["bone", "lung"]
+    assert rprloc("support", "merge", "./@trunk", "./@mine.json", "--out", "both.json").exit_code == 0
+    locate = ["locate", "./@mine.json", example.image, "--model", example.weights, "--device", "cpu"]
+    assert rprloc(*locate, "--out", "out").exit_code == 0
+    done = rprloc("support", "show", "@mine.json")
+    assert done.exit_code == 2 and "for a file of that name, ./@mine.json" in done.stderr
 
 
 def test_a_packed_set_that_is_damaged_is_refused(example: ExampleFiles, tmp_path: Path) -> None:

@@ -381,3 +381,14 @@ def extreme_points_of_mask(mask: NDArray[np.bool_], grid: Grid) -> Points:
         points[wall] = layer[np.lexsort((*np.round(layer, 6).T, off_mm2))[0]]
         points[wall, axis] = sign * (outward_mm.max() + half_mm[axis])
     return points
+
+
+def describe_box(box: Box) -> str:
+    """A box's size and centre, for people."""
+    size = " x ".join(f"{mm:.0f}" for mm in box.size_mm)
+    return f"{size} mm around RAS {describe_point(box.centre_ras)}"
+
+
+def describe_point(point_ras: NDArray[np.float64]) -> str:
+    """A point (3,) in mm, for people."""
+    return f"({', '.join(f'{mm:.0f}' for mm in point_ras)})"

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from rprloc.evaluation.evaluate import read_case
 from rprloc.geometry import Box, Points, wall_coordinates
 from rprloc.io.dataset import Case, Region, read_dataset, read_regions
+from rprloc.localization.confidence import FieldEvidence
 from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.locate import locate
@@ -129,9 +130,10 @@ def locate_boxes(model_id: str, example: View, query: View, organs: Sequence[str
         "coarse pose": {o: box_of(query.pose.ras(example.pose.body(marks[o].points_ras))) for o in organs},
         "registered": {o: box_of(query.field.body.ras(marks[o].latents[:6, :3].astype(float))) for o in organs},
     }
+    evidence = FieldEvidence.of(query.field)
     for step, config in CONFIGS.items():
         support_set = SupportSet(model_id, (example.supports[step],))
-        detections = locate(support_set, query.field, organs, config=config)
+        detections = locate(support_set, evidence, organs, config=config)
         boxes[step] = {detection.organ: box_of(detection.points_ras) for detection in detections}
     return boxes
 

@@ -24,6 +24,7 @@ from rprloc.geometry import Grid
 from rprloc.io.dataset import Case, Region, read_dataset, read_regions
 from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
+from rprloc.localization.confidence import FieldEvidence
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.locate import locate
 from rprloc.localization.support import SupportSet
@@ -89,8 +90,8 @@ def make_isotropic(scan: Volume) -> Volume:
 
 def locate_all(localizer: Localizer, organs: SupportSet, scan: Volume) -> dict[str, OrganDetection]:
     """Every organ, those that are likely absent, too."""
-    field = localizer.compute_position_field(scan)
-    found = locate(organs, field, calibration=localizer.calibration, config=localizer.config)
+    evidence = FieldEvidence.of(localizer.compute_position_field(scan))
+    found = locate(organs, evidence, calibration=localizer.calibration, config=localizer.config)
     return {organ.organ: organ for organ in found}
 
 

@@ -120,7 +120,7 @@ def support_build(
 
 @support_app.command("merge")
 def support_merge(
-    sets: Annotated[list[Path], typer.Argument(metavar="SET.json...", help="Support sets of the same weights.")],
+    sets: Annotated[list[str], typer.Argument(metavar="SET.json...", help="Support sets of the same weights.")],
     out: Annotated[Path, typer.Option(metavar="SET.json", help="The support set to write.")],
     verbose: Verbose = False,
 ) -> None:
@@ -140,8 +140,8 @@ def support_show(path: SetFile, verbose: Verbose = False) -> None:
     from rprloc import SupportSet
 
     support_set = SupportSet.load(path)
-    console.warn(support_set.warnings, path.name)
-    typer.echo(console.describe_support_set(support_set, path))
+    console.warn(support_set.warnings, Path(path).name)
+    typer.echo(console.describe_support_set(support_set, Path(path)))
 
 
 @app.command()

@@ -117,6 +117,7 @@ def evaluate(
     """Measure the accuracy on annotated cases: JSON and CSV for each region, and a table in Markdown."""
     from rprloc import InputError, Localizer, SupportSet
     from rprloc.evaluation.evaluate import evaluate as evaluate_region
+    from rprloc.evaluation.evaluate import require_organs
     from rprloc.evaluation.scores import SHOTS, save_evaluation
     from rprloc.evaluation.table import accuracy_table, landmark_table
     from rprloc.io.dataset import read_dataset, read_regions
@@ -125,6 +126,7 @@ def evaluate(
     regions, cases = read_regions(data, about), read_dataset(data)
     localizer = Localizer.load(model, device.value)
     examples = None if support_set is None else SupportSet.load(support_set)
+    require_organs(examples)
     wanted = SHOTS if shots is Shots.both else (shots.value,)
     pairs = []
     chosen = region or _with_supports(cases, examples, split.value)

@@ -18,11 +18,7 @@ from rprloc.errors import InputError
 from rprloc.files import readable, require_name
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from rprloc.detection import Detections
-    from rprloc.geometry import Box
     from rprloc.localization.support import SupportSet
 
 _log = logging.getLogger("rprloc")
@@ -113,17 +109,6 @@ def warn(warnings: Iterable[str], scan: str) -> None:
         _log.warning("%s: %s", scan, warning)
 
 
-def describe_box(box: Box) -> str:
-    """A box's size and centre."""
-    size = " x ".join(f"{length:.0f}" for length in box.size_mm)
-    return f"{size} mm around RAS {describe_point(box.centre_ras)}"
-
-
-def describe_point(point_ras: NDArray[np.float64]) -> str:
-    """A point (3,) in mm."""
-    return f"({', '.join(f'{coordinate:.0f}' for coordinate in point_ras)})"
-
-
 def describe_ready_made_set(name: str, support_set: SupportSet) -> str:
     """What a ready-made set says of itself."""
     lines = [f"{name}: {len(support_set.supports)} examples"]
@@ -145,6 +130,7 @@ def describe_ready_made_set(name: str, support_set: SupportSet) -> str:
 def describe_detections(detections: Detections, path: Path) -> str:
     """What was found in one scan and where it is written."""
     from rprloc.detection import LandmarkDetection, OrganDetection
+    from rprloc.geometry import describe_box, describe_point
 
     width = max(map(len, detections.targets))
     lines = [f"{readable(detections.query)} -> {readable(str(path))}"]
@@ -160,6 +146,8 @@ def describe_detections(detections: Detections, path: Path) -> str:
 
 def describe_support_set(support_set: SupportSet, path: Path) -> str:
     """What a support set holds."""
+    from rprloc.geometry import describe_box, describe_point
+
     lines = [
         f"{path}: {len(support_set.supports)} supports, {_count(support_set.organs, 'organ')}, "
         f"{_count(support_set.landmarks, 'landmark')}, "

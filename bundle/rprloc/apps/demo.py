@@ -121,7 +121,7 @@ def run_demo(localizer: Localizer, out: Path, say: Callable[[str], object]) -> b
     """
     from rprloc import Box, read_example, read_label_map, read_scan, write_results
     from rprloc.apps import console
-    from rprloc.geometry import extreme_points_of_mask
+    from rprloc.geometry import describe_box, extreme_points_of_mask
 
     say("Getting two public CT scans (75 MB the first time) ...")
     scans = fetch_demo_scans(out / "scans")
@@ -138,7 +138,7 @@ def run_demo(localizer: Localizer, out: Path, say: Callable[[str], object]) -> b
     write_results(out, scan, detections, picture=True, truth={"heart": truth})
     files = ResultFiles(out, detections.query)
     say(console.describe_detections(detections, files.detections))
-    say(f"  reference {console.describe_box(truth)}")
+    say(f"  reference {describe_box(truth)}")
     box = detections.boxes.get("heart")
     if box is None:
         say("The heart is in the scan, but RPR-Loc took it for absent.")

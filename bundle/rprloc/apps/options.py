@@ -52,7 +52,7 @@ Model = Annotated[
 ]
 Where = Annotated[Device, typer.Option(help="auto: the GPU if there is one with enough memory, else the CPU.")]
 SetFile = Annotated[
-    Path,
+    str,  # not Path, which takes ./@set.json for @set.json
     typer.Argument(
         metavar="SET", help="A file of 'rprloc support build', or a ready-made set, as 'rprloc sets' lists."
     ),

@@ -26,11 +26,12 @@ from rprloc.evaluation.scores import (
 from rprloc.io.annotations import read_annotation
 from rprloc.io.dataset import Case, LandmarkRule, Region
 from rprloc.io.reading import read_scan
+from rprloc.io.structures import listed
+from rprloc.localization.confidence import FieldEvidence
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.locate import locate, locate_landmarks
 from rprloc.localization.support import Support, SupportSet
 from rprloc.model.device import run_on_device
-from rprloc.model.field import PositionField
 from rprloc.volume import Volume
 
 
@@ -59,6 +60,7 @@ def evaluate(
     if shots not in SHOTS:
         raise ValueError(f"shots must be one of {SHOTS}, got {shots!r}")
     about = about or Region()
+    require_organs(support_set)
     queries = _choose(list(cases), region, split)
     if support_set is None:
         supports = _choose(list(cases), region, "support")
@@ -84,17 +86,14 @@ def evaluate(
         localize = _localization(localizer, query.volume, [support_set for _, support_set in sets])
         if not seconds:  # warms up
             run_on_device(localizer.model, localize, fall_back=localizer.fall_back)
-        field, by_set, elapsed = run_on_device(localizer.model, localize, fall_back=localizer.fall_back)
+        evidence, by_set, elapsed = run_on_device(localizer.model, localize, fall_back=localizer.fall_back)
         seconds.append(elapsed)
         for (name, _), organs in zip(sets, by_set, strict=True):
             scores += [score(name, case.name, organ, truth[organ.organ]) for organ in organs if organ.organ in truth]
         true_ras = find_landmarks(query.annotation, about.landmarks)
-        landmark_scores += _score_landmarks(localizer, with_landmarks, case.name, field, true_ras, shots)
+        landmark_scores += _score_landmarks(localizer, with_landmarks, case.name, evidence, true_ras, shots)
     if not scores:
-        raise InputError(
-            f"No support of {region} shares a target with a query of split {split}. Check the targets in the "
-            "datasets.json."
-        )
+        raise InputError(_why_no_score(region, split, queries, support_set))
     return Evaluation(
         region=region,
         split=split,
@@ -111,19 +110,43 @@ def evaluate(
     )
 
 
+def require_organs(support_set: SupportSet | None) -> None:
+    """Raise InputError for a set of landmarks alone: they are measured beside organs."""
+    if support_set is not None and not support_set.organs:
+        raise InputError(
+            f"The set marks landmarks alone ({listed(support_set.landmarks)}), and landmarks are measured beside "
+            "organs. Give a set with organs, too, or leave --set out to measure the landmarks that the regions define."
+        )
+
+
+def _why_no_score(region: str, split: str, queries: Sequence[Case], support_set: SupportSet | None) -> str:
+    """Why no organ of a region could be compared, and what to do."""
+    if support_set is None:
+        return (
+            f"No support of {region} shares a target with a query of split {split}. Check the targets in the "
+            "datasets.json."
+        )
+    marked = list(dict.fromkeys(target for case in queries for target in case.targets))
+    return (
+        f"Nothing of the set can be compared in {region}: the set has {listed(support_set.organs)}, and the cases of "
+        f"split {split} have {listed(marked) or 'no organ'}. Its own examples do not count. Give another set, split "
+        "or region."
+    )
+
+
 def _score_landmarks(
     localizer: Localizer,
     supports: Sequence[Support],
     query: str,
-    field: PositionField,
+    evidence: FieldEvidence,
     true_ras: Mapping[str, NDArray[np.float64]],
     shots: str,
 ) -> list[LandmarkScore]:
-    """How well every support, or all of them together, locate a query's landmarks (3,) in its position field."""
+    """How well every support, or all of them together, locate a query's landmarks (3,)."""
     scores = []
     for name, support_set in _sets_for(localizer.model_id, supports, query, true_ras.keys(), shots):
         wanted = [landmark for landmark in support_set.landmarks if landmark in true_ras]
-        for one in locate_landmarks(support_set, field, wanted, calibration=localizer.calibration):
+        for one in locate_landmarks(support_set, evidence, wanted, calibration=localizer.calibration):
             scores.append(score_landmark(name, query, one, true_ras[one.landmark]))
     return scores
 
@@ -188,20 +211,20 @@ def learn_supports(
 
 def _localization(
     localizer: Localizer, volume: Volume, sets: Sequence[SupportSet]
-) -> Callable[[], tuple[PositionField, list[tuple[OrganDetection, ...]], float]]:
-    """A function that locates all organs by every set; it gives the position field, too, and the seconds that the first
-    set took with the field.
+) -> Callable[[], tuple[FieldEvidence, list[tuple[OrganDetection, ...]], float]]:
+    """A function that locates all organs by every set; it gives the evidence of the scan, too, and the seconds that the
+    first set took with the position field.
     """
 
-    def localize() -> tuple[PositionField, list[tuple[OrganDetection, ...]], float]:
+    def localize() -> tuple[FieldEvidence, list[tuple[OrganDetection, ...]], float]:
         started = time.perf_counter()
-        field = localizer.compute_position_field(volume)
+        evidence = FieldEvidence.of(localizer.compute_position_field(volume))
 
         def by(support_set: SupportSet) -> tuple[OrganDetection, ...]:
-            return locate(support_set, field, calibration=localizer.calibration, config=localizer.config)
+            return locate(support_set, evidence, calibration=localizer.calibration, config=localizer.config)
 
         first = by(sets[0])
         elapsed = time.perf_counter() - started
-        return field, [first, *(by(support_set) for support_set in sets[1:])], elapsed
+        return evidence, [first, *(by(support_set) for support_set in sets[1:])], elapsed
 
     return localize

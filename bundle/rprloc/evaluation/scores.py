@@ -259,6 +259,12 @@ class Evaluation:
             lines.append(
                 f"{name:{width}}  {points.median_mm:9.1f}  {points.mean_mm:7.1f}  {points.p90_mm:10.1f}  {points.n:4d}"
             )
+        missed = sum(points.missed for points in landmarks.values())
+        if missed:
+            lines.append(
+                f"{missed} landmarks got no point, because RPR-Loc took them for absent. Their error is that of the "
+                "place where it was withheld."
+            )
         lines.append(
             f"{self.seconds_per_query:.2f} s a query for {self.organs_per_query} organs, from the array in memory "
             f"({self.device})"

@@ -128,7 +128,8 @@ def explain_missing_headers(series: DicomSeries) -> Iterator[None]:
         ) from error
 
 
-def describe_box(detections: Detections, organ: str) -> str:
+def describe_detection(detections: Detections, organ: str) -> str:
+    """By what an organ was found and how far it is to be trusted, for a DICOM object's reader."""
     detection = next(located for located in detections.located if located.organ == organ)
     spreads = ", ".join(f"{mm:.1f}" for mm in detection.spread_mm)
     return (

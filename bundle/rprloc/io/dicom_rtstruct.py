@@ -21,7 +21,7 @@ from rprloc.io.dicom_objects import (
     OF_THE_STUDY,
     PRODUCT,
     complete_headers,
-    describe_box,
+    describe_detection,
     dicom_text,
     slice_contours,
 )
@@ -99,7 +99,7 @@ def _add_rois(data: Dataset, detections: Detections, series: DicomSeries, frame_
     from pydicom.dataset import Dataset
 
     drawings = [
-        (organ, describe_box(detections, organ), "ORGAN", _contours(slice_contours(box, series.slices)))
+        (organ, describe_detection(detections, organ), "ORGAN", _contours(slice_contours(box, series.slices)))
         for organ, box in detections.boxes.items()
     ]
     drawings += [(one.landmark, one.remark, "", [_point(one.point_ras)]) for one in detections.located_landmarks]

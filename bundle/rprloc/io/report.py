@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from rprloc.detection import CUT, AbsentLandmark, AbsentOrgan, Detections, LandmarkDetection, OrganDetection
 from rprloc.files import atomic_folder, name_files, write_text_atomically
+from rprloc.geometry import describe_box, describe_point
 from rprloc.io.report_page import PAGE, SCRIPT, STYLE
 from rprloc.io.results import Failure, ResultFiles
 from rprloc.io.slices import EDGE, END, GAP
@@ -104,13 +105,11 @@ def _rows(number: int, result: Result, links: dict[tuple[int, int], str]) -> Ite
             yield _row("absent", result.query, name, organ.remark, doubts)
             continue
         if isinstance(organ, LandmarkDetection):
-            place = ", ".join(f"{mm:.0f}" for mm in organ.point_ras)
-            text = f"RAS ({place})" + (f"; {organ.remark}" if organ.expected_error_mm is None else "")
+            text = f"RAS {describe_point(organ.point_ras)}"
+            text += f"; {organ.remark}" if organ.expected_error_mm is None else ""
             yield _row("point", result.query, name, text, doubts, organ.expected_error_mm, links.get((number, order)))
             continue
-        size = " x ".join(f"{mm:.0f}" for mm in organ.box.size_mm)
-        centre = ", ".join(f"{mm:.0f}" for mm in organ.box.centre_ras)
-        text = f"{size} mm around RAS ({centre})"
+        text = describe_box(organ.box)
         if organ.expected_wall_error_mm is None:  # else it has a column of its own
             text += f"; {organ.remark}"
         elif organ.is_cut:

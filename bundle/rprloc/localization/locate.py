@@ -104,32 +104,30 @@ def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[s
 
 def locate(
     support_set: SupportSet,
-    field: PositionField,
+    evidence: FieldEvidence,
     organs: Sequence[str] | None = None,
     *,
     calibration: Calibration | None = None,
     config: LocalizationConfig = DEFAULT,
 ) -> tuple[OrganDetection, ...]:
-    """Find organs (by default all of the set) by look-ups in the query's position field.
+    """Find organs (by default all of the set) by look-ups in the query's position field, which ``evidence`` holds.
 
     Every support that has an organ locates it alone; the points are the mean of theirs in millimetres, weighed by how
     much their votes agree. An organ that is not in the scan is among them, with a place where it would lie; its
     ``presence`` tells.
     """
-    evidence = FieldEvidence.of(field)
     return tuple(_judge(observe(support_set, evidence, organs, config), calibration))
 
 
 def locate_landmarks(
     support_set: SupportSet,
-    field: PositionField,
+    evidence: FieldEvidence,
     landmarks: Sequence[str] | None = None,
     *,
     calibration: Calibration | None = None,
     config: LocalizationConfig = DEFAULT,
 ) -> tuple[LandmarkDetection, ...]:
     """Find landmarks as :func:`locate` finds organs; of one that is not in the scan, ``in_scan`` tells."""
-    evidence = FieldEvidence.of(field)
     return tuple(_judge(observe_landmarks(support_set, evidence, landmarks, config), calibration))
 
 

@@ -21,6 +21,8 @@ def ready_made_sets() -> dict[str, Path]:
 def find_set(path: str | Path) -> Path:
     """The file of a support set: a path, or the name of a ready-made set behind SIGN.
 
+    A file whose name begins with SIGN needs its folder before it. ``Path`` leaves out ``./``, so it is a text.
+
     Raises InputError if there is no ready-made set of this name.
     """
     name = str(path)
@@ -31,6 +33,6 @@ def find_set(path: str | Path) -> Path:
     if found is None:
         raise InputError(
             f"There is no ready-made set {name}. There are {', '.join(SIGN + one for one in known) or 'none'}: name "
-            "one of these, or give the path of a set of your own."
+            f"one of these, or give the path of a set of your own; for a file of that name, ./{name}."
         )
     return found

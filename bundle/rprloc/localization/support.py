@@ -262,6 +262,8 @@ class SupportSet:
     def load(cls, path: str | Path) -> SupportSet:
         """The support set in a file, plain or gzipped, or a ready-made one by its name, such as ``@head-neck``.
 
+        A file whose name begins with ``@`` is meant by a text with its folder: ``"./@mine.json"``.
+
         Raises
         ------
         InputError
@@ -290,6 +292,9 @@ class SupportSet:
     def merge(cls, sets: Iterable[SupportSet]) -> SupportSet:
         """One set with the supports of all; organs and landmarks of the same scan come together.
 
+        What the sets say of themselves is kept: sources and licences of all, and how well an organ is found where no
+        other set adds to what finds it.
+
         Raises
         ------
         InputError
@@ -312,7 +317,7 @@ class SupportSet:
         for support in (support for support_set in sets for support in support_set.supports):
             known = supports.get(support.scan)
             supports[support.scan] = support if known is None else _join(known, support)
-        merged = cls(models[0], tuple(supports.values()))
+        merged = cls(models[0], tuple(supports.values()), _join_about(sets))
         _check_names(merged, "The sets")
         return merged
 
@@ -441,6 +446,36 @@ def _join(known: Support, other: Support) -> Support:
     surroundings = known.surroundings.joined(other.surroundings)
     organs, landmarks = known.organs | other.organs, known.landmarks | other.landmarks
     return Support(known.scan, marking, organs, surroundings, doubts, notes, landmarks)
+
+
+def _join_about(sets: Iterable[SupportSet]) -> About | None:
+    """What still holds of what several sets say of themselves, once they are one; None if none says anything."""
+    different = list({support_set.identity: support_set for support_set in sets}.values())
+    told = [(support_set, support_set.about) for support_set in different if support_set.about is not None]
+    if not told:
+        return None
+    measured: dict[str, Measured] = {}
+    measured_on: list[str] = []
+    for support_set, about in told:
+        others = [support for other in different if other is not support_set for support in other.supports]
+        known = {name for support in others for name in support.targets}
+        joined = {support.scan for support in others}
+        known |= {name for support in support_set.supports if support.scan in joined for name in support.targets}
+        kept = {name: one for name, one in about.measured.items() if name not in known}
+        measured |= kept
+        measured_on += [about.measured_on] if kept else []
+    further = ["further examples"] if len(told) < len(different) else []
+
+    def together(texts: Iterable[str]) -> str:
+        return "; ".join(dict.fromkeys(filter(None, texts)))
+
+    return About(
+        together([*(about.title for _, about in told), *further]),
+        tuple(dict.fromkeys(source for _, about in told for source in about.sources)),
+        together(about.licence for _, about in told),
+        together(measured_on),
+        measured,
+    )
 
 
 def _check_names(support_set: SupportSet, source: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import rprloc
 from rprloc.annotation import Annotation
 from rprloc.geometry import Points
+from rprloc.localization.confidence import FieldEvidence
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.locate import locate
 from rprloc.localization.support import Support, SupportSet
@@ -48,5 +49,6 @@ class Product(Method):
     def find(self, prepared: Sequence[Support], query: Volume, organs: Sequence[str]) -> dict[str, Points]:
         examples = SupportSet(self.localizer.model_id, tuple(prepared))
         # The place of every organ, as other methods give it; how well it tells which are absent is measured elsewhere.
-        detections = locate(examples, self.localizer.compute_position_field(query), organs)
+        evidence = FieldEvidence.of(self.localizer.compute_position_field(query))
+        detections = locate(examples, evidence, organs)
         return {detection.organ: detection.points_ras for detection in detections}
