@@ -29,6 +29,8 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 ALL_ORGANS = "all"
+READY_MADE = "@"
+ENDINGS = (".json", ".json.gz")  # of support sets
 SETTINGS = ("support_set", "rprloc", "weights", "device")
 
 _log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ _Json = dict[str, Any]
 class RPRLocApp(MONAILabelApp):
     """Locates the organs of the support set, or of each set in the folder, that ``--conf support_set`` names.
 
-    It may be a ready-made set, such as ``@head-neck``.
+    It may be a ready-made set, such as ``@head-neck``, or several: ``@head-neck,@trunk``.
 
     ``--conf rprloc PATH``: the command ``rprloc``, by default the one that the shell finds; ``--conf weights FILE``:
     other weights than the shipped ones; ``--conf device``: auto, cpu or cuda. Raises MONAILabelException if one of them
@@ -51,10 +53,10 @@ class RPRLocApp(MONAILabelApp):
             raise _not_started(
                 f"The setting {', '.join(unknown)} is not known. Give only {', '.join(SETTINGS)} with --conf."
             )
-        files = _support_set_files(conf.get("support_set", ""))
+        files = _support_sets(conf.get("support_set", ""))
         self.rprloc = Rprloc(_command(conf))
         # The base class asks for the tasks, so all that they need comes before it.
-        self.support_sets = {_name(path): self._described(path) for path in files}
+        self.support_sets = {name: self._described(path) for name, path in files.items()}
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -245,23 +247,43 @@ def _not_started(sentence: str) -> MONAILabelException:
     return MONAILabelException(MONAILabelError.APP_INIT_ERROR, sentence)
 
 
-def _support_set_files(given: str) -> list[Path]:
+def _support_sets(given: str) -> dict[str, Path]:
+    """The support sets by the names of their models.
+
+    Raises MONAILabelException if there is none, or if there are two of one name.
+    """
     if not given:
         raise _not_started(
             "The server was started without a support set. Add --conf support_set FILE, with a file that 'rprloc "
             "support build' made or a folder of such files, or a ready-made set such as @head-neck."
         )
-    if given.startswith("@"):  # ready-made: rprloc serve knows where it lies
-        return [Path(given)]
+    if given.startswith(READY_MADE):  # rprloc serve knows where they lie
+        names = [name.strip() for name in given.split(",")]
+        return {name.removeprefix(READY_MADE): Path(name) for name in names if name}
     path = Path(given).resolve()
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.name.endswith(ENDINGS) and file.is_file()]
     if not files:
-        raise _not_started(f"The folder {path} holds no support set (*.json). Make one with 'rprloc support build'.")
-    return files
+        raise _not_started(
+            f"The folder {path} holds no support set (*.json or *.json.gz). Make one with 'rprloc support build'."
+        )
+    named: dict[str, Path] = {}
+    for file in files:
+        other = named.setdefault(_name(file), file)
+        if other is not file:
+            raise _not_started(
+                f"{other.name} and {file.name} in {path} would be models of one name. Rename one of them, or take it "
+                "out of the folder."
+            )
+    return named
 
 
 def _name(path: Path) -> str:
-    return path.name.removeprefix("@").removesuffix(".json").removesuffix(".support")
+    name = path.name
+    for ending in (".gz", ".json", ".support"):
+        name = name.removesuffix(ending)
+    return name
 
 
 def _command(conf: Mapping[str, str]) -> list[str]:

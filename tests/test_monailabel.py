@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ import SimpleITK as sitk
 import torch
 
 from rprloc.annotation import Annotation, Marking
+from rprloc.apps.demo import DemoScans
 from rprloc.detection import Detections
 from rprloc.geometry import Grid
 from rprloc.io.annotations import read_example
 from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
+from rprloc.localization.support import SupportSet
 from rprloc.model.network import RPRNet, save_model
 from rprloc.volume import to_sitk
 from tests.command_line import rprloc
@@ -79,18 +82,23 @@ def write_support_sets(example: ExampleFiles, folder: Path) -> None:
     marked = read_example(example.image, labels=example.labels, names={1: "bone"}, name="anna")
     points = marked.annotation.points_ras["bone"]
     twins = replace(marked, annotation=Annotation({"covered": points, "on top": points}, marking=Marking.LABEL_MAP))
-    Localizer.load(example.weights, "cpu").learn(twins).save(folder / "twins.json")
+    Localizer.load(example.weights, "cpu").learn(twins).save(folder / "twins.support.json.gz")
 
 
-@pytest.fixture(scope="module")
-def service(example: ExampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder, port = tmp_path_factory.mktemp("monailabel"), free_port()
+@contextmanager
+def serving(example: ExampleFiles, folder: Path, **conf: object) -> Iterator[Service]:
+    """A server with its studies in a folder, and with settings beside :func:`settings`; None leaves one out."""
+    port = free_port()
     write_studies(example, folder / "studies")
-    write_support_sets(example, folder / "sets")
+    wanted = {key: value for key, value in {**settings(example), **conf}.items() if value is not None}
     with (folder / "server.log").open("wb") as log:
-        started = command(folder, {**settings(example), "support_set": folder / "sets"}, port)
         process = subprocess.Popen(
-            started, cwd=folder, env=environment(folder), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            command(folder, wanted, port),
+            cwd=folder,
+            env=environment(folder),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
         )
         running = Service(
             f"http://127.0.0.1:{port}", psutil.Process(process.pid), folder / "studies", folder / "temporary"
@@ -110,6 +118,14 @@ def service(example: ExampleFiles, tmp_path_factory: pytest.TempPathFactory) -> 
                 process.kill()
     _, left = psutil.wait_procs(children, timeout=30)
     assert children and not left
+
+
+@pytest.fixture(scope="module")
+def service(example: ExampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("monailabel")
+    write_support_sets(example, folder / "sets")
+    with serving(example, folder, support_set=folder / "sets") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +314,26 @@ def test_no_answer_is_left_behind(service: Service) -> None:
     assert left == []
 
 
+def test_ready_made_sets_are_offered_and_find_what_locate_finds(
+    example: ExampleFiles, public_scans: DemoScans, tmp_path: Path
+) -> None:
+    image = public_scans.query_image
+    with serving(example, tmp_path, support_set="@head-neck,@trunk", weights=None) as running:
+        models = running.ask("/info/").json["models"]
+        sets = {name: SupportSet.load(f"@{name}") for name in ("head-neck", "trunk")}
+        assert {name: list(model["labels"]) for name, model in models.items()} == {
+            f"{kind}_{name}": one.organs for name, one in sets.items() for kind in ("detect", "boxes")
+        }
+        answer, nothing = running.infer("detect_trunk", str(image)), running.infer("detect_trunk", "anna")
+    assert nothing.status == 400 and "heart is not in the scan" in nothing.json["detail"]
+    assert rprloc("locate", "@trunk", image, "--out", tmp_path / "located", "--device", "cpu").exit_code == 0
+    (path,) = (tmp_path / "located").glob("*.detections.json")
+    wanted = Detections.load(path)
+    assert answer.status == 200 and "heart" in wanted.boxes
+    assert list(answer.json["label_names"]) == list(wanted.boxes)
+    assert_same_mm(answer.json["box"], boxes_lps(wanted))
+
+
 def started_wrongly(example: ExampleFiles, folder: Path, **conf: object) -> str:
     """What a server says that does not start with this configuration."""
     (folder / "studies").mkdir()
@@ -318,6 +354,14 @@ def started_wrongly(example: ExampleFiles, folder: Path, **conf: object) -> str:
 def test_it_does_not_start_without_a_support_set(example: ExampleFiles, tmp_path: Path) -> None:
     said = started_wrongly(example, tmp_path, support_set=None)
     assert "was started without a support set" in said and "Add --conf support_set FILE" in said
+
+
+def test_it_does_not_start_with_two_sets_of_one_name(example: ExampleFiles, tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    for name in ("organs.json", "organs.support.json"):
+        shutil.copy(example.support_set, tmp_path / "sets" / name)
+    said = started_wrongly(example, tmp_path, support_set=tmp_path / "sets")
+    assert "organs.json and organs.support.json" in said and "models of one name" in said
 
 
 def test_it_does_not_start_with_a_support_set_of_other_weights(example: ExampleFiles, tmp_path: Path) -> None:
