@@ -9,6 +9,9 @@ PYTHON ?= python3
 # The version is fixed, so that every machine gets the build that the project is tested with.
 TORCH ?= torch==2.13.0
 
+# Processes that run the tests; 0 for one after the other, as a debugger needs it.
+TEST_JOBS ?= 2
+
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -39,7 +42,9 @@ test: setup docs
 	PYTHONPATH=bundle $(BIN)/lint-imports --no-cache
 	# 3: the database of vulnerabilities cannot be reached from here; nothing is known then, and the output says so.
 	$(BIN)/python -m scripts.release.audit_dependencies || [ $$? -eq 3 ]
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	# Files that share what is costly to make stay whole, and in their order, so that no large one comes last.
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 # The oldest versions of its dependencies that the library declares, and the oldest Python, run the quick tests, too.
 # Warnings of such old packages are no errors here. It downloads some gigabytes, so make test does not do it.
