@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ from rprloc.localization.support import Support
 
 NUMBERS = (1, 2, 3, 5, 8, 12, 16, 20)
 EXAMPLES, DRAWS = 25, 10
+
+Row = tuple[Any, ...]
+"""A region's name, a number, the IoU, its least and its most, the mean wall distance in mm, and what more there is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +65,8 @@ def main() -> None:
             print(f"{name}: {count} examples, IoU {iou:.3f} ({low:.3f} to {high:.3f}), {awd_mm:.1f} mm", flush=True)
             rows.append((name, count, iou, low, high, awd_mm))
     given.out.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["region", "examples", "iou", "least_of_draws", "most_of_draws", "awd_mm"])
-    writer.writerows([*row[:2], *(f"{value:.4f}" for value in row[2:])] for row in rows)
-    write_text_atomically(given.out / "shots.csv", text.getvalue())
-    draw(given.out / "shots.png", rows)
+    write_table(given.out / "shots.csv", ["examples", "iou", "least_of_draws", "most_of_draws", "awd_mm"], rows)
+    draw(given.out / "shots.png", rows, "examples", NUMBERS, scale="log")
 
 
 def locate_in_region(localizer: Localizer, cases: Sequence[Case], region: Region) -> dict[tuple[str, str], Located]:
@@ -122,8 +122,17 @@ def measure(located: Mapping[tuple[str, str], Located]) -> list[tuple[int, float
     return measured
 
 
-def draw(path: Path, rows: Sequence[tuple[str, int, float, float, float, float]]) -> None:
-    """IoU and wall distance against the number of examples, a line for each region."""
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Rows of a region, a number and measures as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["region", *columns])
+    writer.writerows([*row[:2], *(f"{value:.4f}" for value in row[2:])] for row in rows)
+    write_text_atomically(path, text.getvalue())
+
+
+def draw(path: Path, rows: Sequence[Row], what: str, numbers: Sequence[int], scale: str = "linear") -> None:
+    """IoU, with its least and most, and wall distance against a number of ``what``, a line for each region."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
@@ -134,8 +143,8 @@ def draw(path: Path, rows: Sequence[tuple[str, int, float, float, float, float]]
         overlap.fill_between(own[:, 0], own[:, 2], own[:, 3], alpha=0.15)
         distance.plot(own[:, 0], own[:, 4], "o-", ms=4, label=region)
     for axes, title in ((overlap, "mean IoU of the boxes"), (distance, "mean distance of the walls, mm")):
-        axes.set(xlabel="examples", title=title, xscale="log")
-        axes.set_xticks(NUMBERS, [str(number) for number in NUMBERS])
+        axes.set(xlabel=what, title=title, xscale=scale)
+        axes.set_xticks(numbers, [str(number) for number in numbers])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     overlap.legend()

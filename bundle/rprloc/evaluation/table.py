@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,16 +12,19 @@ from rprloc.evaluation.scores import Evaluation, PairScore
 _DRAWS = 2000
 
 
-def interval_of_mean(pairs: Sequence[PairScore], targets: Sequence[str]) -> tuple[float, float]:
-    """The 95 % interval of the mean over targets of the mean IoU over pairs: how much the few queries leave to chance.
+def interval_of_mean(
+    pairs: Sequence[PairScore], targets: Sequence[str], of: Callable[[PairScore], float] = lambda pair: pair.iou
+) -> tuple[float, float]:
+    """The 95 % interval of the mean over targets of the mean over pairs, by default of the IoU: how much the few
+    queries leave to chance.
 
     Queries are drawn with replacement 2,000 times (bootstrap, seed 0).
     """
     by_query: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for pair in pairs:
-        by_query[pair.query][pair.target].append(pair.iou)
+        by_query[pair.query][pair.target].append(of(pair))
     sums, counts = (
-        np.array([[measure(ious[target]) for target in targets] for ious in by_query.values()])
+        np.array([[measure(values[target]) for target in targets] for values in by_query.values()])
         for measure in (sum, len)
     )  # (query, target)
     drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), _DRAWS)  # (draw, query)
