@@ -72,9 +72,10 @@ def main() -> None:
         users = choose_users(known)
         scores = follow(localizer, known, users, region)
         for count, pairs in scores.items():
-            row = (name, count, *summarize_corrections(pairs))
-            print("{}: {} corrected, IoU {:.3f} ({:.3f} to {:.3f}), {:.1f} mm".format(*row[:6]), flush=True)
-            rows.append(row)
+            measures = summarize_corrections(pairs)
+            iou, low, high, awd_mm = measures[:4]
+            print(f"{name}: {count} corrected, IoU {iou:.3f} ({low:.3f} to {high:.3f}), {awd_mm:.1f} mm", flush=True)
+            rows.append((name, count, *measures))
     given.out.mkdir(parents=True, exist_ok=True)
     columns = [
         "corrected",

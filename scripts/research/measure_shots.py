@@ -127,7 +127,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["region", *columns])
-    writer.writerows([*row[:2], *(f"{value:.4f}" for value in row[2:])] for row in rows)
+    writer.writerows([value if isinstance(value, (str, int)) else f"{value:.4f}" for value in row] for row in rows)
     write_text_atomically(path, text.getvalue())
 
 
