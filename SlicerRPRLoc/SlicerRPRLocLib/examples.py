@@ -342,24 +342,12 @@ class Examples:
 
     def _new_preview(self, example: Node) -> Node:
         organ = nodes.organ_of(example)
-        # Subject hierarchy looks at a node once, when it comes into the scene: it must be a hidden one by then.
-        preview = self._scene.CreateNodeByClass("vtkMRMLMarkupsROINode")
-        preview.SetName(f"{organ} (preview)")
-        preview.SetAttribute(nodes.ROLE, "preview")
-        preview.SetHideFromEditors(True)
-        preview.SetSaveWithScene(False)
-        preview.SetLocked(True)
-        preview.SetSelectable(False)
-        with nodes.keeping_place_node(self._scene):
-            self._scene.AddNode(preview)
-        preview.UnRegister(None)  # the scene holds it from here on
+        preview = views.add_hidden_roi(self._scene, f"{organ} (preview)", "preview")
         preview.SetNodeReferenceID(EXAMPLE, example.GetID())
         preview.SetNodeReferenceID(nodes.VOLUME, nodes.volume_of(example).GetID())
-        preview.CreateDefaultDisplayNodes()
         nodes.paint(preview, organ)
         display = preview.GetDisplayNode()
         display.SetFillOpacity(0.1)
-        display.SetSaveWithScene(False)
         views.draw_like(display, example.GetDisplayNode())
         return preview
 

@@ -32,8 +32,8 @@ class _State:
     examples: tuple[_ExamplePoints, ...]
     results: tuple[Result, ...]
     landmarks: tuple[FoundLandmark, ...]
-    absent: tuple[tuple[str, str], ...]
-    """Of each volume's id the JSON of the organs and landmarks that are not in it."""
+    absent: tuple[tuple[str, str, str], ...]
+    """Of each volume's id the JSON of what is not in it, and of that at which a person has looked."""
 
 
 class History:
@@ -105,19 +105,19 @@ class History:
                 self._examples.set_points(example, marked.points_ras)
         results = {(result.volume_id, result.organ, False) for result in state.results}
         results |= {(result.volume_id, result.found.landmark, True) for result in state.landmarks}
-        for node in self._results.located():
-            if (nodes.volume_of(node).GetID(), nodes.organ_of(node), nodes.is_landmark(node)) not in results:
-                self._results.remove(node)
-        for result in state.results:
-            if self._volume(result.volume_id) is not None:
-                self._results.put(result)
-        for landmark in state.landmarks:
-            if self._volume(landmark.volume_id) is not None:
-                self._results.put_landmark(landmark)
-        absent = dict.fromkeys(self._results.absent_json(), "") | dict(state.absent)
-        for volume_id, found_json in absent.items():
+        keys = {
+            node.GetID(): (nodes.volume_of(node).GetID(), nodes.organ_of(node), nodes.is_landmark(node))
+            for node in self._results.located()
+        }
+        self._results.remove_all([node for node in self._results.located() if keys[node.GetID()] not in results])
+        found: list[Result | FoundLandmark] = [*state.results, *state.landmarks]
+        self._results.put_all(result for result in found if self._volume(result.volume_id) is not None)
+        absent = dict.fromkeys(self._results.absent_json(), ("", ""))
+        absent |= {volume_id: (found_json, ticks_json) for volume_id, found_json, ticks_json in state.absent}
+        for volume_id, (found_json, ticks_json) in absent.items():
             if self._volume(volume_id) is not None:
                 self._results.put_absent(volume_id, found_json)
+                self._results.put_absent_ticks(volume_id, ticks_json)
         views.draw_over_own_scans(self._results.scene)
 
     def _present(self) -> _State:
@@ -132,12 +132,13 @@ class History:
         ]
         results = [self._results.record(roi) for roi in self._results.rois()]
         landmarks = [self._results.landmarks.record(node) for node in self._results.landmarks.all()]
+        absent = self._results.absent_json()
         # Sorted, because what is removed and made again comes last in the scene.
         return _State(
             tuple(sorted(examples, key=lambda marked: (marked.volume_id, marked.organ))),
             tuple(sorted(results, key=lambda result: (result.volume_id, result.found_json))),
             tuple(sorted(landmarks, key=lambda result: (result.volume_id, result.found_json))),
-            tuple(sorted(self._results.absent_json().items())),
+            tuple(sorted((id_, text, self._results.absent_ticks(id_)) for id_, text in absent.items())),
         )
 
     def _volume(self, node_id: str) -> nodes.Node | None:

@@ -50,15 +50,6 @@ class FoundLandmark:
         return self.detections.located_landmarks[0]
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the table says of a landmark."""
-
-    error: str
-    doubtful: bool
-    tip: str
-
-
 def with_targets(
     found: Detections, targets: Iterable[OrganDetection | AbsentOrgan | LandmarkDetection | AbsentLandmark]
 ) -> Detections:
@@ -103,21 +94,6 @@ class Landmarks:
         """The landmark with its point as the user has left it."""
         record = self.record(node)
         return replace(record.found, point_ras=np.array(record.point_ras))
-
-    def describe(self, node: Node) -> Told:
-        """What the table says of it."""
-        record, corrected = self.record(node), self.is_corrected(node)
-        found, error_mm = record.found, record.found.expected_error_mm
-        doubtful = error_mm is not None and error_mm > DOUBTFUL_MM and not corrected
-        tip = [
-            f"In the scan: {'not calibrated' if found.in_scan is None else f'{100.0 * found.in_scan:.0f} %'}.",
-            f"RAS: {', '.join(f'{value:.0f}' for value in record.point_ras)} mm.",
-            f"The votes for it spread {found.spread_mm:.1f} mm.",
-            "Corrected by hand." if corrected else "",
-            "Doubtful: it may be off by more than a centimetre." if doubtful else "",
-        ]
-        error = "" if error_mm is None else f"{error_mm:.1f}"
-        return Told("corrected" if corrected else error, doubtful, "\n".join(filter(None, tip)))
 
     def put(self, result: FoundLandmark, folder: str) -> None:
         """Make the node of a result hold it; it is made, in this folder beside the volume, if it is missing."""

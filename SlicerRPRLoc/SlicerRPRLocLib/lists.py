@@ -10,10 +10,10 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from SlicerRPRLocLib.results import Key, Row
+from SlicerRPRLocLib.review import Column, Key, Row, by_column
 
-_DOUBTFUL_RGB = 255, 205, 130
-_CHECKED_COLUMN = 4
+_MEASURED_ROWS = 100
+"""How many rows tell how wide the columns of the table have to be."""
 
 
 class _Filled:
@@ -109,36 +109,95 @@ class ChoiceList(_Filled):
 
 
 class ResultTable(_Filled):
-    """The results in a QTableWidget.
+    """The results in a QTableWidget, the most doubtful first or in the order of the column whose header was clicked.
 
     ``on_row`` is called when the user clicks a row or goes to it by a key, ``on_tick`` when he ticks it.
     """
 
     def __init__(self, table: Any, on_row: Callable[[Key], None], on_tick: Callable[[Key, bool], None]) -> None:
         self._table, self._on_row, self._on_tick = table, on_row, on_tick
-        self._rows: list[Row] = []
+        self._given: list[Row] = []
+        self.rows: list[Row] = []
+        """The rows from top to bottom."""
         self.key: Key | None = None
         """What the row that is chosen is about."""
-        table.setColumnCount(5)
-        titles = (_("Name"), _("Scan"), _("Size mm"), _("Expected error mm"), _("Checked"))
+        self._column, self._backwards = Column.ERROR, False
+        titles = (_("Name"), _("Scan"), _("Size mm"), _("Error mm"), _("Checked"))
+        table.setColumnCount(len(titles))
         table.setHorizontalHeaderLabels(list(titles))
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        self._header = table.horizontalHeader()
+        self._header.setResizeContentsPrecision(_MEASURED_ROWS)
+        self._header.setSortIndicatorShown(True)
+        self._header.setSectionsClickable(True)
+        self._header.sectionClicked.connect(self.sort)
+        self._show_order()
         table.verticalHeader().hide()
         table.currentCellChanged.connect(lambda row, *_others: self._go(row))
         table.cellClicked.connect(lambda row, *_others: self._go(row))
         table.itemChanged.connect(self._ticked)
 
-    def show(self, rows: Sequence[Row]) -> None:
+    @property
+    def row(self) -> Row | None:
+        """The row that is chosen."""
+        return next((row for row in self.rows if row.key == self.key), None)
+
+    def show(self, given: Sequence[Row]) -> None:
         """Show these rows; the one that was chosen stays so, wherever it is now."""
-        if list(rows) == self._rows:
-            return
+        if list(given) != self._given:
+            self._given = list(given)
+            self._write(by_column(given, self._column, backwards=self._backwards))
+
+    def sort(self, column: int) -> None:
+        """Order the rows by a column; by the one they are ordered by already, the other way round."""
+        self._backwards = column == self._column and not self._backwards
+        self._column = Column(column)
+        self._show_order()
+        self._write(by_column(self._given, self._column, backwards=self._backwards))
+
+    def choose(self, key: Key) -> None:
+        """Choose a row without telling anybody."""
+        self.key = key
+        index = [row.key for row in self.rows].index(key)
         with self.filling():
-            if len(rows) != len(self._rows):
-                self._table.setRowCount(len(rows))
+            self._table.setCurrentCell(index, 0)
+            self._table.scrollToItem(self._table.item(index, 0))
+
+    def update(self, row: Row) -> None:
+        """Show another state of a row, where it is."""
+        index = [one.key for one in self.rows].index(row.key)
+        before = self.rows[index]
+        for rows in (self._given, self.rows):
+            rows[:] = [row if row.key == one.key else one for one in rows]
+        with self.filling():
+            self._fill(index, row, before)
+
+    def tick(self, key: Key) -> None:
+        """Tick a row without telling anybody."""
+        row = next(row for row in self.rows if row.key == key)
+        self.update(replace(row, checked=True))
+
+    def _write(self, rows: list[Row]) -> None:
+        """Take out what is gone, put in what is new, and write what differs: of many rows mostly few change."""
+        with self.filling():
+            wanted = set(rows)
+            for index in reversed(range(len(self.rows))):
+                stays = index < len(rows) and rows[index].key == self.rows[index].key
+                if not stays and self.rows[index] not in wanted:
+                    self._table.removeRow(index)
+                    del self.rows[index]
+            there = set(self.rows)
             for index, row in enumerate(rows):
-                if index >= len(self._rows) or self._rows[index] != row:
-                    self._fill(index, row)
-            self._rows = list(rows)
+                before = self.rows[index] if index < len(self.rows) else None
+                if before is None or (before.key != row.key and row not in there):
+                    self._table.insertRow(index)
+                    self.rows.insert(index, row)
+                    self._fill(index, row, None)
+                elif before != row:
+                    self.rows[index] = row
+                    self._fill(index, row, before)
+            self._table.setRowCount(len(rows))
+            self.rows = rows
+            self._table.resizeColumnsToContents()  # once: a header that does it by itself does so at each cell
             keys = [row.key for row in rows]
             if self.key in keys:
                 self._table.selectRow(keys.index(self.key))
@@ -147,32 +206,41 @@ class ResultTable(_Filled):
                 self._table.clearSelection()
                 self._table.setCurrentCell(-1, -1)
 
-    def _fill(self, index: int, row: Row) -> None:
-        for column, text in enumerate((row.organ, row.scan, row.size, row.error, "")):
-            item = qt.QTableWidgetItem(text)
-            flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
-            if column == _CHECKED_COLUMN:
-                flags |= qt.Qt.ItemIsUserCheckable
+    def _fill(self, index: int, row: Row, before: Row | None) -> None:
+        """Write what differs from the row that was there; new items only for new colours, which cannot be taken off."""
+        step, new = row.step, before is None or before.step is not row.step
+        for column, text in zip(Column, (row.organ, row.scan, row.size, row.error, ""), strict=True):
+            item = qt.QTableWidgetItem() if new else self._table.item(index, int(column))
+            item.setText(text)
+            if column in (Column.ORGAN, Column.ERROR):
+                item.setToolTip(row.tip)
+            if new:
+                flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
+                item.setFlags(flags | qt.Qt.ItemIsUserCheckable if column is Column.CHECKED else flags)
+            if column is Column.CHECKED:
                 item.setCheckState(_state(row.checked))
-            item.setFlags(flags)
-            item.setToolTip(row.tip)
-            if row.doubtful:
-                item.setBackground(qt.QBrush(qt.QColor(*_DOUBTFUL_RGB)))
-                item.setForeground(qt.QBrush(qt.QColor(0, 0, 0)))
-            self._table.setItem(index, column, item)
+            if new and step is not None:
+                item.setBackground(qt.QBrush(qt.QColor(*step.ground)))
+                item.setForeground(qt.QBrush(qt.QColor(*step.text)))
+            if new:
+                self._table.setItem(index, int(column), item)
+
+    def _show_order(self) -> None:
+        downwards = (self._column is Column.ERROR) != self._backwards  # the largest error is the first
+        order = qt.Qt.DescendingOrder if downwards else qt.Qt.AscendingOrder
+        self._header.setSortIndicator(int(self._column), order)
 
     def _go(self, row: int) -> None:
-        if not self._filling and 0 <= row < len(self._rows):
-            self.key = self._rows[row].key
+        if not self._filling and 0 <= row < len(self.rows):
+            self.key = self.rows[row].key
             self._on_row(self.key)
 
     def _ticked(self, item: Any) -> None:
-        if self._filling or item.column() != _CHECKED_COLUMN or item.row() >= len(self._rows):
+        if self._filling or item.column() != Column.CHECKED or item.row() >= len(self.rows):
             return
-        index, checked = item.row(), item.checkState() == qt.Qt.Checked
-        row = replace(self._rows[index], checked=checked)
-        if row != self._rows[index]:
-            self._rows[index] = row  # its items stay: Qt is at one of them
+        row, checked = self.rows[item.row()], item.checkState() == qt.Qt.Checked
+        if row.checked != checked:
+            self.update(replace(row, checked=checked))
             self._on_tick(row.key, checked)
 
 

@@ -29,6 +29,7 @@ from SlicerRPRLocLib.results import Results
 from SlicerRPRLocLib.runs import Answer, Event, Run, Step, Update, at_once
 from SlicerRPRLocLib.sets import Sets
 from SlicerRPRLocLib.steps import Steps, nothing
+from SlicerRPRLocLib.teaching import Again
 
 _HANDOVER_S = 0.05  # of each poll
 _WAIT_S = 0.05
@@ -151,28 +152,53 @@ class RPRLocLogic:
         wanted = self._wanted(organs)
         if len(queries) == 1:
             nodes.volume_from_node(queries[0])
+        self._search([(scan, wanted) for scan in queries], wanted, lambda *found: self.results.apply([found]))
+
+    def locate_again(self) -> None:
+        """Start to bring all findings up to date with the examples that there are now, in all scans with results.
+
+        What a person corrects or ticks is left alone, and so are examples. Results come as by :meth:`locate`, and the
+        end tells what has changed. Raises InputError, and starts nothing, if nothing is open.
+        """
+        self._require_idle()
+        again = Again(self.results, self.examples, self._wanted(None))
+        queries = [(self.scene.GetNodeByID(volume_id), organs) for volume_id, organs in again.by_scan.items()]
+        organs = dict.fromkeys(organ for _, names in queries for organ in names)
+        self._search(queries, list(organs), again.put, lambda: again.told)
+
+    def _search(
+        self,
+        queries: Sequence[tuple[Node, list[str]]],
+        organs: Sequence[str],
+        put: Callable[[Node, Detections], list[str]],
+        told: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Begin to locate in volumes, in each its organs, by all examples of ``organs``.
+
+        ``put`` brings an answer into the scene and gives remarks; ``told`` says more in the end.
+        """
         self.history.record()
         answers: list[tuple[Node, Detections]] = []
 
         def so_far() -> str:
-            return f"{_count(found for _, found in answers)} in {len(answers)} of {len(queries)} scans."
+            counted = f"{_count(found for _, found in answers)} in {len(answers)} of {len(queries)} scans."
+            return f"{counted} {told()}".strip()
 
         def finish() -> str:
             run.remarks += dict.fromkeys(f"{v.GetName()}: {w}" for v, found in answers for w in found.warnings)
             return so_far()
 
         run = Run(finish, lambda: so_far() if answers else "")
-
-        support_set = self._steps.add_set(run, wanted)
-        for volume in queries:
+        support_set = self._steps.add_set(run, organs)
+        for volume, names in queries:
 
             def keep(answer: Answer, volume: Node = volume) -> None:
                 found = _detections(answer)
-                run.remarks += self._or_as_before(lambda: self.results.apply([(volume, found)]))
+                run.remarks += self._or_as_before(lambda: put(volume, found))
                 self.history.record(owner=run)
                 answers.append((volume, found))
 
-            run.add([self._steps.locate(volume, support_set, wanted, keep, vital=len(queries) == 1)])
+            run.add([self._steps.locate(volume, support_set, names, keep, vital=len(queries) == 1)])
         self._begin(run)
 
     def locate_and_wait(

@@ -285,7 +285,16 @@ def pose_of_box(box: Box) -> Pose:
 
 def box_of_roi(roi: Node) -> Box:
     """The RAS box around a ROI in the world; for a ROI along the RAS axes, its own."""
-    corners_ras = apply_affine(matrix_array(roi.GetObjectToWorldMatrix()), _CORNERS * (0.5 * np.array(roi.GetSize())))
+    return _box_around(matrix_array(roi.GetObjectToWorldMatrix()), roi.GetSize())
+
+
+def box_of_pose(pose: Pose) -> Box:
+    """The same for the pose of a ROI without parent transform."""
+    return _box_around(np.reshape(pose.matrix, (4, 4)), pose.size_mm)
+
+
+def _box_around(ras_from_object: NDArray[np.float64], size_mm: Sequence[float]) -> Box:
+    corners_ras = apply_affine(ras_from_object, _CORNERS * (0.5 * np.array(size_mm)))
     return Box(corners_ras.min(0), corners_ras.max(0))
 
 

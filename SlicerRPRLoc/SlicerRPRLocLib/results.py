@@ -7,8 +7,9 @@ is kept with the volume and told in the table.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import vtk
@@ -16,16 +17,15 @@ from numpy.typing import ArrayLike
 
 from rprloc import WALLS, AbsentOrgan, Box, Detections, OrganDetection
 from rprloc.detection import AbsentLandmark
+from rprloc.geometry import Points
 from SlicerRPRLocLib import landmarks, nodes, views
 from SlicerRPRLocLib.landmarks import FoundLandmark, Landmarks, with_targets
-from SlicerRPRLocLib.nodes import ROLE, Node, Pose, Scene, find_volume, organ_of, volume_of
+from SlicerRPRLocLib.nodes import ROLE, Node, Pose, Scene, find_volume, is_clone, organ_of, volume_of
+from SlicerRPRLocLib.review import Key, Row, most_doubtful_first
 
 _FOUND, _CHECKED = landmarks.FOUND, landmarks.CHECKED
 _ABSENT, _ABSENT_CHECKED = "RPRLoc.Absent", "RPRLoc.AbsentChecked"
-_MOVED_MM, _DOUBTFUL_MM, _parsed = landmarks.MOVED_MM, landmarks.DOUBTFUL_MM, landmarks.parsed
-
-Key = tuple[str, str]
-"""A volume's id and an organ or a landmark: what a row of the table is about, whether it was found or is absent."""
+_MOVED_MM, _parsed = landmarks.MOVED_MM, landmarks.parsed
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,6 @@ class Result:
         return self.found.organ
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of the table of results; ``tip`` says the rest. A doubtful one is worth a look before the others."""
-
-    key: Key
-    organ: str
-    scan: str
-    size: str
-    error: str
-    checked: bool
-    doubtful: bool
-    tip: str
-
-
 class Results:
     """The results in a scene."""
 
@@ -78,24 +64,25 @@ class Results:
 
     def rois(self) -> list[Node]:
         """The ROIs of all results whose volume is there, volume by volume; the user's copies of them are none."""
-        found = [
-            roi
-            for roi in nodes.of_class(self.scene, "vtkMRMLMarkupsROINode")
-            if roi.GetAttribute(ROLE) == "result" and find_volume(roi) is not None and not nodes.is_clone(roi)
-        ]
-        volumes = list(dict.fromkeys(volume_of(roi).GetID() for roi in found))
-        return sorted(found, key=lambda roi: volumes.index(volume_of(roi).GetID()))
+        by_volume: dict[str, list[Node]] = {}
+        for roi in nodes.of_class(self.scene, "vtkMRMLMarkupsROINode"):
+            if roi.GetAttribute(ROLE) == "result" and not is_clone(roi) and find_volume(roi) is not None:
+                by_volume.setdefault(roi.GetNodeReferenceID(nodes.VOLUME), []).append(roi)
+        return [roi for rois in by_volume.values() for roi in rois]
 
     def roi(self, volume: Node, organ: str) -> Node | None:
-        return next((roi for roi in self.rois() if volume_of(roi) is volume and organ_of(roi) == organ), None)
+        return self._by_key().get((volume.GetID(), organ))
 
     def points(self, roi: Node) -> Node | None:
         """The point list that belongs to a ROI."""
-        for node in nodes.of_class(self.scene, "vtkMRMLMarkupsFiducialNode"):
-            same = organ_of(node) == organ_of(roi) and find_volume(node) is volume_of(roi)
-            if same and node.GetAttribute(ROLE) == "result points" and not nodes.is_clone(node):
-                return node
-        return None
+        return self._point_lists().get(_key(roi))
+
+    def _by_key(self) -> dict[Key, Node]:
+        return {_key(roi): roi for roi in self.rois()}
+
+    def _point_lists(self) -> dict[Key, Node]:
+        lists = nodes.of_class(self.scene, "vtkMRMLMarkupsFiducialNode")
+        return {_key(node): node for node in lists if node.GetAttribute(ROLE) == "result points" and not is_clone(node)}
 
     def record(self, roi: Node) -> Result:
         """What a result's nodes hold."""
@@ -111,7 +98,12 @@ class Results:
 
     def as_it_is(self, roi: Node) -> OrganDetection:
         """The organ of a ROI with its box as the user has left it."""
-        return _with_box(self.record(roi).found, nodes.box_of_roi(roi))
+        found = self.record(roi).found
+        return _with_box(found, nodes.box_of_roi(roi)) if self.is_corrected(roi) else found
+
+    def points_on_walls(self, roi: Node) -> Points:
+        """The six extreme points (6, 3) on the walls of a ROI as the user has left it, in the order of WALLS."""
+        return _with_box(self.record(roi).found, nodes.box_of_roi(roi)).points_ras
 
     def as_they_are(self, volume: Node) -> Detections:
         """All organs and landmarks of a volume as the user has left them, then of each kind those that are absent."""
@@ -130,8 +122,10 @@ class Results:
         for volume, found in answers:
             found = replace(found, query=volume.GetName() or found.query)
             absent = self.absent(volume)
+            there, gone = self._located_by_key(), []
+            new: list[Result | FoundLandmark] = []
             for name, one in found.targets.items():
-                known = self.find_located((volume.GetID(), name))
+                known = there.get((volume.GetID(), name))
                 if known is not None and self.is_corrected(known):
                     what = "point" if nodes.is_landmark(known) else "ROI"
                     told.append(
@@ -146,16 +140,18 @@ class Results:
                     what = "ROI" if is_organ else "point"
                     told.append(f"{volume.GetName()}: {name} is {one.remark} and gets no {what}.")
                     if known is not None:
-                        self.remove(known)
+                        gone.append(known)
                     continue
                 if known is not None and nodes.is_landmark(known) == is_organ:  # the name has another meaning now
-                    self.remove(known)
+                    gone.append(known)
                 alone = with_targets(found, [one]).to_json()
                 if isinstance(one, OrganDetection):
-                    self.put(Result(volume.GetID(), alone, nodes.pose_of_box(one.box), checked=False))
+                    new.append(Result(volume.GetID(), alone, nodes.pose_of_box(one.box), checked=False))
                 else:
                     point_ras = tuple(one.point_ras.tolist())
-                    self.put_landmark(FoundLandmark(volume.GetID(), alone, point_ras, checked=False))
+                    new.append(FoundLandmark(volume.GetID(), alone, point_ras, checked=False))
+            self.remove_all(gone)
+            self.put_all(new)
             without = with_targets(found, absent.values())
             self.put_absent(volume.GetID(), without.to_json() if absent else "")
             looked_at = self._absent_checked(volume) - set(found.targets)
@@ -173,15 +169,36 @@ class Results:
         targets = _parsed(text).targets if text else {}
         return {name: one for name, one in targets.items() if isinstance(one, (AbsentOrgan, AbsentLandmark))}
 
+    def absent_ticks(self, volume_id: str) -> str:
+        """Which of what is absent in a volume a person has looked at, as JSON; "" if nothing."""
+        return self.scene.GetNodeByID(volume_id).GetAttribute(_ABSENT_CHECKED) or ""
+
+    def put_absent_ticks(self, volume_id: str, ticks_json: str) -> None:
+        """Keep what :meth:`absent_ticks` has given."""
+        self.scene.GetNodeByID(volume_id).SetAttribute(_ABSENT_CHECKED, ticks_json or None)
+
     def put_absent(self, volume_id: str, found_json: str) -> None:
         """Keep with a volume what is not in it: the JSON of the detections, or nothing."""
         self.scene.GetNodeByID(volume_id).SetAttribute(_ABSENT, found_json or None)
 
-    def put(self, result: Result) -> None:
-        """Make the nodes of a result hold it; they are made if they are missing."""
+    def put_all(self, results: Iterable[Result | FoundLandmark]) -> None:
+        """Make the nodes of results hold them; they are made if they are missing, and left alone if they do already."""
+        rois, point_lists = self._by_key(), self._point_lists()
+        known = {_key(node): node for node in self.landmarks.all()}
+        for result in results:
+            if isinstance(result, FoundLandmark):
+                node = known.get((result.volume_id, result.found.landmark))
+                if node is None or self.landmarks.record(node) != result:
+                    self.landmarks.put(result, _folder(self.scene.GetNodeByID(result.volume_id)))
+                continue
+            key = result.volume_id, result.organ
+            roi, points = rois.get(key), point_lists.get(key)
+            if roi is None or points is None or self.record(roi) != result:
+                self._put(result, roi, points)
+
+    def _put(self, result: Result, roi: Node | None, points: Node | None) -> None:
         volume, found = self.scene.GetNodeByID(result.volume_id), result.found
         folder = _folder(volume)
-        roi = self.roi(volume, found.organ)
         if roi is None:
             kind = "vtkMRMLMarkupsROINode"
             roi = nodes.new_markups(kind, found.organ, "result", found.organ, volume, folder=folder)
@@ -189,7 +206,6 @@ class Results:
             display.SetFillOpacity(0.15)
             display.SetPropertiesLabelVisibility(True)
             display.SetHandlesInteractive(False)
-        points = self.points(roi)
         if points is None:
             kind, name = "vtkMRMLMarkupsFiducialNode", f"{found.organ} points"
             points = nodes.new_markups(kind, name, "result points", found.organ, volume, folder=folder)
@@ -205,26 +221,30 @@ class Results:
         points.SetLocked(True)
         roi.SetDescription(f"RPR-Loc: {found.remark}; mean spread of the votes {found.spread_mm.mean():.1f} mm")
 
-    def put_landmark(self, result: FoundLandmark) -> None:
-        """Make the node of a landmark hold it; it is made if it is missing."""
-        self.landmarks.put(result, _folder(self.scene.GetNodeByID(result.volume_id)))
-
-    def remove(self, roi: Node) -> None:
+    def remove(self, located: Node) -> None:
         """Remove a ROI with its points, or a landmark."""
-        folder = _folder(volume_of(roi))
-        for node in (None if nodes.is_landmark(roi) else self.points(roi), roi):
+        self.remove_all([located])
+
+    def remove_all(self, located: Sequence[Node]) -> None:
+        """Remove results, ROIs with their points, and folders that are empty then."""
+        if not located:
+            return
+        folders = {_folder(volume_of(node)) for node in located}
+        point_lists = self._point_lists()
+        points = [point_lists.get(_key(node)) for node in located if not nodes.is_landmark(node)]
+        for node in [*points, *located]:
             if node is not None:
                 nodes.remove(node)
-        nodes.remove_empty_folder(self.scene, folder)
+        for folder in folders:
+            nodes.remove_empty_folder(self.scene, folder)
 
     def remove_orphans(self) -> None:
         """Remove ROIs and landmarks whose volume is gone, and the points of ROIs that are gone."""
         self.landmarks.remove_orphans()
-        known = {(organ_of(roi), volume_of(roi).GetID()) for roi in self.rois()}
+        known = self._by_key()
         for kind, role in (("vtkMRMLMarkupsROINode", "result"), ("vtkMRMLMarkupsFiducialNode", "result points")):
             for node in nodes.of_class(self.scene, kind):
-                key = organ_of(node), node.GetNodeReferenceID(nodes.VOLUME)
-                if node.GetAttribute(ROLE) == role and key not in known and not nodes.is_clone(node):
+                if node.GetAttribute(ROLE) == role and _key(node) not in known and not is_clone(node):
                     nodes.remove(node)
 
     def show(self, key: Key) -> None:
@@ -245,36 +265,37 @@ class Results:
 
     # The table
 
-    def rows(self) -> list[Row]:
-        """What the table shows: volume by volume, in each the most doubtful first and what is absent last."""
-        rows: dict[str, list[tuple[float, Row]]] = {}
-        for roi in self.rois():
-            row = self._row(roi)
-            found = self.record(roi).found
-            rows.setdefault(row.key[0], []).append((-(found.expected_wall_error_mm or 0.0), row))
-        for node in self.landmarks.all():
-            record, told = self.landmarks.record(node), self.landmarks.describe(node)
-            key, scan = (record.volume_id, record.found.landmark), volume_of(node).GetName()
-            row = Row(key, key[1], scan, "point", told.error, record.checked, told.doubtful, told.tip)
-            rows.setdefault(key[0], []).append((-(record.found.expected_error_mm or 0.0), row))
-        for volume_id in self.absent_json():
-            volume = self.scene.GetNodeByID(volume_id)
-            checked = self._absent_checked(volume)
-            for name, one in self.absent(volume).items():
-                tip = f"{one.remark.capitalize()}."
-                row = Row((volume_id, name), name, volume.GetName(), "absent", "", name in checked, False, tip)
-                rows.setdefault(volume_id, []).append((np.inf, row))
-        return [row for of_volume in rows.values() for _, row in sorted(of_volume, key=lambda pair: pair[0])]
+    def rows(self, volume: Node | None = None) -> list[Row]:
+        """A row for each finding, in all scans or in one, the most doubtful first."""
+        rows = [self.row(node) for node in self.located() if volume is None or volume_of(node) is volume]
+        for scan in nodes.scans(self.scene) if volume is None else [volume]:
+            checked = self._absent_checked(scan)
+            rows += [
+                Row.of_absent((scan.GetID(), name), scan.GetName(), one, checked=name in checked)
+                for name, one in self.absent(scan).items()
+            ]
+        return most_doubtful_first(rows)
+
+    def row(self, located: Node) -> Row:
+        """The row of a ROI or a landmark as it is now."""
+        scan = volume_of(located).GetName()
+        if nodes.is_landmark(located):
+            return _row_of_landmark(self.landmarks.record(located), scan, self.landmarks.is_corrected(located))
+        record = self.record(located)
+        if located.GetParentTransformNode() is None:
+            return _row(record, scan)
+        return _row_of(record, scan, nodes.box_of_roi(located))
+
+    def _located_by_key(self) -> dict[Key, Node]:
+        return {_key(node): node for node in reversed(self.located())}
 
     def find_located(self, key: Key) -> Node | None:
         """The ROI of a row, or its landmark; None if it is absent, or the row is no more."""
-        volume = self.scene.GetNodeByID(key[0])
-        return None if volume is None else self.roi(volume, key[1]) or self.landmarks.find(volume, key[1])
+        return self._located_by_key().get(key)
 
     def find(self, key: Key) -> Node | None:
         """The ROI of a row; None if it is about a landmark, the organ is absent, or the row is no more."""
-        volume = self.scene.GetNodeByID(key[0])
-        return None if volume is None else self.roi(volume, key[1])
+        return self._by_key().get(key)
 
     def check(self, key: Key, checked: bool) -> None:
         """Keep that a person has looked at a row, with what was found or, if it is absent, with the volume."""
@@ -305,33 +326,11 @@ class Results:
                         roi.SetAttribute(_CHECKED, str(int(vtk.vtkVariant(ticks.GetValue(row)).ToInt())))
                 nodes.remove(table)
 
-    def _row(self, roi: Node) -> Row:
-        found, box, error = self.record(roi).found, nodes.box_of_roi(roi), self.record(roi).found.expected_wall_error_mm
-        corrected = self.is_corrected(roi)
-        doubtful = error is not None and error > _DOUBTFUL_MM and not corrected
-        tip = [
-            f"In the scan: {_in_the_scan(found)}.",
-            f"Centre RAS: {', '.join(f'{value:.0f}' for value in box.centre_ras)} mm.",
-            f"The votes for its points spread {found.spread_mm.mean():.1f} mm.",
-            "Corrected by hand." if corrected else "",
-            "Doubtful: each wall may be off by more than a centimetre. Look at all six." if doubtful else "",
-        ]
-        return Row(
-            (volume_of(roi).GetID(), organ_of(roi)),
-            organ_of(roi),
-            volume_of(roi).GetName(),
-            " x ".join(f"{length:.0f}" for length in box.size_mm),
-            "corrected" if corrected else _error_text(found),
-            roi.GetAttribute(_CHECKED) == "1",
-            doubtful,
-            "\n".join(filter(None, tip)),
-        )
-
     def _absent_checked(self, volume: Node) -> set[str]:
-        return set(json.loads(volume.GetAttribute(_ABSENT_CHECKED) or "[]"))
+        return set(json.loads(self.absent_ticks(volume.GetID()) or "[]"))
 
     def _keep_absent_checked(self, volume: Node, organs: set[str]) -> None:
-        volume.SetAttribute(_ABSENT_CHECKED, json.dumps(sorted(organs)) if organs else None)
+        self.put_absent_ticks(volume.GetID(), json.dumps(sorted(organs)) if organs else "")
 
 
 def _folder(volume: Node) -> str:
@@ -344,19 +343,37 @@ def _centre(located: Node) -> ArrayLike:
     return nodes.defined_points(located)[0] if nodes.is_landmark(located) else nodes.box_of_roi(located).centre_ras
 
 
-def _error_text(found: OrganDetection) -> str:
-    return "" if found.expected_wall_error_mm is None else f"{found.expected_wall_error_mm:.1f}"
+@lru_cache(maxsize=4096)
+def _row(record: Result, scan: str) -> Row:
+    """The row of a ROI without parent transform; kept, because of many rows few change."""
+    return _row_of(record, scan, nodes.box_of_pose(record.pose))
 
 
-def _in_the_scan(found: OrganDetection) -> str:
-    if found.presence is None:
-        return "not calibrated"
-    chance = found.presence.part if found.is_cut else found.presence.whole
-    return f"{'partly' if found.is_cut else 'wholly'} ({100.0 * chance:.0f} %)"
+def _row_of(record: Result, scan: str, box: Box) -> Row:
+    found = record.found
+    corrected = not box.same_as(found.box, _MOVED_MM)
+    key = record.volume_id, record.organ
+    return Row.of_box(key, scan, found, box, corrected=corrected, checked=record.checked)
+
+
+@lru_cache(maxsize=4096)
+def _row_of_landmark(record: FoundLandmark, scan: str, corrected: bool) -> Row:
+    found = record.found
+    key = record.volume_id, found.landmark
+    return Row.of_landmark(key, scan, found, record.point_ras, corrected=corrected, checked=record.checked)
+
+
+def _key(node: Node) -> Key:
+    return node.GetNodeReferenceID(nodes.VOLUME), organ_of(node)
 
 
 def _with_box(found: OrganDetection, box: Box) -> OrganDetection:
-    """The organ with its points moved to the walls of a box."""
-    points_ras = found.points_ras.copy()
+    """The organ with its points moved to the walls of a box, each at the same place of its wall as before.
+
+    No point lies outside of the box, so that another one than its own never marks a wall.
+    """
+    size_mm = np.where(found.box.size_mm > 0, found.box.size_mm, np.inf)
+    share = ((found.points_ras - found.box.min_ras) / size_mm).clip(0.0, 1.0)
+    points_ras = box.min_ras + share * box.size_mm
     points_ras[np.arange(6), np.arange(6) // 2] = box.walls_mm
     return replace(found, points_ras=points_ras)

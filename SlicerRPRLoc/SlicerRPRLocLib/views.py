@@ -89,12 +89,31 @@ def draw_over_own_scans(scene: Scene) -> None:
                     _draw_in(node.GetNthDisplayNode(index), views)
 
 
+def add_hidden_roi(scene: Scene, name: str, role: str) -> Node:
+    """A ROI that is there for the eye alone: not saved, not listed by other modules, and out of the mouse's reach."""
+    # Subject hierarchy looks at a node once, when it comes into the scene: it must be a hidden one by then.
+    roi = scene.CreateNodeByClass("vtkMRMLMarkupsROINode")
+    roi.SetName(name)
+    roi.SetAttribute(nodes.ROLE, role)
+    roi.SetHideFromEditors(True)
+    roi.SetSaveWithScene(False)
+    roi.SetLocked(True)
+    roi.SetSelectable(False)
+    with nodes.keeping_place_node(scene):
+        scene.AddNode(roi)
+    roi.UnRegister(None)  # the scene holds it from here on
+    roi.CreateDefaultDisplayNodes()
+    roi.GetDisplayNode().SetSaveWithScene(False)
+    return roi
+
+
 def draw_like(display: Node, other: Node) -> None:
-    """Draw in the views in which something else of the same scan is drawn."""
-    if other.GetAttribute(_HIDDEN):
-        _draw_in(display, ())
-    else:
-        display.SetViewNodeIDs(other.GetViewNodeIDs())
+    """Draw, or hide, like something else of the same scan."""
+    hidden = other.GetAttribute(_HIDDEN)
+    if display.GetAttribute(_HIDDEN) != hidden:
+        display.SetAttribute(_HIDDEN, hidden)
+    display.SetVisibility(other.GetVisibility())
+    display.SetViewNodeIDs(other.GetViewNodeIDs())
 
 
 def _draw_in(display: Node, views: Sequence[str]) -> None:

@@ -117,7 +117,9 @@ class SceneWatcher(VTKObservationMixin):
 
     def onResult(self, caller: Node, event: object = None) -> None:
         """A ROI or a landmark has changed, by the mouse or in any other way."""
-        if caller.GetID() not in self._dragged:
+        if caller.GetID() in self._dragged:
+            self.later("drag", lambda: self.followDrag(caller))
+        else:
             self.later("refresh", self.refresh)
 
     def onResultLetGo(self, caller: Node, event: object = None) -> None:
@@ -161,6 +163,10 @@ class SceneWatcher(VTKObservationMixin):
 
     def look(self, example: Node, *, dragging: bool) -> None:
         """Look at the points of an example, which have changed."""
+        raise NotImplementedError
+
+    def followDrag(self, located: Node) -> None:
+        """Show what the mouse makes of a ROI or a landmark while it drags it."""
         raise NotImplementedError
 
     def refresh(self) -> None:

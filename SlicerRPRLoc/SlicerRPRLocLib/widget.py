@@ -16,29 +16,27 @@ from SlicerRPRLocLib.buttons import reasons
 from SlicerRPRLocLib.export import export_results
 from SlicerRPRLocLib.handover import temporary_folder
 from SlicerRPRLocLib.installer import Installer, torch_extension
-from SlicerRPRLocLib.lists import CheckList, ChoiceList, ResultTable
+from SlicerRPRLocLib.lists import CheckList, ChoiceList
 from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.marking import MarkingSection
-from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.onward_panel import OnwardPanel
 from SlicerRPRLocLib.parameters import SlicerRPRLocLogic, SlicerRPRLocParameterNode
-from SlicerRPRLocLib.results import Key
+from SlicerRPRLocLib.reviewing import Reviewing
 from SlicerRPRLocLib.runner import Runner, serve_command
 from SlicerRPRLocLib.runs import Update
-from SlicerRPRLocLib.watching import SceneWatcher
 
 _POLL_MS = 50
 _IDLE_MS = 5 * 60 * 1000
 
 
-class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatcher):
+class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing):
     """The panel of the module."""
 
     logic: RPRLocLogic
 
     def __init__(self, parent: object = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
-        SceneWatcher.__init__(self)
+        Reviewing.__init__(self)
         self.parameters: Any = None  # a SlicerRPRLocParameterNode while the panel is shown
         self._gui_tag: int | None = None
         self._device = "auto"
@@ -60,7 +58,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
         self.organs = CheckList(self.ui.organList, self.showButtons)
         self.scans = CheckList(self.ui.scanList, self.showButtons)
         self.examples = ChoiceList(self.ui.exampleList, lambda key: self._try(lambda: self.onExample(key)))
-        self.table = ResultTable(self.ui.resultTable, lambda key: self._try(lambda: self.onRow(key)), self.onTick)
+        self.setUpReview()
         self.onward = OnwardPanel(self)
         self.completer = qt.QCompleter(list(terminology.names()))  # kept, because Qt does not own it
         self.completer.setCaseSensitivity(qt.Qt.CaseInsensitive)
@@ -79,9 +77,12 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
             "locateButton": self.onLocate,
             "folderButton": self.onLocateInFolder,
             "cancelButton": self.onCancel,
-            "undoButton": lambda: self.goTo(self.logic.history.undo),
-            "redoButton": lambda: self.goTo(self.logic.history.redo),
+            "nextButton": self.onNext,
+            "undoButton": lambda: self.change(self.logic.history.undo),
+            "redoButton": lambda: self.change(self.logic.history.redo),
             "deleteButton": self.onDeleteResult,
+            "teachButton": self.onUseAsExample,
+            "againButton": self.onLocateAgain,
             "exportButton": self.onExport,
             "cropButton": self.onCrop,
             **self.onward.actions(),
@@ -108,6 +109,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
         if hasattr(self, "table"):  # it was set up
             self.timer.stop()
             self.idleTimer.stop()
+            self.removeShortcuts()
             self.logic.close()
 
     def onReload(self) -> None:
@@ -118,10 +120,12 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
 
     def enter(self) -> None:
         self.connectParameters()
+        self.enterReview()
         self.refresh()
 
     def exit(self) -> None:
         self.stopPlacing()
+        self.exitReview()
         self.disconnectParameters()
         self.rest()
 
@@ -230,35 +234,12 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
 
     # 3. Results
 
-    def onRow(self, key: Key) -> None:
-        self.logic.results.show(key)
-        if self.logic.results.find_located(key) is None:
-            self.ui.statusLabel.setText(_("{organ} is not in the scan; the views show the scan.").format(organ=key[1]))
-        self.showButtons()
-
-    def onTick(self, key: Key, checked: bool) -> None:
-        self.logic.results.check(key, checked)
-        self.later("results", self.recordAndRefresh)
-
     def recordAndRefresh(self) -> None:
         self.logic.history.record()
         self.refresh()
 
-    def chosenResult(self) -> Node:
-        roi = None if self.table.key is None else self.logic.results.find(self.table.key)
-        if roi is None:
-            raise ValueError(_("No organ with a box is chosen. Click its row in the table of results."))
-        return roi
-
-    def onDeleteResult(self) -> None:
-        found = None if self.table.key is None else self.logic.results.find_located(self.table.key)
-        if found is None:
-            raise ValueError(_("No result is chosen. Click its row in the table of results."))
-        self.logic.results.remove(found)
-        self.recordAndRefresh()
-
-    def goTo(self, change: Callable[[], None]) -> None:
-        change()
+    def change(self, do: Callable[[], None]) -> None:
+        do()
         self.refresh()
 
     def onExport(self) -> None:
@@ -291,6 +272,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, SceneWatc
             self.ui.statusLabel.setText(_("Press Locate to install what is needed to show the results of this scene."))
         else:
             self.table.show(self.logic.results.rows())
+        self.ui.checkedLabel.setText(self.countChecked())
+        self.showFinding()
         self.showButtons()
 
     def showButtons(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -242,6 +243,17 @@ class Desktop:
         self.opened: list[Any] = []
         """The modules that were opened by their names, or by a node that they show."""
         self.database = Database()
+
+    @cached_property
+    def views(self) -> Any:
+        """What holds Slicer's views, which take the focus of the keyboard when they are clicked."""
+        from PySide6 import QtCore, QtWidgets
+
+        views = QtWidgets.QWidget()
+        view = QtWidgets.QFrame(views)
+        view.setObjectName("RedView")
+        view.setFocusPolicy(QtCore.Qt.StrongFocus)
+        return views
 
     def modules(self) -> dict[str, types.ModuleType]:
         from PySide6 import QtCore, QtGui, QtWidgets

@@ -246,14 +246,14 @@ def test_rows_tell_the_error_the_correction_and_what_is_absent(logic: RPRLocLogi
     assert [row.organ for row in rows] == ["tip", "apex", "root", "carina"]  # the doubtful first, the absent last
     assert [row.size for row in rows] == ["point"] * 3 + ["absent"]
     assert [row.error for row in rows] == ["17.0", "3.0", "", ""]
-    assert [row.doubtful for row in rows] == [True, False, False, False] and "centimetre" in rows[0].tip
+    assert ["Doubtful" in row.tip for row in rows] == [True, False, False, False] and "centimetre" in rows[0].tip
     for row in rows:
         logic.results.check(row.key, True)
     assert all(row.checked for row in logic.results.rows())
     point = logic.results.find_located(rows[0].key)
     point.SetNthControlPointPositionWorld(0, *(places + 2.0))
     row = next(row for row in logic.results.rows() if row.organ == "tip")
-    assert row.error == "corrected" and "Corrected by hand" in row.tip and not row.doubtful
+    assert row.error == "corrected" and "Corrected by hand" in row.tip and "Doubtful" not in row.tip
     told = logic.results.apply(found_in(bert, landmark("tip", places, 5.0)))
     assert told == [
         "The point of tip in bert was corrected by hand and is left as it is. Delete it to locate it again."
