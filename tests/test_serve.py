@@ -308,6 +308,17 @@ def test_a_set_is_read_once_and_again_when_it_is_another(
     assert gone["event"] == "error" and "There is no support set" in gone["message"]
 
 
+def test_a_file_whose_name_begins_like_a_ready_made_set(
+    example: ExampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("@trunk").write_bytes(example.support_set.read_bytes())
+    requests = [located(example, set="./@trunk"), {"id": 8, "command": "show", "set": "./@trunk"}]
+    found, shown = ends(answers(example, *requests))
+    assert [organ["organ"] for organ in found["result"]["organs"]] == ["bone", "lung"]
+    assert shown["result"]["organs"] == ["bone", "lung"]
+
+
 def test_a_mask_counts_while_its_points_are_those_that_are_given(example: ExampleFiles, tmp_path: Path) -> None:
     """The label map's bone as a mask of its own, and points that were moved since."""
     volume = read_volume(example.image)

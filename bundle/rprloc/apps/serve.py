@@ -167,13 +167,13 @@ class Server:
         return self._save(SupportSet.merge(SupportSet.load(path) for path in sets), out)
 
     def _show(self, request: _Request) -> dict[str, Any]:
-        return _describe(SupportSet.load(_path(request, "set")))
+        return _describe(SupportSet.load(_text_of_path(request, "set")))
 
     def _find(self, request: _Request) -> dict[str, Any]:
         return {"images": [str(scan.path) for scan in scans_below(_path(request, "folder"))]}
 
     def _locate(self, request: _Request) -> dict[str, Any]:
-        support_set = self._support_set(_path(request, "set"))
+        support_set = self._support_set(_text_of_path(request, "set"))
         organs = request.get("organs")
         if organs is not None and not (isinstance(organs, list) and organs and _are_texts(organs)):
             raise InputError('"organs" is not a list of names. Leave it out for all organs, or name some.')
@@ -201,12 +201,13 @@ class Server:
         support_set.save(out)
         return _describe(support_set)
 
-    def _support_set(self, path: Path) -> SupportSet:
+    def _support_set(self, name: str) -> SupportSet:
         """The set of a file, from memory if it is the one of the last request: a large one takes a while to read."""
-        key = (str(path), path.resolve(), _state_of(path))
+        path = Path(name)
+        key = (name, path.resolve(), _state_of(path))
         if self._last_set is None or self._last_set[0] != key:
             self._last_set = None  # two large ones need not be there at once
-            self._last_set = key, SupportSet.load(path)
+            self._last_set = key, SupportSet.load(name)
         return self._last_set[1]
 
     def _scan(self, request: _Request, *, pseudonym: bool = False) -> _Scan:
@@ -287,10 +288,15 @@ def _parsed(line: str) -> dict[str, Any]:
 
 
 def _path(request: _Request, name: str) -> Path:
+    return Path(_text_of_path(request, name))
+
+
+def _text_of_path(request: _Request, name: str) -> str:
+    """As it was given: a path leaves out ``./``, which tells a file from a ready-made set of its name."""
     value = request.get(name)
     if not isinstance(value, str) or not value or not _is_path(value):
         raise InputError(f'"{name}" is missing or no path. Add it to the request, as a path.')
-    return Path(value)
+    return value
 
 
 def _is_path(text: str) -> bool:
