@@ -98,6 +98,10 @@ def test_a_merged_set_keeps_what_still_holds_of_what_its_parts_say(example: Exam
     assert SupportSet.merge([one, other]).about == told
     more = SupportSet.merge([one, own]).about
     assert more == About("Chest; further examples", ("a phantom",), "MIT licence", "nine scans", told.measured)
+    # What was merged before is not said twice.
+    assert SupportSet.merge([SupportSet.merge([one, own]), other, part("dora", ["bone"], None)]).about == replace(
+        told, title="Chest; further examples; Lungs", measured_on="", measured={}
+    )
     # What is marked on the same scan changes what is known around all its organs.
     same = replace(own, supports=(replace(own.supports[0], scan="anna"),))
     joined = SupportSet.merge([one, same]).about

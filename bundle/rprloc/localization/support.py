@@ -467,7 +467,8 @@ def _join_about(sets: Iterable[SupportSet]) -> About | None:
     further = ["further examples"] if len(told) < len(different) else []
 
     def together(texts: Iterable[str]) -> str:
-        return "; ".join(dict.fromkeys(filter(None, texts)))
+        # What was put together before comes apart again, so that nothing is said twice.
+        return "; ".join(dict.fromkeys(part for text in texts for part in text.split("; ") if part))
 
     return About(
         together([*(about.title for _, about in told), *further]),
