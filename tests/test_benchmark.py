@@ -426,7 +426,8 @@ def test_an_interval_holds_the_mean_and_lies_within_the_values(values: list[floa
 def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, toy: Setting, phantom: Volume) -> None:
     module = method_module("rpr_paper")
     module.WIDTH["toy"], module.PATCH["toy"] = 2, ((32, 32, 32), (4.0, 4.0, 4.0))
-    module.REACH_MM["toy"], module.BATCH["toy"], module.MINUTES["toy"] = (300.0, 60.0), ((1, 6), (2, 4)), (0.1, 0.02)
+    # Two fine patches are often out of reach of each other, and then others are taken.
+    module.REACH_MM["toy"], module.BATCH["toy"], module.MINUTES["toy"] = (300.0, 60.0), ((1, 6), (1, 2)), (0.1, 0.02)
     case = replace(toy.cases[0], split="train")
     method = module.RprPaper(replace(toy, cases=(*toy.cases, replace(case, name="carl"))))
 
@@ -437,7 +438,7 @@ def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, t
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     assert len(read_checks(coarse)) == len(read_checks(fine)) == 1
     steps = torch.load(fine, weights_only=True)["steps"]
-    assert f"{2 * 4 * 3 * steps:,} pairs" in method.caution("toy")
+    assert f"and {steps:,} pairs" in method.caution("toy")  # a pair counts once
 
 
 def test_dense_latents_of_the_autoencoder_are_those_of_its_patches(method_module) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from rprloc.evaluation.scores import PairScore
 from scripts.benchmark.paper import look_up_figures
 from scripts.benchmark.registry import SUPERVISED
 from scripts.benchmark.scoring import MEAN, Interval, Result, awd_mm_of, interval_over_queries, iou_of
@@ -20,6 +21,8 @@ from scripts.benchmark.wording import (
     name_region,
     name_target,
 )
+
+UNDECIDED = "which may be chance"
 
 
 def describe_findings(results: Sequence[Result], region: str, cautions: Mapping[str, str]) -> str:
@@ -38,7 +41,7 @@ def describe_findings(results: Sequence[Result], region: str, cautions: Mapping[
         )
         nearest = min(unsupervised, key=lambda rival: rival.awd_mm)
         if nearest is not best:
-            lines.append(f"- By AWD it is `{nearest.row.name}`: {_state(nearest)}; {_compare(ours, nearest)}")
+            lines.append(f"- By AWD it is `{nearest.row.name}`: {_state(nearest)}; {_compare_awd(ours, nearest)}")
     for rival in rivals:
         if rival.row.given == SUPERVISED:
             lines.append(
@@ -63,9 +66,9 @@ def _percent(ends: Interval) -> str:
     return format_interval((100 * ends[0], 100 * ends[1]))
 
 
-def difference(ours: Result, theirs: Result, target: str = MEAN) -> tuple[float, Interval]:
-    """By how much the first's IoU is higher on the queries that both have, and its interval."""
-    mine, others = ours.by_query(iou_of, target), theirs.by_query(iou_of, target)
+def difference(ours: Result, theirs: Result, measure: Callable[[PairScore], float] = iou_of) -> tuple[float, Interval]:
+    """By how much the first's measure, by default the IoU, is higher on the queries that both have; its interval."""
+    mine, others = ours.by_query(measure), theirs.by_query(measure)
     by_query = {query: mine[query] - others[query] for query in mine if query in others}
     return sum(by_query.values()) / len(by_query), interval_over_queries(by_query)
 
@@ -80,6 +83,16 @@ def _compare(ours: Result, theirs: Result) -> str:
     return (
         f"the two cannot be told apart ({100 * mean:+.1f} % IoU, {format_interval((100 * ends[0], 100 * ends[1]), 1)})."
     )
+
+
+def _compare_awd(ours: Result, theirs: Result) -> str:
+    mean, ends = difference(ours, theirs, awd_mm_of)
+    span = f"{abs(mean):.1f} mm ({format_interval(ends, 1)})"
+    if ends[1] < 0:
+        return f"the walls of `{PRODUCT}` are closer by {span}."
+    if ends[0] > 0:
+        return f"**the walls of `{PRODUCT}` are farther off** by {span}."
+    return f"the two cannot be told apart ({mean:+.1f} mm, {format_interval(ends, 1)})."
 
 
 def _describe_paper(results: Sequence[Result], region: str) -> list[str]:
@@ -103,7 +116,7 @@ def _describe_paper(results: Sequence[Result], region: str) -> list[str]:
         one, two = find_row(results, region, name), find_row(results, region, other)
         if one is not None and two is not None:
             mean, ends = difference(one, two)
-            verdict = "as in the paper" if mean > 0 else "**not as in the paper**"
+            verdict = "as in the paper" if ends[0] > 0 else "**not as in the paper**" if ends[1] < 0 else UNDECIDED
             span = format_interval((100 * ends[0], 100 * ends[1]), 1)
             lines.append(f"  - {better} against {worse}: {100 * mean:+.1f} % IoU ({span}), {verdict}.")
     return lines
@@ -144,7 +157,7 @@ def _list_winners(ours: Result, rivals: Sequence[Result]) -> list[str]:
             scores = format_scores(mine.iou, mine.awd_mm)
             lines.append(f"  - {name_target(target)}, `{PRODUCT}` {scores}: {', '.join(better)}")
     if not lines:
-        return ["- No other one-shot or supervised method is better for any single organ, in IoU or in AWD."]
+        return ["- None of the other methods shown here is better for any single organ, in IoU or in AWD."]
     reasons = [f"  - {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in names_by_reason.items()]
     return [
         "- Other methods that are better for an organ, in IoU or in AWD (IoU %, AWD mm; in how many pairs the IoU of "

@@ -160,16 +160,18 @@ class RprPaper(Method):
 
         def errors_mm(scan: Scan, body: NDArray[np.int16], count: int, generator: np.random.Generator) -> Tensor:
             """The errors (pairs, 3) of the offsets between all patches of a scan, each pair in one direction."""
-            if stage == 0:
-                places_ras = scan.grid.ras(body[generator.integers(len(body), size=count)])
-            else:
-                middle_ras = scan.grid.ras(body[generator.integers(len(body))])
-                places_ras = middle_ras + generator.uniform(-0.75 * reach_mm, 0.75 * reach_mm, (count, 3))
+            first, second = np.triu_indices(count, 1)
+            near = np.zeros(len(first), bool)
+            while not near.any():  # patches without a pair in reach teach nothing
+                if stage == 0:
+                    places_ras = scan.grid.ras(body[generator.integers(len(body), size=count)])
+                else:
+                    middle_ras = scan.grid.ras(body[generator.integers(len(body))])
+                    places_ras = middle_ras + generator.uniform(-0.75 * reach_mm, 0.75 * reach_mm, (count, 3))
+                truth_mm = places_ras[second] - places_ras[first]
+                near = np.abs(truth_mm).max(1) <= (reach_mm if stage == 1 else np.inf)
             images = cut_patches(scan, places_ras, *PATCH[region])
             latents = torch.cat([net(part.to(device)) for part in images.split(_AT_ONCE)])
-            first, second = np.triu_indices(count, 1)
-            truth_mm = places_ras[second] - places_ras[first]
-            near = np.abs(truth_mm).max(1) <= (reach_mm if stage == 1 else np.inf)
             first, second = first[near], second[near]
             found_mm = offset_mm(latents[first], latents[second], reach_mm)
             return found_mm - torch.from_numpy(truth_mm[near]).float().to(device)
@@ -198,15 +200,18 @@ class RprPaper(Method):
         )
 
     def _pairs_seen(self, region: str, stage: int) -> int:
-        """How many ordered pairs of patches a network was trained with."""
+        """How many pairs of patches a network was trained with at most: the fine one leaves out those too far apart.
+
+        A pair counts once: the other direction has the same error with the other sign.
+        """
         scans, patches = BATCH[region][stage]
-        return scans * patches * (patches - 1) * steps_of(self._path(region, stage))
+        return scans * (patches * (patches - 1) // 2) * steps_of(self._path(region, stage))
 
     def caution(self, region: str) -> str:
         shares = " and ".join(f"{self._pairs_seen(region, stage):,}" for stage in (0, 1))
         return (
-            f"its coarse and fine networks saw {shares} pairs of patches, the paper's {FULL_PAIRS:,} each; here all "
-            "pairs among the patches of a step count, so that fewer patches make as many pairs."
+            f"its coarse and fine networks saw at most {shares} pairs of patches, the paper's {FULL_PAIRS:,} each; "
+            "here all pairs among the patches of a step count, so that fewer patches make as many pairs."
         )
 
     def _latents(self, region: str, stage: int, scan: Scan, places_ras: Points) -> Tensor:

@@ -1,0 +1,53 @@
+"""What the benchmark's findings say: no more than their intervals do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from rprloc.evaluation.scores import PairScore
+from scripts.benchmark.findings import describe_findings
+from scripts.benchmark.registry import Row
+from scripts.benchmark.scoring import Result
+
+
+def result(name: str, ious: Sequence[float], errors_mm: Sequence[float], table: int = 3) -> Result:
+    """A row that locates one organ in a query for each number."""
+    scores = tuple(
+        PairScore("anna", f"query {n}", "jaw", iou, np.full(6, mm), np.full(6, mm))
+        for n, (iou, mm) in enumerate(zip(ious, errors_mm, strict=True))
+    )
+    return Result(Row(name, table), "han", scores, (1.0,) * len(scores), 1, {}, ("a machine",))
+
+
+@pytest.mark.parametrize(
+    ("ious", "verdict"),
+    [
+        ([0.5, 0.6, 0.7, 0.8], "as in the paper"),
+        ([0.3, 0.2, 0.1, 0.2], "**not as in the paper**"),
+        ([0.2, 0.6, 0.3, 0.7], "which may be chance"),
+    ],
+)
+def test_a_part_of_the_papers_method_helps_if_the_interval_says_so(ious: Sequence[float], verdict: str) -> None:
+    errors_mm = [5.0] * 4
+    plain = [0.4, 0.4, 0.4, 0.4]
+    results = [result("rprloc", plain, errors_mm), result("rpr-paper", plain, errors_mm)]
+    results += [result("extreme K=1", ious, errors_mm, 1), result("diagonal K=1", plain, errors_mm, 1)]
+    assert f"), {verdict}.\n" in describe_findings(results, "han", {})
+
+
+def test_the_nearest_rival_is_compared_by_its_walls() -> None:
+    """The product has the better boxes, this rival the nearer walls."""
+    ours = result("rprloc", [0.6, 0.7, 0.6, 0.7], [5.0, 6.0, 5.0, 6.0])
+    near = result("near", [0.3, 0.4, 0.3, 0.4], [2.0, 3.0, 2.5, 3.0])
+    good = result("good", [0.5, 0.6, 0.5, 0.6], [9.0, 9.5, 9.0, 9.5])
+    said = describe_findings([ours, near, good], "han", {})
+    assert "By AWD it is `near`" in said and "**the walls of `rprloc` are farther off** by 2.9 mm (" in said
+
+
+def test_methods_that_are_not_shown_are_not_judged() -> None:
+    ours = result("rprloc", [0.6, 0.7], [5.0, 6.0])
+    said = describe_findings([ours, result("worse", [0.1, 0.2], [9.0, 8.0])], "han", {})
+    assert "None of the other methods shown here is better" in said and "supervised" not in said
