@@ -174,6 +174,9 @@ def test_a_point_names_its_frame_of_a_file_with_many(tmp_path: Path) -> None:
     for number in (None, 999):
         group = named("tip", point_on_image([0.5, 0.5], plane.sop_uid, number))
         refusal(lambda group=group: read_landmarks(written(tmp_path / "a.dcm", group), scan), "on which frame")
+    several = point_on_image([0.5, 0.5], plane.sop_uid, 1)
+    several.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber = [1, 2]
+    refusal(lambda: read_landmarks(written(tmp_path / "a.dcm", named("tip", several)), scan), "lie on one image")
 
 
 def test_what_is_no_report_of_points_is_refused(tmp_path: Path) -> None:

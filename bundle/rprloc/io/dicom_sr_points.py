@@ -62,9 +62,9 @@ class _Region:
             if child.get("ValueType") == "IMAGE"
             for reference in child.get("ReferencedSOPSequence") or []
         ]
-        if len(references) != 1:
+        number = references[0].get("ReferencedFrameNumber") if references else None
+        if len(references) != 1 or isinstance(number, Sequence):
             raise self.fault("does not lie on one image")
-        number = references[0].get("ReferencedFrameNumber")
         return uid(references[0].get("ReferencedSOPInstanceUID")), None if number is None else int(number) - 1
 
     def numbers(self, count: int) -> NDArray[np.float64]:
