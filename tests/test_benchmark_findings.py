@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rprloc.evaluation.scores import PairScore
 from scripts.benchmark.findings import describe_findings
 from scripts.benchmark.registry import Row
 from scripts.benchmark.scoring import Result
+from scripts.benchmark.wording import OTHER
 
 
 def result(name: str, ious: Sequence[float], errors_mm: Sequence[float], table: int = 3) -> Result:
@@ -49,5 +51,11 @@ def test_the_nearest_rival_is_compared_by_its_walls() -> None:
 
 def test_methods_that_are_not_shown_are_not_judged() -> None:
     ours = result("rprloc", [0.6, 0.7], [5.0, 6.0])
+    assert "Beware" not in describe_findings([ours], "han", {})
     said = describe_findings([ours, result("worse", [0.1, 0.2], [9.0, 8.0])], "han", {})
     assert "None of the other methods shown here is better" in said and "supervised" not in said
+
+
+def test_it_is_told_that_the_product_was_set_by_training_cases() -> None:
+    ours = replace(result("rprloc", [0.6, 0.7], [5.0, 6.0]), region="han" + OTHER)
+    assert "**Beware**, `rprloc`: its settings were chosen" in describe_findings([ours], "han" + OTHER, {})

@@ -96,7 +96,8 @@ def choose_pairs(setting: Setting, region: str, count: int) -> list[Pair]:
 def choose_other_pairs(setting: Setting, region: str, count: int) -> list[Pair]:
     """As :func:`choose_pairs`, with training cases as queries.
 
-    No method but the supervised ones has seen their labels; networks may have been trained on their grey values.
+    No network but the supervised ones has seen their labels; networks may have been trained on their grey values, and
+    the product's settings were chosen with some of the labels.
     """
     return _pair(setting, region, "train")[:count]
 

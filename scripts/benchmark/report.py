@@ -19,7 +19,7 @@ from scripts.benchmark.predictions import Pair
 from scripts.benchmark.registry import Method, Setting
 from scripts.benchmark.scoring import Result
 from scripts.benchmark.tables import TIME_REMARK, format_other, format_table, format_times
-from scripts.benchmark.wording import ALL_ORGANS, OTHER, name_region
+from scripts.benchmark.wording import ALL_ORGANS, OTHER, PRODUCT, name_region
 
 _PACKAGES = ("rprloc", "torch", "monai", "SimpleITK", "numpy", "scipy", "matplotlib")
 
@@ -94,8 +94,9 @@ def _introduce(
             "",
             "The pairs are drawn with a seed among the test cases that show all of a region's targets wholly. *Other*",
             "*scans* are training cases as queries: networks were trained on their grey values, the",
-            "supervised one on their labels, so it is left out. A cell is the mean IoU of the boxes in per cent and",
-            "the mean distance of their six walls (AWD) in mm; in brackets 95 % intervals over queries (bootstrap),",
+            "supervised one on their labels, so it is left out. Some labels also helped to choose the settings of",
+            f"`{PRODUCT}`, but no label of a test case did. A cell is the mean IoU of the boxes in per cent and the",
+            "mean distance of their six walls (AWD) in mm; in brackets 95 % intervals over queries (bootstrap),",
             "which with five queries are rough themselves. *±* is the standard deviation over examples of the",
             f"mean IoU. Seed {setting.seed}.\n",
         ]
