@@ -66,7 +66,7 @@ class FolderResults:
         """
         entry = next(entry for entry in self.entries if entry.name == name)
         if entry.fault:
-            raise InputError(f"{name} cannot be opened. {entry.fault}")
+            raise InputError(f"{name} cannot be opened: {entry.fault.rstrip('.')}.")
         found = Detections.load(ResultFiles(self.folder, name).detections)
         path, series = self._scan_of(name)
         volume, told = _known(results, path, found), []
