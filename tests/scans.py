@@ -16,6 +16,8 @@ from rprloc.io.dataset import read_dataset, read_regions
 
 ROOT = Path(__file__).resolve().parents[1]
 ANNOTATED = ROOT.parent / "shared" / "data"
+MORE = ANNOTATED.parent / "data_more"
+"""More scans, CT and MR; most have no labels."""
 NO_ANNOTATED = "the annotated CT scans are not on this machine"
 # Labels of the public support scan. The first are organs that lie wholly in both public scans.
 CHEST = {10: "lung_upper_lobe_left", 16: "trachea", 36: "vertebrae_T8", 51: "heart", 116: "sternum"}

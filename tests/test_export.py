@@ -64,7 +64,7 @@ def test_the_picture_frames_the_organ_in_radiological_display(tmp_path: Path, na
     # Bright, to the patient's right, to the back and to the head; all walls lie between voxels of these grids.
     box = Box([20, -40, 8], [44, -12, 48])
     grid = grid_around_origin(AXES[name], 120)
-    volume = Volume(np.where(inside(grid, box), 1000, 0).astype(np.int16), grid)
+    volume = Volume(np.where(inside(grid, box), 1000, 0).astype(np.int16), grid, modality="CT")
     save_picture(tmp_path / "p.png", volume, {"organ": box})
     colour = np.rint(np.array(organ_colour(0)) * 255)
     # Where the box's centre (32, -26, 28) lies in a view of 120 mm: fractions from the top and from the left.

@@ -16,10 +16,10 @@ from rprloc.io.annotations import read_annotation
 from rprloc.io.archive import unpack
 from rprloc.io.reading import Scan, read_scan
 from tests.refusals import refusal
-from tests.scans import ANNOTATED
+from tests.scans import MORE
 
 pytestmark = pytest.mark.slow
-ARCHIVE = ANNOTATED.parent / "data_more" / "dicom" / "lung1_001.zip"
+ARCHIVE = MORE / "dicom" / "lung1_001.zip"
 
 
 @pytest.fixture(scope="module")

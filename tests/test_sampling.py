@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rprloc.geometry import Grid
+from rprloc.modality import CT, MR, Modality
 from rprloc.model.network import Pnet
 from rprloc.training.sampling import (
     TrainingScan,
@@ -59,12 +60,13 @@ def test_the_same_generator_gives_the_same_crop() -> None:
     np.testing.assert_array_equal(one.source_ras, two.source_ras)
 
 
-def test_jitter_leaves_air_alone_and_stays_in_range() -> None:
+@pytest.mark.parametrize("modality", [CT, MR], ids=["CT", "MR"])
+def test_jitter_leaves_air_alone_and_stays_in_range(modality: Modality) -> None:
     image = torch.zeros(1, 20, 20, 20)
     image[:, 5:15, 5:15, 5:15] = 0.55
     changed = 0
     for seed in range(20):
-        found = jitter(image, np.random.default_rng(seed))
+        found = jitter(image, np.random.default_rng(seed), modality)
         assert float(found.min()) >= 0.0 and float(found.max()) <= 1.0
         assert float(found[:, :3].abs().max()) == 0.0
         changed += not torch.equal(found, image)

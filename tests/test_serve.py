@@ -359,5 +359,5 @@ def test_ready_says_which_library_answers(example: ExampleFiles) -> None:
     from rprloc.version import __version__
 
     (ready,) = answers(example)
-    assert ready["event"] == "ready" and ready["version"] == __version__
+    assert ready["event"] == "ready" and ready["version"] == __version__ and ready["modality"] == "CT"
     assert Path(ready["library"]) == Path(library.__file__).resolve().parent

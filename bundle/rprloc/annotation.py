@@ -218,7 +218,8 @@ class Example:
     name : str
         What the scan is called in support sets. It travels with the set, so it should not tell who the patient is.
     warnings : tuple of str
-        Reasons to doubt the scan, each in a sentence or two.
+        What was done to the scan when it was read, each in a sentence or two; :meth:`rprloc.Localizer.learn` adds its
+        reasons to doubt the scan.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""CT volumes in memory: an array and where its voxels lie; cropping, resampling, and ITK's form of it."""
+"""Scans in memory: an array and where its voxels lie; cropping, resampling, and ITK's form of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,16 +15,18 @@ from rprloc.intensity import AIR_HU
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A CT scan in memory: an array and where its voxels lie.
+    """A scan in memory: an array and where its voxels lie.
 
     Parameters
     ----------
     hu : (I, J, K) array
-        Hounsfield units, of any number type, in any order of axes.
+        Hounsfield units, of any number type, in any order of axes; of an MR scan its intensities, on any scale.
     grid : Grid
         Where the voxels lie in the world, RAS mm.
     name : str
         What the scan is called in results.
+    modality : str
+        What its file says that it is, as DICOM calls it ("CT", "MR"); empty if it says nothing.
 
     Raises
     ------
@@ -41,6 +43,7 @@ class Volume:
     hu: NDArray[np.generic]
     grid: Grid
     name: str = ""
+    modality: str = ""
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.grid.shape:
@@ -75,7 +78,7 @@ class Volume:
             )
         start, shape = [first for first, _ in block], [end - first for first, end in block]
         part = self.hu[tuple(slice(first, end) for first, end in block)]
-        return Volume(part, self.grid.cropped(start, shape), self.name)
+        return replace(self, hu=part, grid=self.grid.cropped(start, shape))
 
 
 def to_sitk(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
@@ -94,11 +97,11 @@ def from_sitk(image: sitk.Image) -> tuple[NDArray[np.generic], Grid]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), grid
 
 
-def resample(volume: Volume, grid: Grid) -> Volume:
+def resample(volume: Volume, grid: Grid, fill: float = AIR_HU) -> Volume:
     """The volume, as float32, on another grid: averaged where the source is finer (against aliasing), then linear.
 
-    AIR_HU where the centre of a voxel lies outside of the volume. The bins in which voxels are averaged are anchored in
-    the world, and filled up at the volume's faces by its outermost voxels, so that the result does not depend on how
+    ``fill`` where the centre of a voxel lies outside of the volume. The bins in which voxels are averaged are anchored
+    in the world, and filled up at the volume's faces by its outermost voxels, so that the result does not depend on how
     the scan was stored: flipped, permuted or at another spacing.
     """
     hu, source, outside = *_as_stored(volume), None
@@ -117,11 +120,11 @@ def resample(volume: Volume, grid: Grid) -> Volume:
     origin_lps, direction_lps, spacing = grid.to_lps()
     lattice = (origin_lps.tolist(), spacing.tolist(), direction_lps.ravel().tolist())
     shape = [int(n) for n in grid.shape]
-    resampled = sitk.Resample(image, shape, sitk.Transform(), sitk.sitkLinear, *lattice, AIR_HU, sitk.sitkFloat32)
+    resampled = sitk.Resample(image, shape, sitk.Transform(), sitk.sitkLinear, *lattice, fill, sitk.sitkFloat32)
     values = sitk.GetArrayFromImage(resampled).transpose(2, 1, 0)
     if outside is not None:
-        values[outside] = AIR_HU
-    return Volume(values, grid, volume.name)
+        values[outside] = fill
+    return replace(volume, hu=values, grid=grid)
 
 
 def _as_stored(volume: Volume) -> tuple[NDArray[np.generic], Grid]:

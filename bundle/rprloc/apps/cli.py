@@ -20,7 +20,7 @@ from rprloc.version import __version__
 app = typer.Typer(
     cls=Commands,
     name="rprloc",
-    help="Locate organs and landmarks in CT scans from one annotated example.",
+    help="Locate organs and landmarks in CT scans, or with weights for it in MR, from one annotated example.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -47,7 +47,7 @@ def _start(
 
 @support_app.command("build")
 def support_build(
-    image: Annotated[Path, typer.Option(metavar="CT", help="The example's scan: a file or a DICOM folder.")],
+    image: Annotated[Path, typer.Option(metavar="SCAN", help="The example's scan: a file or a DICOM folder.")],
     out: Annotated[Path, typer.Option(metavar="SET.json", help="The support set to write.")],
     labels: Annotated[
         list[Path] | None,
@@ -325,11 +325,11 @@ def list_sets(verbose: Verbose = False) -> None:
 @app.command("models")
 def list_models(verbose: Verbose = False) -> None:
     """List the models that are shipped, for --model, and the licence of each."""
-    from rprloc.model.shipped import DEFAULT, read_licence, shipped_models
+    from rprloc.model.shipped import DEFAULT, SHIPPED_FOR, read_licence, shipped_models
 
     for name, weights in shipped_models().items():
         typer.echo(f"{name}{' (the default)' if name == DEFAULT else ''}: {weights}")
-        typer.echo(f"    {read_licence(weights)}")
+        typer.echo(f"    For {SHIPPED_FOR}. {read_licence(weights)}")
 
 
 @app.command()

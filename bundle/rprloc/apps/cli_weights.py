@@ -34,6 +34,13 @@ class Split(str, Enum):
     test = "test"
 
 
+class TrainedOn(str, Enum):
+    """The modality of scans to train on."""
+
+    ct = "ct"
+    mr = "mr"
+
+
 def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the weights, checkpoints and logs.")],
     data: Annotated[
@@ -43,6 +50,10 @@ def train(
     images: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Or a folder of unlabelled scans. Every 20th is kept to measure on."),
+    ] = None,
+    modality: Annotated[
+        TrainedOn | None,
+        typer.Option(case_sensitive=False, help="What the scans are. By default that of --init, else ct."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the folder.")] = False,
     init: Annotated[
@@ -84,13 +95,14 @@ def train(
         "fine_steps": fine_steps,
         "learning_rate": learning_rate,
         "group_power": group_power,
+        "modality": None if modality is None else modality.value.upper(),
     }
     start = None if init is None else load_model(init)
-    run = prepare_run(out, data=data, images=images, recipe=config_file, changes=changes, resume=resume)
+    run = prepare_run(out, data=data, images=images, recipe=config_file, changes=changes, init=start, resume=resume)
     minutes, gigabytes = estimate(run.scans, run.config, target)
     typer.echo(f"Training on {len(run.scans)} scans: about {minutes:.0f} minutes and {gigabytes:.0f} GB of memory.")
     net = train_model(run.scans, out, run.config, device=target, validation=run.validation, resume=resume, init=start)
-    typer.echo(f"{out / 'model.pt'}: model {net.identity()}")
+    typer.echo(f"{out / 'model.pt'}: model {net.identity()} for {net.modality.name}")
 
 
 def evaluate(

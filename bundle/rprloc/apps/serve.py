@@ -19,8 +19,8 @@ may name landmarks, too, all are located. ``locate`` also writes the boxes as RO
 these files. ``build``, ``merge`` and ``show`` give the set's identity, organs, landmarks, scans and ``warnings``:
 reasons to doubt its examples. Events carry the id of their request:
 
-    {"id": null, "event": "ready", "model_id": ..., "device": ..., "version": ..., "library": FOLDER}
-                                                            once, before the first request is read
+    {"id": null, "event": "ready", "model_id": ..., "modality": "CT" or "MR", "device": ..., "version": ...,
+     "library": FOLDER}                                     once, before the first request is read
     {"id": null, "event": "error", "message": ..., "damaged": "torch"}    in its place, if PyTorch cannot be imported
     {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}
     {"id": 5, "event": "log", "level": "warning", "message": ...}
@@ -109,6 +109,7 @@ class Server:
                     "event": "ready",
                     "model_id": self._localizer.model_id,
                     "device": self._localizer.device_name,
+                    "modality": self._localizer.modality,
                     "version": __version__,
                     "library": str(Path(rprloc.__file__).resolve().parent),
                 }
@@ -224,7 +225,7 @@ class Server:
             self._progress(0.2, "Looking at the scan")
             field = self._localizer.compute_position_field(volume) if known is None else known.field
             name = scan_pseudonym(volume) if pseudonym else ""
-            known = _Scan(volume.name, name, volume.grid, read.warnings, field)
+            known = _Scan(volume.name, name, volume.grid, self._localizer.warnings_of(read), field)
             self._scans[key] = known
             while len(self._scans) > SCANS_IN_MEMORY:
                 self._scans.popitem(last=False)

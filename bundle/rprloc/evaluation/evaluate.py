@@ -186,7 +186,7 @@ def read_case(case: Case) -> Example:
     annotation = Annotation({}, marking=Marking.LABEL_MAP)
     if case.targets:
         annotation = read_annotation(case.labels_path, scan, names=case.names, organs=case.targets)
-    return Example(scan.volume, annotation, case.name, scan.warnings)
+    return Example(scan.volume, annotation, case.name, scan.notes)
 
 
 def learn_supports(
@@ -198,11 +198,12 @@ def learn_supports(
     """
     example = read_case(case)
     field = localizer.compute_position_field(example.volume)
+    warnings = (*example.warnings, *localizer.warnings_of(example.volume))
     found = Annotation.from_landmarks(find_landmarks(example.annotation, landmarks))
     supports: list[Support] = []
     for annotation in (example.annotation, found):
         if annotation.points_ras or annotation.landmarks_ras:
-            learned = localizer.learn_in(field, example.volume.grid, annotation, case.name, warnings=example.warnings)
+            learned = localizer.learn_in(field, example.volume.grid, annotation, case.name, warnings=warnings)
             supports += learned.supports
     if not example.annotation.points_ras:
         raise InputError(f"The support case {case.name} has no targets. Name its organs, or give it another split.")

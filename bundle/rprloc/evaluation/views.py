@@ -15,9 +15,9 @@ from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import read_case
 from rprloc.geometry import Box
 from rprloc.io.dataset import Case
-from rprloc.io.plausibility import image_warnings
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.specks import has_pieces_beyond_the_largest
+from rprloc.modality import CT, Modality
 from rprloc.model.field import PositionField
 from rprloc.volume import Volume
 
@@ -40,7 +40,7 @@ class Kind(str, Enum):
 
     @property
     def is_body(self) -> bool:
-        """Whether the view still is CT of a body, so that organs can be located in it."""
+        """Whether the view still is a scan of a body, so that organs can be located in it."""
         return self in (Kind.WHOLE, Kind.CUT_ALONG, Kind.CUT_SIDEWAYS)
 
 
@@ -78,19 +78,20 @@ def make_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: boo
         if not has_pieces_beyond_the_largest(mask.voxels)  # how much of these is shown cannot be told
     }
     field = localizer.compute_position_field(volume)
-    views = [View(Kind.WHOLE, field, tuple(image_warnings(volume)), dict.fromkeys(whole, 1.0))]
+    views = [View(Kind.WHOLE, field, localizer.warnings_of(volume), dict.fromkeys(whole, 1.0))]
     parts: list[tuple[Kind, Volume, Mapping[str, float]]] = []
     for kind, part in cut(volume, cuts):
         shown = {organ: float(np.mean(part.grid.contains(voxels_ras))) for organ, voxels_ras in whole.items()}
         parts.append((kind, part, shown))
-    parts += [(kind, changed, {}) for kind, changed in (change(volume) if with_changes else ())]
+    changes = change(volume, localizer.model.modality) if with_changes else ()
+    parts += [(kind, changed, {}) for kind, changed in changes]
     for kind, part, shares in parts:
         try:
             field = localizer.compute_position_field(part)
         except InputError as error:  # no body
             _log.info("%s, %s: %s", case.name, kind.value, error)
             continue
-        views.append(View(kind, field, tuple(image_warnings(part)), shares))
+        views.append(View(kind, field, localizer.warnings_of(part), shares))
     truth = {organ: Box.from_extreme_points(points_ras) for organ, points_ras in annotation.points_ras.items()}
     return CaseViews(case, truth, tuple(views))
 
@@ -126,14 +127,16 @@ def keep_between(volume: Volume, axis: int, low_mm: float, high_mm: float) -> Vo
     first, shape = [0, 0, 0], list(grid.shape)
     first[own], shape[own] = int(inside[0]), len(inside)
     box = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
-    return Volume(np.ascontiguousarray(volume.hu[box]), grid.cropped(first, shape), volume.name)
+    return replace(volume, hu=np.ascontiguousarray(volume.hu[box]), grid=grid.cropped(first, shape))
 
 
-def change(volume: Volume) -> Iterator[tuple[Kind, Volume]]:
-    """A scan in which everything is there, but wrong."""
+def change(volume: Volume, modality: Modality = CT) -> Iterator[tuple[Kind, Volume]]:
+    """A scan of a modality in which everything is there, but wrong."""
     for kind, axis in ((Kind.MIRRORED, 0), (Kind.UPSIDE_DOWN, 2), (Kind.BACK_TO_FRONT, 1)):
         flipped = np.flip(volume.hu, _own_axis(volume, axis))
-        yield kind, Volume(np.ascontiguousarray(flipped), volume.grid, volume.name)
+        yield kind, replace(volume, hu=np.ascontiguousarray(flipped))
+    if modality is not CT:
+        return
     mr = imitate_mr(volume.hu)
     yield Kind.LIKE_MR, replace(volume, hu=mr)
     yield Kind.LIKE_SHIFTED_MR, replace(volume, hu=mr * 1.2 - 1000.0)

@@ -114,7 +114,7 @@ def read_example(
         )
         marked_ras = Annotation.from_landmarks(marked).landmarks_ras
         annotation = replace(annotation, landmarks_ras=marked_ras, notes=(*annotation.notes, *notes))
-    return Example(scan.volume, annotation, scan_pseudonym(scan.volume) if name is None else name, scan.warnings)
+    return Example(scan.volume, annotation, scan_pseudonym(scan.volume) if name is None else name, scan.notes)
 
 
 def read_annotation(

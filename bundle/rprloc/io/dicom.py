@@ -52,6 +52,11 @@ class DicomSeries:
     """Files found with it that cannot be read so far that anybody could tell their series."""
 
     @property
+    def may_be_ct(self) -> bool:
+        """Whether its values are taken for Hounsfield units: it says that it is CT, or nothing."""
+        return self.modality in ("CT", "")
+
+    @property
     def count(self) -> int:
         """The number of its slices, those included that cannot be read."""
         return len(self.slices) + sum(fault.slices for fault in self.faults)
@@ -159,14 +164,16 @@ def describe_faults(faults: Sequence[Fault]) -> str:
 
 
 def choose_series(all_series: Sequence[DicomSeries], path: Path, uid: str | None) -> DicomSeries:
-    """The series with this UID; without one the only series, or the only one of several that can be a CT scan.
+    """The series with this UID; without one the only series, or the only one of several that can be a CT scan; where
+    none can, the only one that can be an MR scan.
 
     Raises InputError, which lists what there is, if none or several can be meant.
     """
     if not all_series:
         inside = "no DICOM images" if path.is_file() or any(path.iterdir()) else "nothing"
-        raise InputError(f"{path} holds {inside}. Give the folder or zip file with the slices of a CT series.")
-    scans = [series for series in all_series if series.modality in ("CT", "") and series.count >= MIN_SLICES]
+        raise InputError(f"{path} holds {inside}. Give the folder or zip file with the slices of a series.")
+    long = [series for series in all_series if series.count >= MIN_SLICES]
+    scans = [series for series in long if series.may_be_ct] or [series for series in long if series.modality == "MR"]
     if uid is not None:
         meant = [series for series in all_series if series.uid == uid]
     else:
@@ -181,7 +188,7 @@ def choose_series(all_series: Sequence[DicomSeries], path: Path, uid: str | None
 
 
 def _list(all_series: Sequence[DicomSeries], scans: Sequence[DicomSeries]) -> str:
-    """The first of the series, those that can be CT scans before others, and how many more there are."""
+    """The first of the series, those that can be scans before others, and how many more there are."""
     first = [*scans, *(series for series in all_series if series not in scans)]
     named = [series.summary for series in first[:2]]
     for series in first[2:]:

@@ -24,6 +24,12 @@ _WORDS = {
     "TemporalPositionIndex": "temporal position",
     "NominalPercentageOfCardiacPhase": "cardiac phase",
     "ImageType": "image type",
+    "FrameType": "image type",
+    "ComplexImageComponent": "image type",
+    "EchoNumbers": "echo",
+    "EchoTime": "echo time",
+    "InversionTime": "inversion time",
+    "DiffusionBValue": "diffusion weighting",
     "StackID": "stack",
     "ConvolutionKernel": "reconstruction kernel",
     "KVP": "tube voltage",
@@ -52,7 +58,7 @@ def one_scan_of(series: DicomSeries, path: Path) -> tuple[list[Slice], list[str]
     if series.left_out:
         notes.append(f"Files that cannot be read were left out: {describe_faults(series.left_out)}.")
     unsure = {plane.rescale_type for plane in slices} & set(UNSURE_UNITS)
-    if unsure and series.modality in ("CT", ""):
+    if unsure and series.may_be_ct:
         notes.append(
             f"The series does not say that its values are ordinary Hounsfield units (rescale type {min(unsure)}). "
             "Check where it comes from."
@@ -133,12 +139,17 @@ def _lost_slices(uid: str, slices: Sequence[Slice], left_out: Sequence[Fault]) -
     return [fault for fault in left_out if uid in fault.beside]
 
 
-def require_one_acquisition(ordered: Sequence[Slice], along_mm: NDArray[np.float64], path: Path) -> None:
+def require_one_acquisition(
+    ordered: Sequence[Slice], along_mm: NDArray[np.float64], path: Path, *, in_turn: bool = True
+) -> None:
     """Raises InputError if several scans share the series and lie in each other along the normal.
 
-    Passes that lie end to end are one scan: then the slices of each follow each other.
+    Passes that lie end to end are one scan: then the slices of each follow each other. Slices that are not taken
+    ``in_turn``, as in MR, where every second one may come a breath later, are not told apart by their times.
     """
     for name, word in _WORDS.items():
+        if name in PAUSE_S and not in_turn:
+            continue
         values = [plane.told_apart_by.get(name) for plane in ordered]
         labels: Sequence[Hashable] = _scans_by_time(values, PAUSE_S[name]) if name in PAUSE_S else values
         runs_of: dict[Hashable, int] = defaultdict(int)

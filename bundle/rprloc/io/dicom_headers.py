@@ -57,6 +57,12 @@ _OF_SEVERAL = {
     "TemporalPositionIndex": ("FrameContentSequence", "TemporalPositionIndex"),
     "NominalPercentageOfCardiacPhase": ("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),
     "ImageType": ("CTImageFrameTypeSequence", "FrameType"),
+    "FrameType": ("MRImageFrameTypeSequence", "FrameType"),
+    "ComplexImageComponent": ("MRImageFrameTypeSequence", "ComplexImageComponent"),
+    "EchoNumbers": ("MREchoSequence", "EchoNumbers"),
+    "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
+    "InversionTime": ("MRModifierSequence", "InversionTimes"),
+    "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
     "StackID": ("FrameContentSequence", "StackID"),
     "ConvolutionKernel": ("CTReconstructionSequence", "ConvolutionKernel"),
     "KVP": ("CTXRayDetailsSequence", "KVP"),
@@ -246,7 +252,7 @@ def _reason_to_refuse(path: Path, header: Header, syntax: str) -> Fault | None:
     components = int(header.get("SamplesPerPixel") or 1)
     if components != 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
         values = f"{components} values at each voxel (colour)" if components != 1 else "colours out of a palette"
-        return Fault(path, f"has {values}, but CT has one", "Give the scan itself, not a picture of it", 0)
+        return Fault(path, f"has {values}, but a scan has one", "Give the scan itself, not a picture of it", 0)
     stored, high = header.get("BitsStored"), header.get("HighBit")
     if stored is not None and high is not None and int(high) != int(stored) - 1:
         return Fault(

@@ -27,20 +27,20 @@ _EVEN_MM = 0.05  # at least, as headers round
 
 
 def read_series(series: DicomSeries, path: Path) -> tuple[NDArray[np.generic], Grid, DicomSeries, tuple[str, ...]]:
-    """The array (I, J, K) of Hounsfield units, its grid, the series with its slices in order, and notes.
+    """The array (I, J, K) of values, its grid, the series with its slices in order, and notes.
 
-    I runs along the rows, K from slice to slice. The planes of a tilted gantry are moved onto perpendicular axes, and
-    those of uneven spacing are interpolated to even ones; a note says so. Raises InputError, naming ``path``, unless
-    the planes are parallel, of one size, and without gaps or doubles.
+    Values are rescaled as the headers say, which gives Hounsfield units in CT. I runs along the rows, K from slice to
+    slice. The planes of a tilted gantry are moved onto perpendicular axes, and those of uneven spacing are interpolated
+    to even ones; a note says so. Raises InputError, naming ``path``, unless the planes are parallel, of one size, and
+    without gaps or doubles.
     """
     slices, notes = one_scan_of(series, path)
-    ordered, along_mm = _stack(slices, path)
+    ordered, along_mm = _stack(slices, path, in_turn=series.modality != "MR")
     _refuse_bomb(ordered, path)
     series = replace(series, slices=tuple(ordered))
-    is_ct = series.modality in ("CT", "")
-    array = read_pixels(ordered, AIR_HU if is_ct else 0.0)
-    notes += [] if is_ct else [f"The series says that it is {series.modality}, not CT."]
-    array, origin_lps, span_lps, note = _without_tilt(array, ordered, along_mm)
+    array = read_pixels(ordered, AIR_HU if series.may_be_ct else 0.0)
+    air = AIR_HU if series.may_be_ct else float(array.min())
+    array, origin_lps, span_lps, note = _without_tilt(array, ordered, along_mm, air)
     notes += note
     array, note = _evenly_spaced(array, along_mm)
     notes += note
@@ -64,16 +64,17 @@ def reason_not_to_read(series: DicomSeries, path: Path) -> str | None:
     """Why :func:`read_series` would refuse the series, as far as its headers tell; None if it can be read."""
     try:
         slices, _ = one_scan_of(series, path)
-        _stack(slices, path)
+        _stack(slices, path, in_turn=series.modality != "MR")
     except InputError as error:
         return str(error)
     return f"It has fewer than {MIN_SLICES} slices." if len(slices) < MIN_SLICES else None
 
 
-def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np.float64]]:
+def _stack(slices: Sequence[Slice], path: Path, *, in_turn: bool) -> tuple[list[Slice], NDArray[np.float64]]:
     """The planes from the first to the last along their normal, and how far each lies along it, from the first, in mm.
 
-    Raises InputError unless they are parallel, of one size, on one line, and without gaps or doubles.
+    Raises InputError unless they are parallel, of one size, on one line, and without gaps or doubles, and, where they
+    are taken ``in_turn``, of one time.
     """
     first = slices[0]
     placed = [
@@ -84,7 +85,7 @@ def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np
     if len(placed) < len(slices):
         raise InputError(
             f"{len(slices) - len(placed)} of {len(slices)} DICOM images in {path} do not say where they lie (no "
-            "image position, orientation or pixel spacing). Take out all images that are not slices of the CT series."
+            "image position, orientation or pixel spacing). Take out all images that are not slices of the scan."
         )
     if len(slices) < 2:
         if path.is_file() and first.frame is None:
@@ -116,7 +117,7 @@ def _stack(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], NDArray[np
     along_mm = places_lps @ normal_lps
     order = np.argsort(along_mm, kind="stable")
     ordered, along_mm = [slices[n] for n in order], along_mm[order] - along_mm[order[0]]
-    require_one_acquisition(ordered, along_mm, path)
+    require_one_acquisition(ordered, along_mm, path, in_turn=in_turn)
     _require_no_gaps(ordered, np.diff(along_mm), path)
     off_mm = places_lps[order] - places_lps[order[0]]
     off_mm = off_mm - off_mm[-1] * (along_mm / along_mm[-1])[:, None]
@@ -153,13 +154,13 @@ def _require_no_gaps(ordered: Sequence[Slice], steps_mm: NDArray[np.float64], pa
 
 
 def _without_tilt(
-    array: NDArray[np.generic], ordered: Sequence[Slice], along_mm: NDArray[np.float64]
+    array: NDArray[np.generic], ordered: Sequence[Slice], along_mm: NDArray[np.float64], air: float
 ) -> tuple[NDArray[np.generic], NDArray[np.float64], NDArray[np.float64], list[str]]:
     """The array with its planes straight above each other, and a note if they were moved.
 
     Planes of a tilted gantry are parallel, but each lies further along the table: each is moved within its own plane,
-    by linear interpolation, so that no value comes from another plane. The second result is the LPS position of the
-    first voxel, the third leads from there to the last plane.
+    by linear interpolation, so that no value comes from another plane, and ``air`` fills what it leaves. The second
+    result is the LPS position of the first voxel, the third leads from there to the last plane.
     """
     from scipy import ndimage
 
@@ -181,7 +182,8 @@ def _without_tilt(
     shifts_vox = along_mm[:, None] / along_mm[-1] * drift_mm / step_mm  # (K, 2)
     low = np.floor(shifts_vox.min(axis=0)).astype(int)
     high = np.ceil(shifts_vox.max(axis=0)).astype(int)
-    air = float(max(AIR_HU, np.iinfo(str(array.dtype)).min)) if np.issubdtype(array.dtype, np.integer) else AIR_HU
+    if np.issubdtype(array.dtype, np.integer):
+        air = float(max(air, np.iinfo(str(array.dtype)).min))
     straight = np.full((*(np.array(array.shape[:2]) + high - low), array.shape[2]), air, array.dtype)
     for k, shift in enumerate(shifts_vox):
         widths = [(-low[n], high[n]) for n in range(2)]

@@ -42,7 +42,7 @@ def require_3d(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
 def require_scalar(path: Path, components: int) -> None:
     if components != 1:
         raise InputError(
-            f"{path} has {components} values at each voxel (colour or a vector field), but CT has one. Give the "
+            f"{path} has {components} values at each voxel (colour or a vector field), but a scan has one. Give the "
             "scan itself, not a picture of it."
         )
 

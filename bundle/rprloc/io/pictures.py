@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid, Points
-from rprloc.intensity import PICTURE_WINDOW_HU
 from rprloc.io.colours import organ_colour
+from rprloc.modality import guess_modality
 from rprloc.volume import Volume, resample
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def save_picture(
         raise InputError(f"{path} cannot be drawn, because no organ was located. Locate an organ first.")
     shown = dict(list(boxes.items())[:MAX_PICTURED_ORGANS])
     display = display_volume(volume)
+    window = guess_modality(display.hu, display.modality).picture_window(display.hu)
     view_mm = np.minimum(display.grid.bounds.size_mm, _VIEW_MM)
     widths_mm = [float(view_mm[plane.leftward]) for plane in PLANES]
     row_mm = float(max(view_mm[plane.upward] for plane in PLANES))
@@ -124,7 +125,7 @@ def save_picture(
     for row, (organ, box) in enumerate(shown.items()):
         for column, plane in enumerate(PLANES):
             axes = figure.add_subplot(rows[row, column])
-            draw_slice(axes, display, plane, box.centre_ras, view_mm)
+            draw_slice(axes, display, plane, box.centre_ras, view_mm, window)
             draw_organ(axes, plane, organ, shown, (truth or {}).get(organ), (points or {}).get(organ))
         size = "" if organ in tips else "   " + " x ".join(f"{length:.0f}" for length in box.size_mm) + " mm"
         top = rows[row, 0].get_position(figure).y1 + 0.08 / height_in
@@ -185,13 +186,23 @@ def display_volume(volume: Volume) -> Volume:
     shape = np.maximum(np.ceil(bounds.size_mm / spacing_mm - 1e-6), 1).astype(int)
     origin_ras = bounds.centre_ras - 0.5 * spacing_mm * (shape - 1)
     grid = Grid.isotropic(shape.tolist(), spacing_mm, origin_ras)
-    return volume if volume.grid.same_as(grid, 1e-6) else resample(volume, grid)
+    if volume.grid.same_as(grid, 1e-6):
+        return volume
+    return resample(volume, grid, guess_modality(volume.hu, volume.modality).darkest(volume.hu))
 
 
 def draw_slice(
-    axes: Axes, display: Volume, plane: Plane, centre_ras: NDArray[np.float64], view_mm: NDArray[np.float64]
+    axes: Axes,
+    display: Volume,
+    plane: Plane,
+    centre_ras: NDArray[np.float64],
+    view_mm: NDArray[np.float64],
+    window: tuple[float, float],
 ) -> None:
-    """The slice through ``centre_ras``, letters at its edges; coordinates are RAS mm, growing to the left and up."""
+    """The slice through ``centre_ras`` in a window of values, letters at its edges.
+
+    Coordinates are RAS mm, growing to the left and up.
+    """
     from matplotlib.patheffects import withStroke
 
     bounds = display.grid.bounds
@@ -204,8 +215,8 @@ def draw_slice(
         origin="lower",
         extent=(low[plane.leftward], high[plane.leftward], low[plane.upward], high[plane.upward]),
         cmap="gray",
-        vmin=PICTURE_WINDOW_HU[0],
-        vmax=PICTURE_WINDOW_HU[1],
+        vmin=window[0],
+        vmax=window[1],
         interpolation="bilinear",
         aspect="equal",
     )

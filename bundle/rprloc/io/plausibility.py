@@ -1,4 +1,4 @@
-"""Whether what was read can be a CT scan: reasons to refuse it, and reasons to doubt it."""
+"""Whether what was read can be a scan: reasons to refuse it, and reasons to doubt it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.io.dicom import MIN_SLICES
+from rprloc.modality import CT, Modality
 from rprloc.volume import Volume
 
 MIN_VOXELS, MIN_EXTENT_MM = MIN_SLICES, 40.0
@@ -18,73 +19,33 @@ _MAX_DISTANCE_MM = 100_000.0  # from the origin of the patient's space
 MAX_SHEAR_COSINE = 0.005
 
 
-def image_warnings(volume: Volume) -> list[str]:
-    """A text for each reason to doubt that the volume is ordinary CT in Hounsfield units; [] for ordinary CT.
+def image_warnings(volume: Volume, modality: Modality = CT) -> list[str]:
+    """A text for each reason to doubt that the volume is an ordinary scan of a modality; [] for ordinary ones.
 
-    Padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most.
+    In CT, padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most.
     """
     warnings = []
+    if volume.modality not in ("", modality.name):
+        warnings.append(f"The series says that it is {volume.modality}, not {modality.name}.")
     spacing_mm = volume.grid.spacing_mm
     spacing = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
     if spacing_mm.min() < 0.1 or spacing_mm.max() > 20.0:
         warnings.append(
-            f"The voxels measure {spacing} mm, which is unusual for CT. Check that the spacing is in millimetres."
+            f"The voxels measure {spacing} mm, which is unusual for {modality.name}. Check that the spacing is in "
+            "millimetres."
         )
     elif spacing_mm.max() > 10.0:
         warnings.append(
             f"The voxels measure {spacing} mm. Slices thicker than 10 mm hide small organs. Use thinner slices."
         )
-    doubt = _intensity_doubt(volume)
-    return [*warnings, doubt[0]] if doubt else warnings
+    doubt = modality.find_doubt(volume.hu)
+    return [*warnings, doubt.text] if doubt else warnings
 
 
-def reason_not_to_train_on(volume: Volume) -> str | None:
-    """Why the volume is hardly CT in Hounsfield units; None for CT, be it kept through a display window."""
-    doubt = _intensity_doubt(volume)
-    return doubt[0] if doubt and not doubt[1] else None
-
-
-def _intensity_doubt(volume: Volume) -> tuple[str, bool] | None:
-    """The reason (or None) to doubt that the values are full-range Hounsfield units, and whether they are usable CT."""
-    step = max(1, int(np.ceil((volume.hu.size / 2e6) ** (1 / 3))))
-    hu = np.asarray(volume.hu[::step, ::step, ::step], np.float32).ravel()
-    hu = hu[hu >= -1100.0]  # without padding
-    if len(hu) == 0:
-        return "No voxel is above -1100 HU, so the image cannot be CT. Use the original CT.", False
-    low, high = float(hu.min()), float(hu.max())
-    span = f"values run from {low:g} to {high:g}"
-    if low > -50.0:
-        dense = hu[hu > 500.0]
-        if len(dense) > 0.01 * len(hu) and np.mean((dense > 850.0) & (dense < 1250.0)) > 0.6:
-            return (
-                f"The image looks like CT stored with an offset of about 1000 or 1024 (its {span}, soft tissue near "
-                f"{np.median(dense):.0f}). Apply the rescale intercept to it, which gives Hounsfield units.",
-                False,
-            )
-        return (
-            f"The image does not look like CT: its {span}, as in MR or an 8-bit picture, with nothing near "
-            "air's -1000 HU. Use the original CT, in Hounsfield units.",
-            False,
-        )
-    if low > -800.0:
-        if np.mean(hu <= low + 2.0) > 0.01:
-            return (
-                f"The image seems to have been saved through a display window (its {span}), which cuts off lung or "
-                "bone. It can be used, but the original Hounsfield units may give better boxes.",
-                True,
-            )
-        return (
-            f"The image holds no air: its {span}, while CT shows about -1000 HU around the body. "
-            "If it is not CT in Hounsfield units, use the original CT.",
-            True,
-        )
-    if np.mean((hu > -200.0) & (hu < 300.0)) < 0.05:
-        return (
-            f"Few voxels have values of soft tissue (-200 to 300 HU; the {span}). The image may not be in "
-            "Hounsfield units, or its rescale intercept may have been applied twice. Use the original CT.",
-            False,
-        )
-    return None
+def reason_not_to_train_on(volume: Volume, modality: Modality) -> str | None:
+    """Why the volume is hardly of a modality; None for what is, be it CT that was kept through a display window."""
+    doubt = modality.find_doubt(volume.hu)
+    return doubt.text if doubt and not doubt.usable else None
 
 
 def refuse_unusable(array: NDArray[np.generic], grid: Grid, path: Path) -> None:

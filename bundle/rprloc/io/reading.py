@@ -1,4 +1,4 @@
-"""Reading CT scans, and refusing what cannot be used.
+"""Reading scans, and refusing what cannot be used.
 
 Nothing is guessed: a file that is cut off, lacks slices or does not say how the patient lies is an InputError, never a
 wrong answer. For each format one reader has the last word about place, extent, scaling and type of the voxels.
@@ -50,7 +50,7 @@ class Scan:
     Parameters
     ----------
     volume : Volume
-        Hounsfield units and where they lie.
+        Hounsfield units, or the intensities of MR, and where they lie.
     notes : tuple of str
         What was done to the scan when it was read, each in a sentence or two.
     series : DicomSeries, optional
@@ -69,7 +69,10 @@ class Scan:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """The notes, and every reason to doubt that the scan is ordinary CT, each in a sentence or two."""
+        """The notes, and every reason to doubt that the scan is ordinary CT, each in a sentence or two.
+
+        :meth:`rprloc.Localizer.locate` tells the doubts of its weights' own modality instead.
+        """
         return (*self.notes, *image_warnings(self.volume))
 
     def renamed(self, name: str) -> Scan:
@@ -78,7 +81,7 @@ class Scan:
 
 
 def read_scan(path: str | Path, *, series_uid: str | None = None) -> Scan:
-    """The CT scan in a file (NIfTI, NRRD, MetaImage) or in DICOM, with what its file says besides.
+    """The scan in a file (NIfTI, NRRD, MetaImage) or in DICOM, with what its file says besides.
 
     Parameters
     ----------
@@ -110,7 +113,7 @@ def read_scan(path: str | Path, *, series_uid: str | None = None) -> Scan:
         if holds_series(path):
             chosen = choose_series(find_series(path), path, series_uid)
             array, grid, series, notes = read_series(chosen, path)
-            scan = Scan(Volume(array, grid, scan_name(path)), notes, series)
+            scan = Scan(Volume(array, grid, scan_name(path), series.modality), notes, series)
         else:
             if series_uid is not None:
                 raise InputError(

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rprloc.detection import Detections
 from rprloc.files import atomic_path, make_folder, name_files
 from rprloc.geometry import Box
-from rprloc.intensity import AIR_HU, PICTURE_WINDOW_HU
 from rprloc.io.colours import organ_colour
 from rprloc.io.pictures import PLANES, Plane, display_volume
+from rprloc.modality import guess_modality
 from rprloc.volume import Volume
 
 EDGE, GAP = 180, 3
@@ -38,6 +38,7 @@ def save_slices(folder: Path, volume: Volume, detections: Detections) -> None:
 
     make_folder(folder)
     display = display_volume(volume)
+    window = guess_modality(display.hu, display.modality).picture_window(display.hu)
     names = name_files(detections.targets)
     places = {**detections.boxes, **{name: Box(point, point) for name, point in detections.points_ras.items()}}
     for index, (name, box) in enumerate(places.items()):
@@ -47,7 +48,7 @@ def save_slices(folder: Path, volume: Volume, detections: Detections) -> None:
         colour = np.rint(255 * np.array(organ_colour(index)))
         for column, plane in enumerate(PLANES):
             part = picture[:, column * (EDGE + GAP) :][:, :EDGE]
-            part[:] = _draw_slice(display, plane, box.centre_ras, view_mm)[..., None]
+            part[:] = _draw_slice(display, plane, box.centre_ras, view_mm, window)[..., None]
             if name in detections.boxes:
                 _draw_box(part, plane, box, view_mm, colour)
             else:
@@ -61,16 +62,21 @@ def list_slices(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{END}"))
 
 
-def _draw_slice(display: Volume, plane: Plane, centre_ras: NDArray[np.float64], view_mm: float) -> NDArray[np.uint8]:
-    """Grey values (EDGE, EDGE) of a square around a place; positions grow to the left and up."""
+def _draw_slice(
+    display: Volume, plane: Plane, centre_ras: NDArray[np.float64], view_mm: float, window: tuple[float, float]
+) -> NDArray[np.uint8]:
+    """Grey values (EDGE, EDGE) of a square around a place, black outside of the scan.
+
+    Positions grow to the left and up.
+    """
     from scipy.ndimage import map_coordinates
 
     off_mm = view_mm * (0.5 - (np.arange(EDGE) + 0.5) / EDGE)
     points_ras = np.tile(centre_ras, (EDGE, EDGE, 1))
     points_ras[..., plane.leftward] += off_mm
     points_ras[..., plane.upward] += off_mm[:, None]
-    hu = map_coordinates(display.hu, np.moveaxis(display.grid.ijk(points_ras), -1, 0), order=1, cval=AIR_HU)
-    low, high = PICTURE_WINDOW_HU
+    low, high = window
+    hu = map_coordinates(display.hu, np.moveaxis(display.grid.ijk(points_ras), -1, 0), order=1, cval=low)
     return np.rint(255 * ((hu.astype(np.float32) - low) / (high - low)).clip(0, 1)).astype(np.uint8)
 
 

@@ -90,7 +90,7 @@ class Localizer:
         """
         weights = find_weights(model)
         localizer = cls.of(load_model(weights, choose_device(device)), weights, fall_back=device == "auto")
-        _log.info("Model %s on %s.", localizer.model_id, localizer.device_name)
+        _log.info("Model %s for %s on %s.", localizer.model_id, localizer.modality, localizer.device_name)
         return localizer
 
     @classmethod
@@ -109,6 +109,11 @@ class Localizer:
     def model_id(self) -> str:
         """The fingerprint of the weights; support sets carry it."""
         return self.model.identity()
+
+    @property
+    def modality(self) -> str:
+        """What the weights are for: "CT" or "MR"."""
+        return self.model.modality.name
 
     @property
     def device_name(self) -> str:
@@ -139,7 +144,8 @@ class Localizer:
         Raises
         ------
         InputError
-            If nothing is marked, the scan shows no body, or points lie outside of it or span no volume.
+            If nothing is marked, the scan shows no body or surely is of another modality than the weights, or points
+            lie outside of it or span no volume.
 
         Examples
         --------
@@ -148,7 +154,7 @@ class Localizer:
         """
         field = self.compute_position_field(example.volume)
         # An example that was made by hand, not read, has no warnings of its own.
-        warnings = dict.fromkeys((*example.warnings, *image_warnings(example.volume)))
+        warnings = dict.fromkeys((*example.warnings, *self.warnings_of(example.volume)))
         return self.learn_in(field, example.volume.grid, example.annotation, example.name, warnings=tuple(warnings))
 
     def learn_in(
@@ -190,7 +196,8 @@ class Localizer:
         Raises
         ------
         InputError
-            If the set belongs to other weights, lacks what is asked for, or the scan shows no body.
+            If the set belongs to other weights or lacks what is asked for, or if the scan shows no body or surely is of
+            another modality than the weights.
 
         Examples
         --------
@@ -199,7 +206,7 @@ class Localizer:
         (3,)
         """
         self.check(support_set, organs)
-        volume, warnings = (scan.volume, scan.warnings) if isinstance(scan, Scan) else (scan, image_warnings(scan))
+        volume, warnings = scan.volume if isinstance(scan, Scan) else scan, self.warnings_of(scan)
         started = time.perf_counter()
         detections = run_on_device(
             self.model,
@@ -228,6 +235,14 @@ class Localizer:
         """Raise InputError if the set belongs to other weights or lacks what is asked for."""
         check_support_set(support_set, self.model_id, organs)
 
+    def warnings_of(self, scan: Scan | Volume) -> tuple[str, ...]:
+        """What was done to a scan when it was read, and reasons to doubt that it is an ordinary one for the weights."""
+        volume, notes = (scan.volume, scan.notes) if isinstance(scan, Scan) else (scan, ())
+        return (*notes, *image_warnings(volume, self.model.modality))
+
     def compute_position_field(self, volume: Volume) -> PositionField:
-        """What localization needs of a scan, computed once. Raises InputError if the scan shows no body."""
+        """What localization needs of a scan, computed once.
+
+        Raises InputError if the scan shows no body, or surely is of another modality than the weights.
+        """
         return run_on_device(self.model, lambda: compute_position_field(self.model, volume), fall_back=self.fall_back)

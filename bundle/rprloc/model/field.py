@@ -53,9 +53,9 @@ class PositionField:
 def compute_position_field(model: RPRNet, volume: Volume) -> PositionField:
     """The position field of a scan, on the device of the model.
 
-    Raises InputError if nothing in the scan looks like a body.
+    Raises InputError if nothing in the scan looks like a body, or if it surely is of another modality than the weights.
     """
-    seen = prepare_input(volume, next(model.parameters()).device)
+    seen = prepare_input(volume, next(model.parameters()).device, model.modality)
     image, pose = look_coarsely(model, seen, volume.name)
     body, fine = register_beside_fine_pass(model, image, pose, seen)
     return PositionField(body, fine, seen.image, seen.grid, model.atlas, volume.grid.bounds)
@@ -128,7 +128,7 @@ def look_coarsely(model: RPRNet, seen: NetworkInput, name: str) -> tuple[Registr
             coarse = compute_latents(model.coarse, seen)
     image = RegistrationImage.of(seen)
     if not coarse.inside.any() or not image.near.any():
-        raise no_body_error(name)
+        raise no_body_error(name, model.modality)
     return image, estimate_pose(coarse)
 
 

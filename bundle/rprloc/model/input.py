@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rprloc.errors import InputError
 from rprloc.geometry import Grid
-from rprloc.intensity import BODY_INPUT, find_display_window_air, to_network_input
+from rprloc.intensity import BODY_INPUT
+from rprloc.modality import CT, Modality
 from rprloc.volume import Volume, resample
 
 SPACING_MM = 4.0
@@ -64,18 +66,29 @@ def network_grid(grid: Grid, spacing_mm: float, anchor_mm: float) -> Grid:
     return Grid.isotropic(shape.tolist(), spacing_mm, first + 0.5 * spacing_mm)
 
 
-def prepare_input(volume: Volume, device: torch.device) -> NetworkInput:
-    """The networks' input of the box around the body in a scan.
+def image_at_network_spacing(volume: Volume, modality: Modality) -> tuple[NDArray[np.float32], Grid]:
+    """A whole scan as networks for a modality see it: (I, J, K) in [0, 1], 0 outside of the scan, and its grid.
+
+    Raises InputError if it surely is of another modality.
+    """
+    reason = modality.reason_to_refuse(volume.hu, volume.modality)
+    if reason is not None:
+        raise InputError(f"{volume.name or 'The scan'} {reason}")
+    resampled = resample(volume, network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM), modality.fill)
+    return modality.to_input(resampled.hu.astype(np.float32, copy=False), volume.hu), resampled.grid
+
+
+def prepare_input(volume: Volume, device: torch.device, modality: Modality = CT) -> NetworkInput:
+    """The input, of networks for a modality, of the box around the body in a scan.
 
     The box lies on the lattice of the whole scan; what is left out counts as air. Raises InputError if nothing in the
-    scan looks like a body.
+    scan looks like a body, or if it surely is of another modality.
     """
-    at_network_spacing = resample(volume, network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM))
-    image = torch.from_numpy(to_network_input(at_network_spacing.hu, find_display_window_air(volume.hu))).to(device)
-    whole = NetworkInput.of(image, at_network_spacing.grid)
+    image, grid = image_at_network_spacing(volume, modality)
+    whole = NetworkInput.of(torch.from_numpy(image).to(device), grid)
     occupied = whole.body.nonzero()
     if len(occupied) == 0:
-        raise no_body_error(volume.name)
+        raise no_body_error(volume.name, modality)
     step = int(LATTICE_ANCHOR_MM / SPACING_MM)
     first = occupied.amin(0) // step * step
     shape = (-(-(occupied.amax(0) + 1 - first) // step) * step).tolist()
@@ -84,8 +97,7 @@ def prepare_input(volume: Volume, device: torch.device) -> NetworkInput:
     return NetworkInput(whole.image[box], whole.body[box], whole.grid.cropped((i, j, k), shape))
 
 
-def no_body_error(name: str) -> InputError:
+def no_body_error(name: str, modality: Modality) -> InputError:
     return InputError(
-        f"{name or 'The scan'} shows no body: hardly a place is brighter than air. "
-        "Check that it is CT in Hounsfield units, with its rescale slope and intercept applied."
+        f"{name or 'The scan'} shows no body: hardly a place is brighter than air. {modality.no_body_advice}"
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
+from rprloc.modality import CT, Modality, modality_named
 from rprloc.model.body import BodyAtlas
 from rprloc.model.shipped import find_weights
 
@@ -101,9 +102,10 @@ class RPRNet(nn.Module):
 
     The atlas lies in the buffers ``atlas_values`` (2, A, B, C), uint8, 255 for 1.0, and ``atlas_origin_mm`` (3,); a new
     model has an empty one, of ``atlas_shape`` (A, B, C) for loaders that want the shapes of the weights to be there.
+    Weights for another modality than CT name it in the buffer ``modality_name``, in ASCII; those for CT have none.
     """
 
-    __jit_unused_properties__ = ["atlas"]  # noqa: RUF012 (as TorchScript reads it)
+    __jit_unused_properties__ = ["atlas", "modality"]  # noqa: RUF012 (as TorchScript reads it)
     atlas_values: Tensor
     atlas_origin_mm: Tensor
 
@@ -119,7 +121,7 @@ class RPRNet(nn.Module):
         self.fine = Pnet(fine_layers, descriptor_channels)
         self.register_buffer("atlas_values", torch.zeros(2, *atlas_shape, dtype=torch.uint8))
         self.register_buffer("atlas_origin_mm", torch.zeros(3))
-        self.register_load_state_dict_pre_hook(_take_the_shape_of_the_atlas)
+        self.register_load_state_dict_pre_hook(_take_what_weights_differ_in)
         self._atlas: tuple[Tensor, BodyAtlas] | None = None  # and of which buffer it is
 
     @property
@@ -137,6 +139,19 @@ class RPRNet(nn.Module):
         self.atlas_values = (atlas.values * 255.0).round().to(self.atlas_values)
         self.atlas_origin_mm = torch.from_numpy(atlas.origin_mm.copy()).to(self.atlas_origin_mm)
 
+    @property
+    def modality(self) -> Modality:
+        """The modality that the weights are for. Raises InputError for one that this version does not know."""
+        name = self._buffers.get("modality_name")
+        return CT if name is None else modality_named(bytes(name.tolist()).decode("ascii", "replace"))
+
+    @modality.setter
+    def modality(self, modality: Modality) -> None:
+        self._buffers.pop("modality_name", None)
+        if modality is not CT:
+            name = torch.tensor(list(modality.name.encode("ascii")), dtype=torch.uint8)
+            self.register_buffer("modality_name", name.to(self.atlas_values.device))
+
     def forward(self, image: Tensor) -> Tensor:
         """Coarse latent positions (N, 3, i, j, k) in mm of an image (N, 1, I, J, K) in [0, 1]."""
         return self.coarse(image)
@@ -150,8 +165,12 @@ class RPRNet(nn.Module):
         return digest.hexdigest()[:16]
 
 
-def _take_the_shape_of_the_atlas(model: RPRNet, state: Mapping[str, Tensor], *_: object) -> None:
-    """Before a state is loaded: an atlas is as large as the body that it was made of."""
+def _take_what_weights_differ_in(model: RPRNet, state: Mapping[str, Tensor], *_: object) -> None:
+    """Before a state is loaded: an atlas is as large as the body that it was made of, and CT has no name."""
+    model.modality = CT
+    name = state.get("modality_name")
+    if name is not None:
+        model.register_buffer("modality_name", torch.zeros_like(name, device=model.atlas_values.device))
     values = state.get("atlas_values")
     if values is not None and values.ndim == 4 and len(values) == 2:
         model.atlas_values = torch.zeros_like(values, device=model.atlas_values.device)
@@ -199,6 +218,10 @@ def load_model(path: str | Path | None = None, device: torch.device | str = "cpu
             f"{path} does not hold the weights of an RPR-Loc model. Give the model.pt of the bundle or of a training "
             "run. If it is one of these, download or train it again."
         ) from error
+    try:
+        model.modality  # noqa: B018 (it raises InputError)
+    except InputError as error:
+        raise InputError(f"{path} cannot be used: {error}") from error
     return place_on(model.eval().requires_grad_(False), device)
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from rprloc.files import shipped_folder
 
 DEFAULT = "research"
+SHIPPED_FOR = "CT"
+"""The modality of all of them."""
+
 LICENCE_FILE = "license.txt"
 """Beside each file of shipped weights: in a line, what they may be used for, and what they were trained on."""
 

@@ -9,6 +9,7 @@ import jsonschema
 
 from rprloc.errors import InputError
 from rprloc.files import parse_json
+from rprloc.modality import CT, MODALITIES
 
 _AT_LEAST = {"coarse_outputs": 1, "fine_outputs": 1, "crops_a_step": 2, "checkpoint_steps": 1}
 
@@ -27,6 +28,7 @@ class TrainingConfig:
     crops_a_step: int = 4
     group_power: float = 0.0  # how a region of n scans weighs: n ** group_power; 0: all regions alike
     checkpoint_steps: int = 200
+    modality: str = CT.name  # or MR, of scans and weights
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:
@@ -42,7 +44,11 @@ class TrainingConfig:
             content = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as JSON ({error}). {wanted}") from error
-        kinds = {"int": {"type": "integer", "minimum": 0}, "float": {"type": "number", "minimum": 0.0}}
+        kinds: dict[str, dict[str, object]] = {
+            "int": {"type": "integer", "minimum": 0},
+            "float": {"type": "number", "minimum": 0.0},
+            "str": {"enum": list(MODALITIES)},
+        }
         known = {field.name: dict(kinds[str(field.type)]) for field in fields(cls)}
         for name, least in _AT_LEAST.items():
             known[name]["minimum"] = least

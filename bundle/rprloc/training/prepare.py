@@ -8,9 +8,12 @@ from pathlib import Path
 
 from rprloc.errors import InputError
 from rprloc.io.dataset import scans_below, training_files
+from rprloc.modality import modality_named
+from rprloc.model.network import RPRNet
 from rprloc.training.config import TrainingConfig
 from rprloc.training.packing import pack
 from rprloc.training.sampling import TrainingScan
+from rprloc.training.training import require_same_modality
 
 HELD_OUT = 20
 """Of unlabelled scans in a folder one in so many is only measured on."""
@@ -31,14 +34,16 @@ def prepare_run(
     data: Path | None = None,
     images: Path | None = None,
     recipe: Path | None = None,
-    changes: Mapping[str, int | float | None] | None = None,
+    changes: Mapping[str, int | float | str | None] | None = None,
+    init: RPRNet | None = None,
     resume: bool = False,
 ) -> Prepared:
     """Read the scans of a ``datasets.json`` (``data``) or below a folder (``images``), and work out the recipe.
 
     The recipe is that of the file ``recipe``; else, where a run goes on, the one that it began with; else the default.
-    ``changes`` are fields of it that are set anew, where not None. Raises InputError if the folder holds a run that is
-    not to go on, or if the scans or the recipe cannot be used.
+    ``changes`` are fields of it that are set anew, where not None. Without a recipe, a run that starts from ``init``
+    has its modality. Raises InputError if the folder holds a run that is not to go on, if the scans or the recipe
+    cannot be used, or if run, recipe and ``init`` differ in modality.
     """
     if (data is None) == (images is None):
         raise InputError("Scans to train on come from --data or from --images. Give one of them.")
@@ -51,16 +56,25 @@ def prepare_run(
         recipe = own
     config = TrainingConfig() if recipe is None else TrainingConfig.read(recipe)
     chosen = {name: value for name, value in (changes or {}).items() if value is not None}
+    if init is not None and recipe is None:
+        chosen = {"modality": init.modality.name, **chosen}
     config = replace(config, **chosen)  # type: ignore[arg-type]
+    modality = modality_named(config.modality)
+    if init is not None:
+        require_same_modality(config, init)
+    if resume and own.is_file() and TrainingConfig.read(own).modality != modality.name:
+        raise InputError(
+            f"The run in {folder} is not for {modality.name}. Name another folder, or leave --modality out."
+        )
     packed = folder / "packed"
     if images is None:
         assert data is not None
         files, held_out = training_files(data), training_files(data, "val")
         folder.mkdir(parents=True, exist_ok=True)
-        return Prepared(pack(files, packed), pack(held_out, packed), config)
+        return Prepared(pack(files, packed, modality=modality), pack(held_out, packed, modality=modality), config)
     files = scans_below(images)
     folder.mkdir(parents=True, exist_ok=True)
-    scans = pack(files, packed, folder / "skipped.csv")
+    scans = pack(files, packed, folder / "skipped.csv", modality)
     validation = scans[HELD_OUT - 1 :: HELD_OUT]
     del scans[HELD_OUT - 1 :: HELD_OUT]
     return Prepared(scans, validation, config)

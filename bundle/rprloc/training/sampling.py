@@ -13,8 +13,11 @@ from torch import Tensor
 
 from rprloc.geometry import Grid, Points
 from rprloc.intensity import BODY_INPUT, DISPLAY_WINDOW
+from rprloc.modality import CT, Modality
 from rprloc.model.input import find_body
 from rprloc.model.network import Pnet
+
+_GAIN, _CONTRAST = 0.2, 0.3  # deviations: of the logarithm of an MR scanner's gain, and of a gamma's
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +82,13 @@ def cut_crop(scan: TrainingScan, centre_ras: NDArray[np.float64], matrix: NDArra
     return F.grid_sample(source, lattice, align_corners=False)[0]
 
 
-def jitter(image: Tensor, generator: np.random.Generator) -> Tensor:
-    """Random intensities and fields of view: display window, gamma, contrast, blur, noise, and cuts that leave air.
+def jitter(image: Tensor, generator: np.random.Generator, modality: Modality = CT) -> Tensor:
+    """Random intensities and fields of view: gamma, contrast, blur, noise, and cuts that leave air; before these, in CT
+    a display window, in other scans what their scanners and sequences do to them.
 
     Air stays 0, so that padding remains air.
     """
-    if generator.random() < 0.3:
-        darkest, brightest = DISPLAY_WINDOW
-        image = torch.where(image <= darkest, 0.0, image.clamp(max=brightest))
+    image = _display(image, generator) if modality is CT else _receive(image, generator)
     if generator.random() < 0.5:
         image = image.clamp(min=0.0) ** float(np.exp(generator.normal(0.0, 0.15)))
     image = image * float(np.exp(generator.normal(0.0, 0.04)))
@@ -101,6 +103,24 @@ def jitter(image: Tensor, generator: np.random.Generator) -> Tensor:
     if generator.random() < 0.2:
         image = _cut(image, axis=int(generator.integers(1, 3)), generator=generator)
     return image.clamp(0.0, 1.0)
+
+
+def _display(image: Tensor, generator: np.random.Generator) -> Tensor:
+    """Sometimes as scans look that were kept through a display window."""
+    if generator.random() < 0.3:
+        darkest, brightest = DISPLAY_WINDOW
+        image = torch.where(image <= darkest, 0.0, image.clamp(max=brightest))
+    return image
+
+
+def _receive(image: Tensor, generator: np.random.Generator) -> Tensor:
+    """Sometimes brighter near some coils and darker far from them, and of another contrast."""
+    if generator.random() < 0.5:
+        gain = torch.from_numpy(np.exp(generator.normal(0.0, _GAIN, (1, 1, 3, 3, 3)))).float()
+        image = image * F.interpolate(gain, size=image.shape[1:], mode="trilinear", align_corners=True)[0]
+    if generator.random() < 0.5:
+        image = image.clamp(min=0.0) ** float(np.exp(generator.normal(0.0, _CONTRAST)))
+    return image
 
 
 def _cut(image: Tensor, axis: int, generator: np.random.Generator) -> Tensor:
@@ -121,6 +141,7 @@ def random_crop(
     outputs: int,
     net: Pnet,
     generator: np.random.Generator,
+    modality: Modality = CT,
     *,
     rotation_deg: float = 15.0,
     scale: float = 0.12,
@@ -128,7 +149,7 @@ def random_crop(
     """A crop around ``centre_ras`` under a random transform, as large as ``outputs`` places along each edge need."""
     matrix = random_matrix(generator, rotation_deg, scale)
     edge_vox = net.receptive_field + net.stride * (outputs - 1)
-    image = jitter(cut_crop(scan, centre_ras, matrix, edge_vox), generator)
+    image = jitter(cut_crop(scan, centre_ras, matrix, edge_vox), generator, modality)
     centres_vox = np.arange(outputs) * net.stride + 0.5 * (net.receptive_field - 1)
     offsets_mm = (centres_vox - 0.5 * (edge_vox - 1)) * scan.grid.spacing_mm[0]
     lattice_mm = np.stack(np.meshgrid(offsets_mm, offsets_mm, offsets_mm, indexing="ij"), axis=-1)

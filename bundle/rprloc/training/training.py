@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from rprloc.errors import InputError
 from rprloc.files import atomic_path, write_text_atomically
+from rprloc.modality import modality_named
 from rprloc.model.body import BodyMap
 from rprloc.model.network import Pnet, RPRNet, place_on, save_model
 from rprloc.training.body_frame import make_body_frame
@@ -130,6 +132,8 @@ def _held_out(
     how far the latents of a place lie apart in two views that differ in grey values and field of view.
     """
 
+    modality = modality_named(config.modality)
+
     @torch.no_grad()
     def measure(net: Pnet) -> dict[str, NDArray[np.float64]]:
         differences_mm: dict[str, list[Tensor]] = {"validation": [], "offsets": [], "views": []}
@@ -141,7 +145,9 @@ def _held_out(
                 index = choose_scan(scans, generator, config.group_power)
                 centre_ras = random_place(scans[index], generator)
                 views = tuple(
-                    random_crop(scans[index], centre_ras, outputs, net, generator, rotation_deg=0.0, scale=0.0)
+                    random_crop(
+                        scans[index], centre_ras, outputs, net, generator, modality, rotation_deg=0.0, scale=0.0
+                    )
                     for _ in range(2)
                 )
                 body_mm = maps[index].body(views[0].source_ras)
@@ -196,7 +202,11 @@ def train(
 
     ``validation``: unlabelled scans that are only measured on. ``init``: a model to go on from, in its body frame; by
     default the scans make a frame of their own and the networks start anew.
+
+    Raises InputError if ``init`` is for another modality than ``config``.
     """
+    if init is not None:
+        require_same_modality(config, init)
     folder.mkdir(parents=True, exist_ok=True)
     with one_process_first():
         rank = rank_and_processes()[0]
@@ -207,6 +217,7 @@ def train(
     model = RPRNet()
     if init is not None:
         model.load_state_dict(init.state_dict())
+    model.modality = modality_named(config.modality)
     model.atlas = atlas
     model = place_on(model, device)
     for name, steps, net, draw_of, loss_of, outputs in (
@@ -225,6 +236,16 @@ def train(
     if rank_and_processes()[0] == 0:
         save_model(model.eval(), folder / "model.pt")
     return model.eval()
+
+
+def require_same_modality(config: TrainingConfig, init: RPRNet) -> None:
+    """Raises InputError if a model to go on from is for another modality than a run."""
+    if init.modality.name != config.modality:
+        raise InputError(
+            f"The weights to start from are for {init.modality.name}, and this training is for {config.modality}. "
+            f"Start from weights for {config.modality}, leave --init out, or give --modality "
+            f"{init.modality.name.lower()}."
+        )
 
 
 def _write_config(

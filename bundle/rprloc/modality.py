@@ -1,0 +1,236 @@
+"""What depends on the modality, CT or MR: voxels as the networks' input, what is plausible, what pictures show.
+
+Weights belong to one modality and say which. Beyond the networks' input, in [0, 1], nothing knows it any more: tissue
+of either takes the range that the windows and thresholds of ``intensity.py`` expect.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from rprloc.errors import InputError
+from rprloc.intensity import AIR_HU, PICTURE_WINDOW_HU, find_display_window_air, to_network_input
+
+Values = NDArray[np.generic]
+
+_LOOKED_AT = 2e6  # voxels, about
+_BELOW_ZERO = -50.0  # no scanner writes MR that is darker
+_TISSUE_PERCENTILES = (50.0, 95.0)
+_TISSUE_INPUTS = (0.2, 0.5, 0.8)  # of the darkest tissue and of these percentiles; CT's soft tissue takes this range
+_FEW_VALUES = 8
+_BINS = 1024  # so many that rounding, which may move the threshold by one, does not matter
+
+
+class Doubt(NamedTuple):
+    """A reason to doubt a scan, and whether it can be used nevertheless."""
+
+    text: str
+    usable: bool
+
+
+class Modality(ABC):
+    """One kind of scan. ``values`` are a scan's voxels (I, J, K) as they are stored, of any number type."""
+
+    name: str
+    """As DICOM calls it."""
+    no_body_advice: str
+    """What to do about a scan that shows no body."""
+    fill: float
+    """What :meth:`to_input` takes for places outside of the scan."""
+
+    @abstractmethod
+    def to_input(self, resampled: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
+        """The networks' input in [0, 1] of a scan at network spacing, 0 for air and outside of the scan."""
+
+    @abstractmethod
+    def find_doubt(self, values: Values) -> Doubt | None:
+        """The reason to doubt that the values are of this modality; None for ordinary scans."""
+
+    @abstractmethod
+    def reason_to_refuse(self, values: Values, said: str) -> str | None:
+        """Why the scan is surely of another modality; None if it may be of this one. ``said`` is what its file says."""
+
+    @abstractmethod
+    def picture_window(self, values: Values) -> tuple[float, float]:
+        """The values that are black and white in pictures."""
+
+    @abstractmethod
+    def darkest(self, values: Values) -> float:
+        """What stands for places outside of the scan in pictures."""
+
+
+class _CT(Modality):
+    """Hounsfield units."""
+
+    name, fill = "CT", AIR_HU
+    no_body_advice = "Check that it is CT in Hounsfield units, with its rescale slope and intercept applied."
+
+    def to_input(self, resampled: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
+        return to_network_input(resampled, find_display_window_air(values))
+
+    def reason_to_refuse(self, values: Values, said: str) -> str | None:
+        if said != MR.name or _is_surely_ct(values):
+            return None
+        return (
+            "says that it is MR, and these weights are for CT. Use weights for MR (--model); 'rprloc train --modality "
+            "mr' makes some."
+        )
+
+    def find_doubt(self, values: Values) -> Doubt | None:
+        hu = _some(values)
+        hu = hu[hu >= -1100.0]  # without padding
+        if len(hu) == 0:
+            return Doubt("No voxel is above -1100 HU, so the image cannot be CT. Use the original CT.", False)
+        low, high = float(hu.min()), float(hu.max())
+        span = f"values run from {low:g} to {high:g}"
+        if low > _BELOW_ZERO:
+            dense = hu[hu > 500.0]
+            if len(dense) > 0.01 * len(hu) and np.mean((dense > 850.0) & (dense < 1250.0)) > 0.6:
+                return Doubt(
+                    f"The image looks like CT stored with an offset of about 1000 or 1024 (its {span}, soft tissue "
+                    f"near {np.median(dense):.0f}). Apply the rescale intercept to it, which gives Hounsfield units.",
+                    False,
+                )
+            return Doubt(
+                f"The image does not look like CT: its {span}, as in MR or an 8-bit picture, with nothing near "
+                "air's -1000 HU. Use the original CT, in Hounsfield units.",
+                False,
+            )
+        if low > -800.0:
+            if np.mean(hu <= low + 2.0) > 0.01:
+                return Doubt(
+                    f"The image seems to have been saved through a display window (its {span}), which cuts off lung or "
+                    "bone. It can be used, but the original Hounsfield units may give better boxes.",
+                    True,
+                )
+            return Doubt(
+                f"The image holds no air: its {span}, while CT shows about -1000 HU around the body. "
+                "If it is not CT in Hounsfield units, use the original CT.",
+                True,
+            )
+        if np.mean((hu > -200.0) & (hu < 300.0)) < 0.05:
+            return Doubt(
+                f"Few voxels have values of soft tissue (-200 to 300 HU; the {span}). The image may not be in "
+                "Hounsfield units, or its rescale intercept may have been applied twice. Use the original CT.",
+                False,
+            )
+        return None
+
+    def picture_window(self, values: Values) -> tuple[float, float]:
+        return PICTURE_WINDOW_HU
+
+    def darkest(self, values: Values) -> float:
+        return AIR_HU
+
+
+class _MR(Modality):
+    """Intensities on a scale of each scan's own, air dark: nothing here changes if they are multiplied or shifted."""
+
+    name, fill = "MR", float("nan")
+    no_body_advice = "Check that it is the scan itself: no map, mask or phase image."
+
+    def to_input(self, resampled: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
+        knots, inputs = _tissue_scale(resampled[np.isfinite(resampled)])
+        # nan, outside of the scan, goes where air goes
+        return np.nan_to_num(np.interp(resampled, knots, inputs), nan=0.0).astype(np.float32)
+
+    def reason_to_refuse(self, values: Values, said: str) -> str | None:
+        if said != CT.name and not _is_surely_ct(values):
+            return None
+        what = "says that it is CT" if said == CT.name else "holds Hounsfield units, as CT does"
+        return f"{what}, and these weights are for MR. Use weights for CT, such as those that are shipped (--model)."
+
+    def find_doubt(self, values: Values) -> Doubt | None:
+        some = _some(values)
+        span = f"values run from {some.min():g} to {some.max():g}"
+        if _reaches_below_zero(values):
+            return Doubt(
+                f"The image may not be MR: its {span}, and MR has nothing far below zero. "
+                "If it is CT, use weights for CT.",
+                False,
+            )
+        count = len(np.unique(some))
+        if count <= _FEW_VALUES:
+            return Doubt(
+                f"The image has no more than {count} different values, as a label map or a mask has. "
+                "Use the scan itself.",
+                False,
+            )
+        return None
+
+    def picture_window(self, values: Values) -> tuple[float, float]:
+        low, high = np.percentile(_some(values), (1.0, 99.5))
+        return float(low), float(max(high, low + 1e-6 * max(1.0, abs(low))))
+
+    def darkest(self, values: Values) -> float:
+        return self.picture_window(values)[0]
+
+
+CT, MR = _CT(), _MR()
+MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (CT, MR)}
+
+
+def modality_named(name: str) -> Modality:
+    """The modality with a name of DICOM's. Raises InputError for one that is not known."""
+    if name not in MODALITIES:
+        raise InputError(
+            f"The modality {name!r} is not known. RPR-Loc knows {' and '.join(MODALITIES)}; a newer version may know "
+            "others."
+        )
+    return MODALITIES[name]
+
+
+def guess_modality(values: Values, said: str) -> Modality:
+    """The modality of a scan where no weights tell it, as for pictures: what its file says, else as its values look."""
+    return MODALITIES.get(said) or (CT if _reaches_below_zero(values) else MR)
+
+
+def _some(values: Values) -> NDArray[np.float32]:
+    """About two million voxels at most, evenly spread."""
+    step = max(1, int(np.ceil((values.size / _LOOKED_AT) ** (1 / 3))))
+    return np.asarray(values[::step, ::step, ::step], np.float32).ravel()
+
+
+def _reaches_below_zero(values: Values) -> bool:
+    """Whether more voxels are far below zero than those to which some program's interpolation has led."""
+    return bool(np.mean(_some(values) < _BELOW_ZERO) > 0.01)
+
+
+def _is_surely_ct(values: Values) -> bool:
+    """Whether there are air near -1000 and soft tissue near 0 HU, and little that is darker than fat and no lung."""
+    hu = _some(values)
+    dense, solid = hu[hu > -900.0], hu[hu > -500.0]
+    if len(solid) < 0.01 * len(hu) or np.mean(hu < -950.0) < 0.01:
+        return False
+    tissue, between = (solid > -200.0) & (solid < 300.0), (dense > -700.0) & (dense < -300.0)
+    return bool(tissue.mean() > 0.6 and between.mean() < 0.15)
+
+
+def _tissue_scale(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], tuple[float, ...]]:
+    """Values of an MR scan and the inputs for them, between which lines run.
+
+    Air is told from tissue by Otsu's threshold. Of the cube root: the values of tissue have a long bright tail, and
+    muscle and suppressed fat would go to the air. Air has noise, so what lies up to halfway between it and the darkest
+    tissue is 0, too.
+    """
+    values = values.astype(np.float64)
+    if values.size == 0:
+        return np.array([0.0, 1.0]), (0.0, 0.0)
+    low, high = np.percentile(values, (0.5, 99.0))
+    if high <= low:
+        return np.array([0.0, 1.0]), (0.0, 0.0)
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.SetNumberOfHistogramBins(_BINS)
+    otsu.Execute(sitk.GetImageFromArray(np.cbrt(((values - low) / (high - low)).clip(0.0, 1.0))[None]))
+    darkest = low + otsu.GetThreshold() ** 3 * (high - low)
+    is_tissue = values > darkest
+    air = float(np.median(values[~is_tissue])) if not is_tissue.all() else low
+    usual, bright = np.percentile(values[is_tissue], _TISSUE_PERCENTILES)
+    bright = max(bright, usual + 1e-3 * (usual - air))
+    knots = np.array([0.5 * (air + darkest), darkest, usual, bright, 2.0 * bright - usual])
+    return knots, (0.0, *_TISSUE_INPUTS, 1.0)

@@ -1,0 +1,367 @@
+"""CT and MR: what networks see of each, what is refused, what weights tell, and training on MR."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rprloc.apps.bundle import TrainingData
+from rprloc.errors import InputError
+from rprloc.evaluation.evaluate import read_case
+from rprloc.evaluation.views import imitate_mr
+from rprloc.geometry import Grid
+from rprloc.io.dataset import read_dataset
+from rprloc.io.pictures import display_volume
+from rprloc.io.plausibility import image_warnings
+from rprloc.io.reading import read_scan
+from rprloc.localization.confidence import NOT_CALIBRATED
+from rprloc.localization.localizer import Localizer
+from rprloc.modality import CT, MR, Modality, guess_modality
+from rprloc.model.input import NetworkInput, image_at_network_spacing, prepare_input
+from rprloc.model.network import RPRNet, load_model, save_model
+from rprloc.volume import Volume, to_sitk
+from tests.command_line import rprloc
+from tests.dicoms import edited, write_series
+from tests.example import ExampleFiles
+from tests.persons import person
+from tests.phantoms import AFFINES, PHANTOM_GRID, STORAGES, phantom_hu, stored_otherwise
+from tests.scans import MORE
+
+CPU = torch.device("cpu")
+
+
+def mr_phantom(grid: Grid = PHANTOM_GRID) -> Volume:
+    return Volume(imitate_mr(phantom_hu(grid)), grid, "phantom")
+
+
+def seen_of(volume: Volume) -> NetworkInput:
+    return prepare_input(volume, CPU, MR)
+
+
+def test_mr_air_is_0_and_tissue_takes_the_range_of_soft_tissue() -> None:
+    phantom = mr_phantom()
+    image, grid = image_at_network_spacing(phantom, MR)
+    nearest = np.rint(phantom.grid.ijk(grid.centres_ras())).astype(int)
+    inside = ((nearest >= 0) & (nearest < phantom.grid.shape)).all(-1)
+    assert image.dtype == np.float32 and image.min() == 0.0 and image.max() <= 1.0
+    assert (image[~phantom.grid.contains(grid.centres_ras())] == 0.0).all()
+    stored = phantom_hu(phantom.grid)[tuple(nearest[inside].T)]
+    assert np.percentile(image[inside][stored == -1000], 75) == 0.0
+    assert ((image[inside][stored == 40] > 0.2) & (image[inside][stored == 40] < 0.85)).mean() > 0.95
+
+
+@settings(max_examples=15)
+@given(
+    factor=st.floats(1e-3, 1e3),
+    offset=st.floats(-0.05, 5.0),
+    storage=st.sampled_from(list(STORAGES)),
+    orientation=st.sampled_from(list(AFFINES)),
+)
+def test_mr_looks_the_same_on_any_scale_and_in_any_order(
+    factor: float, offset: float, storage: str, orientation: str
+) -> None:
+    """``offset`` is in parts of what is brightest."""
+    spacing_mm = np.linalg.norm(AFFINES[orientation][:3, :3], axis=0)
+    shape = tuple(int(n) for n in np.ceil(110.0 / spacing_mm))
+    phantom = mr_phantom(Grid((shape[0], shape[1], shape[2]), AFFINES[orientation]))
+    values = (phantom.hu.astype(np.float64) + 900.0 * offset) * factor
+    other = Volume(*stored_otherwise(values, phantom.grid, *STORAGES[storage]))
+    one, two = seen_of(phantom), seen_of(other)
+    assert one.grid.same_as(two.grid, 1e-6)
+    np.testing.assert_allclose(one.image, two.image, atol=0.01)
+    assert (one.body != two.body).float().mean() < 1e-3
+
+
+def test_noise_and_hot_voxels_hardly_change_what_is_seen_of_mr() -> None:
+    phantom = mr_phantom()
+    hot = phantom.hu.copy()
+    hot[5, 5, 5], hot[20, 12, 9] = 60000.0, 60000.0
+    one, two = (image_at_network_spacing(Volume(hu, phantom.grid), MR)[0] for hu in (phantom.hu, hot))
+    assert np.percentile(np.abs(one - two), 99) < 0.02
+
+
+def test_a_scan_without_air_and_one_without_anything_are_no_error() -> None:
+    rng = np.random.default_rng(0)
+    image, _ = image_at_network_spacing(Volume(rng.normal(400.0, 60.0, (30, 24, 20)), PHANTOM_GRID), MR)
+    assert np.isfinite(image).all() and image.max() <= 1.0
+    flat = np.full((30, 24, 20), 7.0)
+    flat[3, 3, 3] = 8.0
+    with pytest.raises(InputError, match=r"shows no body.*no map, mask or phase image"):
+        prepare_input(Volume(flat, PHANTOM_GRID), CPU, MR)
+
+
+WRONG: dict[str, tuple[Modality, Volume, str]] = {
+    "CT by its values, to MR weights": (
+        MR,
+        Volume(phantom_hu(PHANTOM_GRID), PHANTOM_GRID, "anna"),
+        "anna holds Hounsfield units, as CT does, and these weights are for MR",
+    ),
+    "CT by its file, to MR weights": (
+        MR,
+        Volume(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID, "anna", "CT"),
+        "anna says that it is CT, and these weights are for MR",
+    ),
+    "MR by its file, to CT weights": (
+        CT,
+        Volume(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID, "anna", "MR"),
+        "anna says that it is MR, and these weights are for CT",
+    ),
+}
+
+
+@pytest.mark.parametrize(("modality", "volume", "about"), WRONG.values(), ids=WRONG.keys())
+def test_what_surely_is_of_the_other_modality_is_refused(modality: Modality, volume: Volume, about: str) -> None:
+    with pytest.raises(InputError, match=about):
+        prepare_input(volume, CPU, modality)
+
+
+def test_hounsfield_units_that_are_said_to_be_mr_are_used_with_a_warning() -> None:
+    """As CT that was computed from MR."""
+    volume = Volume(phantom_hu(PHANTOM_GRID), PHANTOM_GRID, "anna", "MR")
+    prepare_input(volume, CPU, CT)
+    assert "says that it is MR, not CT" in image_warnings(volume, CT)[0]
+
+
+def test_doubtful_mr_is_named_and_ordinary_mr_is_not() -> None:
+    hu = phantom_hu(PHANTOM_GRID)
+    mr = imitate_mr(hu)
+    normalized = (mr - mr.mean()) / mr.std()
+    for values in (mr, mr.astype(np.uint16), normalized, mr / mr.max(), np.where(np.indices(hu.shape)[0] < 3, 0, mr)):
+        assert image_warnings(Volume(values, PHANTOM_GRID, modality="MR"), MR) == []
+    windowed = image_warnings(Volume(np.clip(hu, -160, 240), PHANTOM_GRID), MR)
+    assert len(windowed) == 1 and "If it is CT, use weights for CT" in windowed[0]
+    labels = image_warnings(Volume((hu > 0).astype(np.uint8), PHANTOM_GRID), MR)
+    assert len(labels) == 1 and "no more than 2 different values" in labels[0]
+    said = image_warnings(Volume(mr, PHANTOM_GRID, modality="PT"), MR)
+    assert said == ["The series says that it is PT, not MR."]
+
+
+def test_pictures_of_mr_have_a_window_of_their_own() -> None:
+    ct, mr = Volume(phantom_hu(PHANTOM_GRID), PHANTOM_GRID), mr_phantom()
+    assert guess_modality(ct.hu, "") is CT and guess_modality(mr.hu, "") is MR
+    oblique = Volume(mr.hu, Grid(mr.grid.shape, AFFINES["oblique"]), modality="MR")
+    for volume in (mr, Volume(mr.hu * 1e-4, mr.grid), oblique):
+        display = display_volume(volume)
+        assert display.modality == volume.modality
+        low, high = guess_modality(display.hu, display.modality).picture_window(display.hu)
+        assert (display.hu >= high).mean() < 0.02 and low < np.median(display.hu[display.hu > low]) < high
+
+
+def test_weights_tell_their_modality_and_those_for_ct_are_what_they_were(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = RPRNet()
+    identity, names = net.identity(), set(net.state_dict())
+    assert net.modality is CT and names == {name for name in names if "modality" not in name}
+    net.modality = MR
+    assert net.modality is MR and net.identity() != identity
+    save_model(net, tmp_path / "mr.pt")
+    assert load_model(tmp_path / "mr.pt").modality is MR
+    assert load_model(tmp_path / "mr.pt").identity() == net.identity()
+    assert Localizer.load(tmp_path / "mr.pt", "cpu").modality == "MR"
+    other = RPRNet()
+    other.load_state_dict(net.state_dict())
+    assert other.modality is MR
+    net.modality = CT
+    assert net.identity() == identity and set(net.state_dict()) == names
+    other.load_state_dict(net.state_dict())
+    assert other.modality is CT and other.identity() == identity
+
+
+def test_weights_of_an_unknown_modality_are_refused(tmp_path: Path) -> None:
+    state = RPRNet().state_dict()
+    torch.save({**state, "modality_name": torch.tensor(list(b"PT"), dtype=torch.uint8)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="'PT' is not known"):
+        load_model(tmp_path / "model.pt")
+
+
+def as_mr(hu: np.ndarray, folder: Path, **tags: object) -> None:
+    """An MR series of values like MR."""
+    mr = np.rint(imitate_mr(hu)).astype(np.int16) - 1024  # what the writer adds
+    drop = {name: lambda k, old: None for name in ("RescaleSlope", "RescaleIntercept", "KVP")}
+    write_series(folder, mr, edited(Modality=lambda k, old: "MR", **{**drop, **tags}))  # type: ignore[arg-type]
+
+
+def test_an_mr_series_is_read_as_it_is_stored(tmp_path: Path, hu: np.ndarray) -> None:
+    as_mr(hu, tmp_path)
+    scan = read_scan(tmp_path)
+    assert scan.volume.modality == "MR" and scan.notes == ()
+    np.testing.assert_array_equal(scan.volume.hu, np.rint(imitate_mr(hu)).astype(int))
+    assert image_warnings(scan.volume, MR) == []
+    assert "says that it is MR, not CT" in scan.warnings[0]
+
+
+def test_mr_slices_that_come_in_two_breaths_are_one_scan(tmp_path: Path, hu: np.ndarray) -> None:
+    times = {
+        name: lambda k, old: ("101113", "101150")[k % 2] for name in ("AcquisitionTime", "ContentTime")
+    }  # fmt: skip
+    as_mr(hu, tmp_path / "mr", **times)
+    assert read_scan(tmp_path / "mr").notes == ()
+    write_series(tmp_path / "ct", hu, edited(**times))
+    with pytest.raises(InputError, match="lie in each other"):
+        read_scan(tmp_path / "ct")
+
+
+MIXED = {
+    "echo time": {"EchoTime": lambda k, old: (2.3, 4.6)[k % 2]},
+    "echo": {"EchoNumbers": lambda k, old: 1 + k % 2},
+    "inversion time": {"InversionTime": lambda k, old: (100.0, 2500.0)[k % 2]},
+    "diffusion weighting": {"DiffusionBValue": lambda k, old: (0.0, 800.0)[k % 2]},
+    "image type": {"ImageType": lambda k, old: ["ORIGINAL", "PRIMARY", "MP"[k % 2]]},
+}
+
+
+@pytest.mark.parametrize(("word", "tags"), MIXED.items(), ids=MIXED.keys())
+def test_mr_series_of_several_contrasts_are_refused(tmp_path: Path, hu: np.ndarray, word: str, tags: dict) -> None:
+    as_mr(hu, tmp_path, **tags)
+    with pytest.raises(InputError, match=f"lie in each other.*differ in {word}"):
+        read_scan(tmp_path)
+
+
+def test_two_echoes_of_each_slice_are_refused_and_passes_end_to_end_are_not(tmp_path: Path, hu: np.ndarray) -> None:
+    twice = {"ImagePositionPatient": lambda k, old: [-60, -50, 300 + 6 * (k // 2)]}
+    as_mr(hu, tmp_path / "twice", EchoTime=lambda k, old: (2.3, 4.6)[k % 2], **twice)
+    with pytest.raises(InputError, match="differ in echo time"):
+        read_scan(tmp_path / "twice")
+    as_mr(hu, tmp_path / "ends", EchoTime=lambda k, old: 2.3 if k < 10 else 2.4)
+    assert read_scan(tmp_path / "ends").volume.hu.shape == hu.shape
+
+
+def test_without_ct_in_a_folder_its_only_mr_scan_is_meant(tmp_path: Path, hu: np.ndarray) -> None:
+    as_mr(hu, tmp_path / "t2")
+    as_mr(hu[:, :, :3], tmp_path / "scout")
+    assert read_scan(tmp_path).volume.hu.shape == hu.shape
+    as_mr(hu, tmp_path / "t1")
+    with pytest.raises(InputError, match="Select one with series_uid"):
+        read_scan(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def mr_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datasets.json with three MR-like scans of drawn persons, each on a scale of its own."""
+    folder = tmp_path_factory.mktemp("mr")
+    (folder / "body" / "images").mkdir(parents=True)
+    for n, last_mm in enumerate((300, 280, 320)):
+        scan = person(np.array([10.0 * n, 0.0, 0.0]), 1.0, 60, last_mm)
+        hu = np.interp(scan.image / 255.0, [0.0, 0.2, 0.8, 1.0], [-1000, -200, 300, 1500])
+        values = (imitate_mr(hu) * (0.5 + n)).astype(np.int16)
+        sitk.WriteImage(to_sitk(values, scan.grid), folder / "body" / "images" / f"scan{n}.nii.gz")
+    cases = {f"scan{n}": {"split": "val" if n == 2 else "train", "targets": []} for n in range(3)}
+    (folder / "datasets.json").write_text(json.dumps({"body": {"labels": {"1": "lung"}, "cases": cases}}))
+    return folder / "datasets.json"
+
+
+@pytest.fixture(scope="module")
+def mr_run(mr_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of few steps on MR."""
+    out = tmp_path_factory.mktemp("run") / "mr"
+    done = rprloc(
+        "train", "--images", mr_data.parent / "body" / "images", "--modality", "mr", "--out", out, "--device", "cpu",
+        "--coarse-steps", 2, "--fine-steps", 2,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "Training on 3 scans" in done.stdout and "for MR" in done.stdout
+    assert (out / "skipped.csv").read_text().splitlines() == ["scan,reason"]
+    return out
+
+
+@pytest.mark.slow
+def test_weights_that_were_trained_on_mr_locate_in_mr_and_refuse_ct(
+    mr_run: Path, example: ExampleFiles, tmp_path: Path, hu: np.ndarray
+) -> None:
+    model = mr_run / "model.pt"
+    assert load_model(model).modality is MR
+    assert json.loads((mr_run / "config.json").read_text())["training"]["modality"] == "MR"
+    sitk.WriteImage(to_sitk(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID), tmp_path / "mr.nii.gz")
+    of_it = ("--model", model, "--device", "cpu")
+    build = ("support", "build", "--labels", example.labels, "--names", example.names, "--out", tmp_path / "set.json")
+    done = rprloc(*build, "--image", example.image, *of_it)
+    assert done.exit_code == 2 and "as CT does, and these weights are for MR" in done.stderr
+    assert not (tmp_path / "set.json").exists()
+    done = rprloc(*build, "--image", tmp_path / "mr.nii.gz", *of_it)
+    assert done.exit_code == 0 and "look like CT" not in done.stderr, done.stderr
+    as_mr(hu, tmp_path / "series")
+    locate = ("locate", tmp_path / "set.json", "--out", tmp_path / "out", "--picture", *of_it)
+    done = rprloc(*locate, tmp_path / "series", "--rtstruct", "--seg", "--sr")
+    assert done.exit_code == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("series*.dcm"))) == 3
+    done = rprloc(*locate, tmp_path / "mr.nii.gz", example.image)
+    assert done.exit_code == 1 and "1 of 2 queries failed" in done.stderr and "weights are for MR" in done.stderr
+    for name in ("mr", "series"):
+        found = json.loads((tmp_path / "out" / f"{name}.detections.json").read_text())
+        assert found["warnings"] == [NOT_CALIBRATED]
+        assert (tmp_path / "out" / f"{name}.png").is_file()
+    of_ct = ("--out", tmp_path / "ct", "--model", example.weights)
+    done = rprloc("locate", example.support_set, tmp_path / "series", *of_ct)
+    assert done.exit_code == 2 and "says that it is MR, and these weights are for CT" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_training_keeps_its_modality(mr_run: Path, mr_data: Path, example: ExampleFiles, tmp_path: Path) -> None:
+    data, few = ("--data", mr_data), ("--device", "cpu", "--coarse-steps", 0, "--fine-steps", 0)
+    images = ("--images", mr_data.parent / "body" / "images")
+    done = rprloc("train", *data, "--modality", "mr", "--init", example.weights, "--out", tmp_path / "a", *few)
+    assert done.exit_code == 2 and "The weights to start from are for CT, and this training is for MR" in done.stderr
+    done = rprloc("train", *images, "--resume", "--modality", "ct", "--out", mr_run, *few)
+    assert done.exit_code == 2 and "is not for CT" in done.stderr
+    done = rprloc("train", *images, "--resume", "--out", mr_run, "--device", "cpu")
+    assert done.exit_code == 0 and "for MR" in done.stdout, done.stderr
+    # Weights for MR make a training on MR, without a word.
+    done = rprloc("train", *data, "--init", mr_run / "model.pt", "--out", tmp_path / "b", *few)
+    assert done.exit_code == 0 and "for MR" in done.stdout, done.stderr
+    assert load_model(tmp_path / "b" / "model.pt").modality is MR
+
+
+def test_scans_that_are_no_mr_are_left_out_of_training_on_mr(example: ExampleFiles, tmp_path: Path) -> None:
+    done = rprloc(
+        "train", "--images", example.image.parent, "--modality", "MR", "--out", tmp_path / "run", "--device", "cpu"
+    )
+    assert done.exit_code == 2 and "Give MR scans" in done.stderr
+    reasons = (tmp_path / "run" / "skipped.csv").read_text()
+    assert "If it is CT, use weights for CT" in reasons and "different values" in reasons
+
+
+def test_packed_copies_of_one_modality_are_no_use_to_another(mr_data: Path, tmp_path: Path) -> None:
+    as_ct, as_mr = (
+        TrainingData(str(mr_data.parent), str(tmp_path), "val", modality=name).scans[0].image for name in ("CT", "MR")
+    )
+    alone = TrainingData(str(mr_data.parent), str(tmp_path / "alone"), "val", modality="MR").scans[0].image
+    assert (as_ct != as_mr).mean() > 0.1
+    np.testing.assert_array_equal(as_mr, alone)
+
+
+@pytest.fixture(scope="module")
+def real_mr() -> Path:
+    """The datasets.json with annotated MR that may lie beside the checkout; the test is skipped where it does not."""
+    if not (MORE / "mr_abdomen").is_dir():
+        pytest.skip("the MR scans are not on this machine")
+    return MORE / "datasets.json"
+
+
+def test_real_mr_is_ordinary_and_its_organs_are_tissue(real_mr: Path) -> None:
+    cases = [case for case in read_dataset(real_mr) if case.region == "mr_abdomen" and case.split != "test"]
+    assert len(cases) > 10
+    for case in cases:
+        example = read_case(case)
+        assert image_warnings(example.volume, MR) == []
+        assert image_warnings(example.volume, CT) != []
+        seen = seen_of(example.volume)
+        assert 0.3 < float(seen.body.float().mean()) < 0.95
+        assert 0.4 < float(seen.image[seen.image > 0.2].median()) < 0.6
+        for mask in example.annotation.masks.values():
+            places = np.rint(seen.grid.ijk(mask.grid.ras(np.argwhere(mask.voxels)))).astype(int)
+            assert seen.body.numpy()[tuple(places.T)].mean() > 0.98
+            assert 0.2 < np.median(seen.image.numpy()[tuple(places.T)]) < 0.9
+
+
+def test_real_ct_is_no_mr(real_mr: Path) -> None:
+    cases = [case for case in read_dataset(real_mr) if case.region == "trunk"]
+    for case in cases[::5]:
+        with pytest.raises(InputError, match="weights are for MR"):
+            seen_of(read_scan(case.image_path).volume)
