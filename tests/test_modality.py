@@ -93,7 +93,7 @@ def test_a_scan_without_air_and_one_without_anything_are_no_error() -> None:
     assert np.isfinite(image).all() and image.max() <= 1.0
     flat = np.full((30, 24, 20), 7.0)
     flat[3, 3, 3] = 8.0
-    with pytest.raises(InputError, match=r"shows no body.*no map, mask or phase image"):
+    with pytest.raises(InputError, match=r"shows no body.*an MR scan itself, and no map, mask or phase image"):
         prepare_input(Volume(flat, PHANTOM_GRID), CPU, MR)
 
 
@@ -101,17 +101,17 @@ WRONG: dict[str, tuple[Modality, Volume, str]] = {
     "CT by its values, to MR weights": (
         MR,
         Volume(phantom_hu(PHANTOM_GRID), PHANTOM_GRID, "anna"),
-        "anna holds Hounsfield units, as CT does, and these weights are for MR",
+        "anna holds Hounsfield units, as CT does, but MR is needed here",
     ),
     "CT by its file, to MR weights": (
         MR,
         Volume(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID, "anna", "CT"),
-        "anna says that it is CT, and these weights are for MR",
+        "anna says that it is CT, but MR is needed here",
     ),
     "MR by its file, to CT weights": (
         CT,
         Volume(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID, "anna", "MR"),
-        "anna says that it is MR, and these weights are for CT",
+        "anna says that it is MR, but CT is needed here",
     ),
 }
 
@@ -282,7 +282,7 @@ def test_weights_that_were_trained_on_mr_locate_in_mr_and_refuse_ct(
     of_it = ("--model", model, "--device", "cpu")
     build = ("support", "build", "--labels", example.labels, "--names", example.names, "--out", tmp_path / "set.json")
     done = rprloc(*build, "--image", example.image, *of_it)
-    assert done.exit_code == 2 and "as CT does, and these weights are for MR" in done.stderr
+    assert done.exit_code == 2 and "as CT does, but MR is needed here" in done.stderr
     assert not (tmp_path / "set.json").exists()
     done = rprloc(*build, "--image", tmp_path / "mr.nii.gz", *of_it)
     assert done.exit_code == 0 and "look like CT" not in done.stderr, done.stderr
@@ -292,14 +292,14 @@ def test_weights_that_were_trained_on_mr_locate_in_mr_and_refuse_ct(
     assert done.exit_code == 0, done.stderr
     assert len(list((tmp_path / "out").glob("series*.dcm"))) == 3
     done = rprloc(*locate, tmp_path / "mr.nii.gz", example.image)
-    assert done.exit_code == 1 and "1 of 2 queries failed" in done.stderr and "weights are for MR" in done.stderr
+    assert done.exit_code == 1 and "1 of 2 queries failed" in done.stderr and "but MR is needed here" in done.stderr
     for name in ("mr", "series"):
         found = json.loads((tmp_path / "out" / f"{name}.detections.json").read_text())
         assert found["warnings"] == [NOT_CALIBRATED]
         assert (tmp_path / "out" / f"{name}.png").is_file()
     of_ct = ("--out", tmp_path / "ct", "--model", example.weights)
     done = rprloc("locate", example.support_set, tmp_path / "series", *of_ct)
-    assert done.exit_code == 2 and "says that it is MR, and these weights are for CT" in done.stderr
+    assert done.exit_code == 2 and "says that it is MR, but CT is needed here" in done.stderr
 
 
 @pytest.mark.slow
@@ -363,5 +363,5 @@ def test_real_mr_is_ordinary_and_its_organs_are_tissue(real_mr: Path) -> None:
 def test_real_ct_is_no_mr(real_mr: Path) -> None:
     cases = [case for case in read_dataset(real_mr) if case.region == "trunk"]
     for case in cases[::5]:
-        with pytest.raises(InputError, match="weights are for MR"):
+        with pytest.raises(InputError, match="but MR is needed here"):
             seen_of(read_scan(case.image_path).volume)

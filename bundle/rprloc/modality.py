@@ -38,8 +38,8 @@ class Modality(ABC):
 
     name: str
     """As DICOM calls it."""
-    no_body_advice: str
-    """What to do about a scan that shows no body."""
+    usable_form: str
+    """In which form scans can be used."""
     fill: float
     """What :meth:`to_input` takes for places outside of the scan."""
 
@@ -52,8 +52,10 @@ class Modality(ABC):
         """The reason to doubt that the values are of this modality; None for ordinary scans."""
 
     @abstractmethod
-    def reason_to_refuse(self, values: Values, said: str) -> str | None:
-        """Why the scan is surely of another modality; None if it may be of this one. ``said`` is what its file says."""
+    def sign_of_another(self, values: Values, said: str) -> str | None:
+        """What tells that the scan surely is of another modality, as words that follow its name; None if it may be of
+        this one. ``said`` is what its file says.
+        """
 
     @abstractmethod
     def picture_window(self, values: Values) -> tuple[float, float]:
@@ -68,18 +70,13 @@ class _CT(Modality):
     """Hounsfield units."""
 
     name, fill = "CT", AIR_HU
-    no_body_advice = "Check that it is CT in Hounsfield units, with its rescale slope and intercept applied."
+    usable_form = "CT in Hounsfield units, with its rescale slope and intercept applied"
 
     def to_input(self, resampled: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
         return to_network_input(resampled, find_display_window_air(values))
 
-    def reason_to_refuse(self, values: Values, said: str) -> str | None:
-        if said != MR.name or _is_surely_ct(values):
-            return None
-        return (
-            "says that it is MR, and these weights are for CT. Use weights for MR (--model); 'rprloc train --modality "
-            "mr' makes some."
-        )
+    def sign_of_another(self, values: Values, said: str) -> str | None:
+        return "says that it is MR" if said == MR.name and not _is_surely_ct(values) else None
 
     def find_doubt(self, values: Values) -> Doubt | None:
         hu = _some(values)
@@ -132,18 +129,17 @@ class _MR(Modality):
     """Intensities on a scale of each scan's own, air dark: nothing here changes if they are multiplied or shifted."""
 
     name, fill = "MR", float("nan")
-    no_body_advice = "Check that it is the scan itself: no map, mask or phase image."
+    usable_form = "an MR scan itself, and no map, mask or phase image"
 
     def to_input(self, resampled: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
         knots, inputs = _tissue_scale(resampled[np.isfinite(resampled)])
         # nan, outside of the scan, goes where air goes
         return np.nan_to_num(np.interp(resampled, knots, inputs), nan=0.0).astype(np.float32)
 
-    def reason_to_refuse(self, values: Values, said: str) -> str | None:
-        if said != CT.name and not _is_surely_ct(values):
-            return None
-        what = "says that it is CT" if said == CT.name else "holds Hounsfield units, as CT does"
-        return f"{what}, and these weights are for MR. Use weights for CT, such as those that are shipped (--model)."
+    def sign_of_another(self, values: Values, said: str) -> str | None:
+        if said == CT.name:
+            return "says that it is CT"
+        return "holds Hounsfield units, as CT does" if _is_surely_ct(values) else None
 
     def find_doubt(self, values: Values) -> Doubt | None:
         some = _some(values)

@@ -71,9 +71,12 @@ def image_at_network_spacing(volume: Volume, modality: Modality) -> tuple[NDArra
 
     Raises InputError if it surely is of another modality.
     """
-    reason = modality.reason_to_refuse(volume.hu, volume.modality)
-    if reason is not None:
-        raise InputError(f"{volume.name or 'The scan'} {reason}")
+    sign = modality.sign_of_another(volume.hu, volume.modality)
+    if sign is not None:
+        raise InputError(
+            f"{volume.name or 'The scan'} {sign}, but {modality.name} is needed here: weights are for one modality. Give "
+            "another scan, or other weights."
+        )
     resampled = resample(volume, network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM), modality.fill)
     return modality.to_input(resampled.hu.astype(np.float32, copy=False), volume.hu), resampled.grid
 
@@ -99,5 +102,6 @@ def prepare_input(volume: Volume, device: torch.device, modality: Modality = CT)
 
 def no_body_error(name: str, modality: Modality) -> InputError:
     return InputError(
-        f"{name or 'The scan'} shows no body: hardly a place is brighter than air. {modality.no_body_advice}"
+        f"{name or 'The scan'} shows no body: hardly a place is brighter than air. "
+        f"Check that it is {modality.usable_form}."
     )
