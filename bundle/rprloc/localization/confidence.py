@@ -319,8 +319,9 @@ class Calibration:
         elif scan.likeness < self.least_likeness:
             doubts.append(
                 f"The scan hardly looks like a body that the weights know (correlation {scan.likeness:.2f}, usually at "
-                f"least {self.least_likeness:.2f}). Boxes may lie anywhere. Check that it is CT in Hounsfield units of "
-                "a person on the back, not turned, and that it shows more than a small part of the body."
+                f"least {self.least_likeness:.2f}). Boxes may lie anywhere. Check that it shows a person on the "
+                "back, not turned, and more than a small part of the body, in the values that the weights know (CT in "
+                "Hounsfield units)."
             )
         elif scan.sidedness is not None and scan.sidedness < self.least_sidedness:
             doubts.append(
