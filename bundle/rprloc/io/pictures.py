@@ -197,14 +197,15 @@ def draw_slice(
     plane: Plane,
     centre_ras: NDArray[np.float64],
     view_mm: NDArray[np.float64],
-    window: tuple[float, float],
+    window: tuple[float, float] | None = None,
 ) -> None:
-    """The slice through ``centre_ras`` in a window of values, letters at its edges.
+    """The slice through ``centre_ras`` in a window of values, by default the scan's own, letters at its edges.
 
     Coordinates are RAS mm, growing to the left and up.
     """
     from matplotlib.patheffects import withStroke
 
+    window = window or guess_modality(display.hu, display.modality).picture_window(display.hu)
     bounds = display.grid.bounds
     nearest = int(np.rint(display.grid.ijk(centre_ras)[plane.normal]))
     pixels = np.take(display.hu, np.clip(nearest, 0, display.grid.shape[plane.normal] - 1), axis=plane.normal)
