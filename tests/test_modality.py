@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.uid import MRImageStorage, generate_uid
 
 from rprloc.apps.bundle import TrainingData
 from rprloc.errors import InputError
@@ -231,6 +233,25 @@ def test_two_echoes_of_each_slice_are_refused_and_passes_end_to_end_are_not(tmp_
         read_scan(tmp_path / "twice")
     as_mr(hu, tmp_path / "ends", EchoTime=lambda k, old: 2.3 if k < 10 else 2.4)
     assert read_scan(tmp_path / "ends").volume.hu.shape == hu.shape
+
+
+def test_an_enhanced_mr_file_is_read_and_two_echoes_in_it_are_refused(tmp_path: Path, hu: np.ndarray) -> None:
+    from highdicom.legacy import LegacyConvertedEnhancedMRImage
+
+    mr_storage = {
+        "SOPClassUID": lambda k, old: MRImageStorage,
+        "ImageType": lambda k, old: ["ORIGINAL", "PRIMARY", "M"],
+    }
+    for name, tags in {"one": {}, "two": {"EchoTime": lambda k, old: (2.3, 4.6)[k % 2]}}.items():
+        as_mr(hu, tmp_path / name, **mr_storage, **tags)
+        slices = [pydicom.dcmread(path) for path in sorted((tmp_path / name).iterdir())]
+        image = LegacyConvertedEnhancedMRImage(slices, generate_uid(), 5, generate_uid(), 1)
+        image.save_as(tmp_path / f"{name}.dcm")
+    volume = read_scan(tmp_path / "one.dcm").volume
+    assert volume.modality == "MR"
+    np.testing.assert_array_equal(volume.hu, np.rint(imitate_mr(hu)).astype(int))
+    with pytest.raises(InputError, match="differ in echo time"):
+        read_scan(tmp_path / "two.dcm")
 
 
 def test_without_ct_in_a_folder_its_only_mr_scan_is_meant(tmp_path: Path, hu: np.ndarray) -> None:
