@@ -27,8 +27,8 @@ def export_dicom(
     """Write the results of every scan that came from DICOM into a folder, as it is now; the files, and what to tell.
 
     ``kinds`` are of rprloc.io.results.DICOM_KINDS; ``file_of`` gives the file of a SOP instance, "" if it is not
-    known, as Slicer's database does. A scan that is not from DICOM is told, and the others are written. Raises
-    InputError if nothing could be written.
+    known, as Slicer's database does. A scan that is not from DICOM is told, and the others are written; so is one of
+    which only landmarks were found, if no kind is chosen that holds them. Raises InputError if nothing could be written.
     """
     from rprloc.io.dicom_export import DICOM_WRITERS, require_dicom_writers
 
@@ -36,18 +36,21 @@ def export_dicom(
         raise InputError("No kind of DICOM object is chosen. Tick RT structure set, SR or segmentation.")
     require_export_folder(folder)
     require_dicom_writers(kinds)
-    volumes = {volume.GetID(): volume for volume in map(nodes.volume_of, results.rois())}
+    volumes = {volume.GetID(): volume for volume in map(nodes.volume_of, results.located())}
     if not volumes:
-        raise InputError("There is no box that could be written. Press Locate first.")
+        raise InputError("There is no box and no landmark that could be written. Press Locate first.")
     written: list[Path] = []
     told: list[str] = []
     names: set[str] = set()
     for volume in volumes.values():
         files = ResultFiles(folder, free_name(volume.GetName(), names))
         try:
-            series = series_of(volume, file_of)
             found = results.as_they_are(volume)
-            for kind in dicom_kinds(kinds, boxes=bool(found.located)):
+            fitting = dicom_kinds(kinds, boxes=bool(found.located))
+            if not fitting:
+                raise InputError("It has landmarks alone, and a segmentation holds none. Tick RT structure set or SR.")
+            series = series_of(volume, file_of)
+            for kind in fitting:
                 DICOM_WRITERS[kind](files.dicom(kind), found, series)
                 written.append(files.dicom(kind))
         except InputError as error:

@@ -43,14 +43,13 @@ class OnwardPanel:
 
     def reasons(self, no_row: str, nothing: str) -> dict[str, str]:
         """Why a button cannot be pressed, "" if it can; given what is said without a row and without results."""
-        boxes = bool(self._logic.results.rois())
         folder, results = self._ui.exportPath.currentPath, self._ui.resultPath.currentPath
         return {
             "segmentationButton": "" if self._volume_with_boxes() is not None else no_row,
             "cropVolumeButton": no_row,
             "promptButton": no_row,
             "dicomButton": nothing
-            or ("" if boxes else _("No organ has a box."))
+            or ("" if self._logic.results.located() else _("Nothing was found that could be written."))
             or ("" if folder else _("Choose the folder for exports first.")),
             "listResultsButton": "" if results else _("Choose the folder of results first."),
             "openResultButton": "" if self.list.chosen else _("List the results and click one first."),

@@ -19,7 +19,7 @@ from rprloc.io.reading import read_scan
 from tests.boxes import points_of
 from tests.dicoms import SERIES, write_series
 from tests.phantoms import phantom_hu
-from tests.slicer_module.findings import detection
+from tests.slicer_module.findings import detection, landmark
 from tests.slicer_module.scenes import NO_SLICER, Scene, rigid
 
 pytest.importorskip("slicer", reason=NO_SLICER)
@@ -170,3 +170,20 @@ def test_a_series_of_which_slices_are_missing_is_refused(studies: Studies) -> No
     volume.SetAttribute("DICOM.instanceUIDs", " ".join([*uids[:7], *uids[9:]]))
     with pytest.raises(InputError, match="Slices are missing"):
         studies.export(("rtstruct",))
+
+
+def test_landmarks_are_written_also_of_a_scan_without_boxes(studies: Studies) -> None:
+    boxes, alone = studies.load("boxes"), studies.load("alone")
+    find_liver(studies, boxes)
+    tip_ras = nodes.grid_of(alone).bounds.centre_ras
+    found = Detections("q", (), "m", "s", landmarks=(landmark("tip", tip_ras),))
+    Results(studies.scene.mrml).apply([(alone, found)])
+    files, told = studies.export()
+    names = [f"boxes.{kind}.dcm" for kind in ALL] + ["alone.rtstruct.dcm", "alone.sr.dcm"]
+    assert sorted(file.name for file in files) == sorted(names) and told == []
+    written = pydicom.dcmread(studies.folder / "out" / "alone.rtstruct.dcm")
+    x, y, z = written.ROIContourSequence[0].ContourSequence[0].ContourData
+    np.testing.assert_allclose([-x, -y, z], tip_ras, atol=0.01)
+    files, told = studies.export(("seg",))
+    assert [file.name for file in files] == ["boxes.seg.dcm"]
+    assert "alone: It has landmarks alone" in " ".join(told)
