@@ -23,8 +23,8 @@ from SlicerRPRLocLib.handover import same_voxels
 from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.results import Results
 
-_FILE = "RPRLoc.File"
-"""The attribute in which a volume that was opened here keeps from which file or folder."""
+_FILE, _SERIES = "RPRLoc.File", "RPRLoc.Series"
+"""The attributes in which a volume that was opened here keeps from which file or folder, and which series of that."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FolderResults:
             raise InputError(f"{name} cannot be opened: {entry.fault.rstrip('.')}.")
         found = Detections.load(ResultFiles(self.folder, name).detections)
         path, series = self._scan_of(name)
-        volume, told = _known(results, path, found), []
+        volume, told = _known(results, path, series, found), []
         if volume is None:
             volume = _load(results, path, series, name, found.grid)
         if found.grid is None:
@@ -154,10 +154,14 @@ def _file_of(volume: Node) -> Path | None:
     return Path(name).resolve() if name else None
 
 
-def _known(results: Results, path: Path, found: Detections) -> Node | None:
-    """The volume of the scene that was loaded from this file and still lies where the scan lay that was searched."""
+def _known(results: Results, path: Path, series: str | None, found: Detections) -> Node | None:
+    """The volume of the scene that was loaded from this file and still lies where the scan lay that was searched.
+
+    The phases of one study lie at the same place, and may lie in the same folder: the series tells them apart.
+    """
     for volume in nodes.scans(results.scene):
-        if found.grid is not None and _file_of(volume) == path.resolve():
+        same_file = _file_of(volume) == path.resolve() and volume.GetAttribute(_SERIES) == series
+        if found.grid is not None and same_file:
             try:
                 if same_voxels(found.grid, nodes.grid_of(volume)):
                     return volume
@@ -170,6 +174,7 @@ def _load(results: Results, path: Path, series: str | None, name: str, searched:
     """A new volume of a scan's file. Raises InputError if it does not lie where the scan lay that was searched."""
     volume = _reader(path)(results, path, series, Path(name).name, searched)
     volume.SetAttribute(_FILE, str(path))
+    volume.SetAttribute(_SERIES, series)
     return volume
 
 

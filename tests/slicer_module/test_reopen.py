@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from rprloc.apps.batch import JOURNALS
 from rprloc.detection import AbsentOrgan, Detections, LandmarkDetection, Presence
 from rprloc.errors import InputError
 from rprloc.geometry import Box, Grid
@@ -258,3 +259,29 @@ def test_the_journal_of_a_manifest_says_where_its_scans_are(
     (scans / "bert.nii.gz").unlink()
     with pytest.raises(InputError, match=r"scans.bert.nii.gz, in which ward/first was located, is gone"):
         RPRLocLogic(scene.mrml, Nobody()).open_result(FolderResults(out), "ward/first")
+
+
+def test_two_series_of_one_folder_that_lie_at_the_same_place_are_two_scans(
+    scene: Scene, logic: RPRLocLogic, folders: tuple[Path, Path]
+) -> None:
+    """As the phases of a study with contrast do."""
+    scans, out = folders
+    (scans / "anna").mkdir()
+    (out / JOURNALS).mkdir()
+    lines = ["name,path,series,outcome,finished"]
+    for number, name in enumerate(("plain", "contrast")):
+        series = write_series(scans / name, phantom_hu(GRID) + 10 * number)
+        found_in(scans / name, 3.0 + number).save(out / f"{name}.detections.json")
+        for file in (scans / name).iterdir():
+            file.rename(scans / "anna" / f"{name}-{file.name}")
+        lines.append(f"{name},../scans/anna,{series},located,2026-01-01")
+    (out / JOURNALS / "run.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    folder = FolderResults(out)
+    for name in ("plain", "contrast", "plain"):
+        logic.open_result(folder, name)
+    assert sorted((row.scan, row.error) for row in logic.results.rows() if not row.is_absent) == [
+        ("contrast", "4.0"),
+        ("plain", "3.0"),
+    ]
+    first, second = (nodes.volume_from_node(volume).hu.max() for volume in nodes.scans(scene.mrml))
+    assert second == first + 10
