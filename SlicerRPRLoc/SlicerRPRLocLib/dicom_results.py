@@ -27,8 +27,8 @@ def export_dicom(
     """Write the results of every scan that came from DICOM into a folder, as it is now; the files, and what to tell.
 
     ``kinds`` are of rprloc.io.results.DICOM_KINDS; ``file_of`` gives the file of a SOP instance, "" if it is not
-    known, as Slicer's database does. A scan that is not from DICOM is told, and the others are written; so is one of
-    which only landmarks were found, if no kind is chosen that holds them. Raises InputError if nothing could be written.
+    known, as Slicer's database does. A scan that is not from DICOM is told, and the others are written; so is one with
+    landmarks alone, if no kind is chosen that holds them. Raises InputError if nothing could be written.
     """
     from rprloc.io.dicom_export import DICOM_WRITERS, require_dicom_writers
 

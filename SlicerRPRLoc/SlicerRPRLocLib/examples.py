@@ -3,7 +3,7 @@ point of a landmark."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,6 +48,15 @@ class Guidance:
     complete: bool
     wall: str | None = None
     view: str | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an example is from, None if placed by hand: ids of the segmentation and its segment, and what to doubt."""
+
+    segmentation_id: str | None = field(compare=False)  # MRML forgets it with the segmentation, which is nobody's step
+    segment_id: str | None
+    specks: str | None
 
 
 class Examples:
@@ -115,10 +124,8 @@ class Examples:
             )
         node = self.add(volume, segment.GetName())
         self.set_points(node, points_ras)
-        node.SetNodeReferenceID(_SEGMENTATION, segmentation.GetID())
-        node.SetAttribute(_SEGMENT, segment_id)
-        if notes or doubt:
-            node.SetAttribute(_SPECKS, " ".join(filter(None, [*notes, doubt])))
+        specks = " ".join(filter(None, [*notes, doubt]))
+        self.put_origin(node, Origin(segmentation.GetID(), segment_id, specks or None))
         return node
 
     def add_visible_segments(self, volume: Node | None, segmentation: Node) -> tuple[list[Node], list[str]]:
@@ -136,6 +143,18 @@ class Examples:
                 " ".join(told) or f"{segmentation.GetName()} has no visible segment. Show one, or draw it."
             )
         return made, told
+
+    def origin(self, example: Node) -> Origin:
+        """Where an example is from."""
+        return Origin(
+            example.GetNodeReferenceID(_SEGMENTATION), example.GetAttribute(_SEGMENT), example.GetAttribute(_SPECKS)
+        )
+
+    def put_origin(self, example: Node, origin: Origin) -> None:
+        """Keep where an example is from, after its points were set."""
+        example.SetNodeReferenceID(_SEGMENTATION, origin.segmentation_id)
+        example.SetAttribute(_SEGMENT, origin.segment_id)
+        example.SetAttribute(_SPECKS, origin.specks)
 
     def segment_of(self, example: Node) -> tuple[Node | None, str] | None:
         """The segmentation, None if it is gone, and the segment's id of an example that was taken from one."""

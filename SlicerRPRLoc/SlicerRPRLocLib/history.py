@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rprloc import InputError
 from SlicerRPRLocLib import nodes, views
-from SlicerRPRLocLib.examples import Examples
+from SlicerRPRLocLib.examples import Examples, Origin
 from SlicerRPRLocLib.landmarks import FoundLandmark
 from SlicerRPRLocLib.results import Result, Results
 
@@ -19,12 +19,13 @@ _LIMIT = 100
 
 @dataclass(frozen=True)
 class _ExamplePoints:
-    """The points (N, 3) of one example, in the world."""
+    """The points (N, 3) of one example, in the world, and where they are from."""
 
     volume_id: str
     organ: str
     landmark: bool
     points_ras: tuple[tuple[float, ...], ...]
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,12 @@ class History:
         for marked in wanted.values():
             volume = self._volume(marked.volume_id)
             if volume is not None:
-                example = self._examples.add(volume, marked.organ, landmark=marked.landmark)
-                self._examples.set_points(example, marked.points_ras)
+                example = self._examples.find(volume, marked.organ)
+                if example is None:
+                    example = self._examples.add(volume, marked.organ, landmark=marked.landmark)
+                if _points(example) != marked.points_ras:
+                    self._examples.set_points(example, marked.points_ras)
+                self._examples.put_origin(example, marked.origin)
         results = {(result.volume_id, result.organ, False) for result in state.results}
         results |= {(result.volume_id, result.found.landmark, True) for result in state.landmarks}
         keys = {
@@ -126,7 +131,8 @@ class History:
                 nodes.volume_of(example).GetID(),
                 nodes.organ_of(example),
                 nodes.is_landmark(example),
-                tuple(tuple(point) for point in nodes.defined_points(example).tolist()),
+                _points(example),
+                self._examples.origin(example),
             )
             for example in self._examples.all()
         ]
@@ -143,3 +149,7 @@ class History:
 
     def _volume(self, node_id: str) -> nodes.Node | None:
         return self._results.scene.GetNodeByID(node_id)
+
+
+def _points(example: nodes.Node) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(point) for point in nodes.defined_points(example).tolist())

@@ -67,6 +67,42 @@ def test_specks_of_a_segment_are_left_out_and_told(scene: Scene, logic: RPRLocLo
         assert told in text and ("apart from" in text) == bool(told)
 
 
+def test_undo_brings_back_from_which_segment_an_example_is_and_what_to_doubt(
+    scene: Scene, logic: RPRLocLogic, anna: Any
+) -> None:
+    grid: Grid = nodes.grid_of(anna)
+    speckled = np.zeros(grid.shape, bool)
+    speckled[10:20, 8:16, 5:15] = speckled[0, 0, 0] = True
+    node = segmentation(scene, speckled, grid)
+    segment_id = node.GetSegmentation().GetNthSegmentID(0)
+    example = logic.examples.add_from_segment(anna, node, segment_id)
+    logic.history.record()
+    name, told = nodes.organ_of(example), logic.examples.guidance(example).text
+    assert "apart from" in told
+    logic.examples.set_points(logic.examples.add(anna, "other"), nodes.defined_points(example))
+    logic.history.undo()  # it is about another example
+    assert logic.examples.guidance(example).text == told
+    logic.examples.remove(example)
+    logic.history.undo()
+    back = logic.examples.find(anna, name)
+    assert logic.examples.guidance(back).text == told and logic.examples.segment_of(back) == (node, segment_id)
+    nodes.remove(node)  # that is no step of this module
+    assert logic.examples.segment_of(back) == (None, segment_id)
+    logic.history.record()
+    logic.history.undo()
+    assert logic.examples.all() == []
+
+
+def test_undo_goes_on_where_the_scan_of_an_example_is_bent_by_now(scene: Scene, logic: RPRLocLogic, anna: Any) -> None:
+    mark(logic, anna)
+    logic.history.record()
+    bert = scene.add_volume(np.zeros((9, 9, 9), np.int16), nodes.grid_of(anna).cropped((0, 0, 0), (9, 9, 9)), "bert")
+    logic.examples.add(bert, "heart")
+    scene.transform(np.eye(4) + np.eye(4, k=1) * 0.5, anna)  # sheared
+    logic.history.undo()
+    assert [nodes.volume_of(example) for example in logic.examples.all()] == [anna]
+
+
 # A segment gives its outline, not its six points alone
 
 
