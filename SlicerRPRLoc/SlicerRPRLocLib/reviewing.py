@@ -11,7 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SlicerRPRLocLib import nodes, teaching
+from SlicerRPRLocLib import nodes, teaching, views
 from SlicerRPRLocLib.band import Band
 from SlicerRPRLocLib.lists import ResultTable
 from SlicerRPRLocLib.nodes import Node
@@ -76,10 +76,17 @@ class Reviewing(SceneWatcher):
         self.goTo(most_doubtful_unchecked(self.table.rows, self.table.key))
 
     def onTickAndGoOn(self) -> None:
-        """Tick the chosen row, and go to the next one below that nobody has checked."""
+        """Tick the chosen row, and go to the next one below that nobody has checked.
+
+        If the views show another scan by now, nobody sees what would be ticked: they go back to the row's scan first.
+        """
         row = self.table.row
         if row is None:
             self.onNext()
+            return
+        seen = views.shown_scan(slicer.mrmlScene)
+        if seen is not None and seen.GetID() != row.key[0]:
+            self.onRow(row.key)
             return
         if not row.checked:
             self.table.tick(row.key)

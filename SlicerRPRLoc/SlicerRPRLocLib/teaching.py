@@ -128,7 +128,7 @@ class Again:
             told.append(f"No longer found: {', '.join(self._gone)}.")
         if self._left:
             left = _count(self._left, "result was", "results were")
-            told.append(f"{left} left alone: corrected, ticked or an example.")
+            told.append(f"{left} left alone: corrected, ticked, an example, or without one.")
         return " ".join(told)
 
 

@@ -20,7 +20,7 @@ from tests.slicer_module.scenes import NO_SLICER, Scene
 
 pytest.importorskip("slicer", reason=NO_SLICER)
 
-from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib import nodes, views
 from SlicerRPRLocLib.review import STEPS
 from SlicerRPRLocLib.teaching import Again
 
@@ -118,6 +118,17 @@ def test_space_works_in_the_views_and_nowhere_else(desktop: Desktop, panel: Any,
     panel.removeShortcuts()  # before the module is loaded anew
     press_space(desktop.views, view)
     assert sum(ticks(panel)) == 2 and desktop.errors == []
+
+
+def test_space_ticks_nothing_while_the_views_show_another_scan(desktop: Desktop, panel: Any, scene: Scene) -> None:
+    add_findings(panel, scene, anna=(3.0,), bert=(25.0,))
+    anna, bert = nodes.scans(scene.mrml)
+    click_row(panel, 0)
+    views.show_scan(scene.mrml, anna)  # as a click on an example of anna does
+    press_space(desktop.views, desktop.views.children()[0])
+    assert ticks(panel) == [False, False] and chosen(panel) == "organ 0 in bert" and shown(scene) == {bert.GetID()}
+    press_space(desktop.views, desktop.views.children()[0])
+    assert ticks(panel) == [True, False] and shown(scene) == {anna.GetID()} and desktop.errors == []
 
 
 def test_next_unchecked_goes_to_the_most_doubtful_whatever_the_order(

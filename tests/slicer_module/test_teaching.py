@@ -299,8 +299,10 @@ def test_absent_findings_of_other_organs_stay(logic: RPRLocLogic, anna: Any, ber
     brain = AbsentOrgan("brain", Presence(0.01, 0.01, 0.98), ("anna",))
     logic.results.apply([(bert, Detections("bert", (brain,), answer.model_id, answer.support_id))])
     logic.results.check((bert.GetID(), "brain"), True)
-    run_again(logic)
+    assert "1 result was left alone" in run_again(logic)
     assert {(row.organ, row.checked) for row in logic.results.rows()} == {("bone", False), ("brain", True)}
+    logic.results.check((bert.GetID(), "brain"), False)
+    assert "1 result was left alone: corrected, ticked, an example, or without one." in run_again(logic)
 
 
 def test_a_landmark_teaches_as_a_box_does(
