@@ -52,7 +52,10 @@ class OnwardPanel:
             or ("" if self._logic.results.located() else _("Nothing was found that could be written."))
             or ("" if folder else _("Choose the folder for exports first.")),
             "listResultsButton": "" if results else _("Choose the folder of results first."),
-            "openResultButton": "" if self.list.chosen else _("List the results and click one first."),
+            "openResultButton": (
+                "" if self._is_listed() else _("Other folders are chosen now: list the results again.")
+            )
+            or ("" if self.list.chosen else _("List the results and click one first.")),
         }
 
     def clear(self) -> None:
@@ -95,9 +98,9 @@ class OnwardPanel:
 
     def onListResults(self) -> None:
         self._panel.installer.ensure()
-        scans = self._ui.searchPath.currentPath
+        self.clear()
         with slicer.util.WaitCursor():
-            self._found = FolderResults(Path(self._ui.resultPath.currentPath), Path(scans) if scans else None)
+            self._found = FolderResults(*self._folders())
         self.list.show({entry.name: entry.text for entry in self._found.entries})
         self._panel.showButtons()
 
@@ -108,6 +111,15 @@ class OnwardPanel:
             told = self._logic.open_result(self._found, self.list.chosen)
         self._panel.refresh()
         self._say(told)
+
+    def _folders(self) -> tuple[Path, Path | None]:
+        """The folder of results that is chosen, and that of the scans, if there is one."""
+        scans = self._ui.searchPath.currentPath
+        return Path(self._ui.resultPath.currentPath), Path(scans) if scans else None
+
+    def _is_listed(self) -> bool:
+        """Whether what is listed, if anything is, is of the folders that are chosen."""
+        return self._found is None or (self._found.folder, self._found.scans) == self._folders()
 
     def _volume_with_boxes(self) -> Node | None:
         """The scan of the row that is chosen, if it has a box; the row itself may be of an absent organ."""

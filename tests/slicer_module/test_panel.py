@@ -778,6 +778,16 @@ def test_results_of_a_folder_are_listed_and_opened(
     ui.folderResultList.setCurrentRow(0)
     ui.openResultButton.click()
     assert "carla was located, is gone" in desktop.errors.pop()
+    (tmp_path / "other").mkdir()
+    ui.resultPath.setCurrentPath(str(tmp_path / "other"))  # what is listed is not of this folder
+    settle(panel)
+    assert not ui.openResultButton.isEnabled() and "list the results again" in ui.openResultButton.toolTip()
+    ui.listResultsButton.click()
+    assert "holds no results" in desktop.errors.pop() and ui.folderResultList.count() == 0
+    ui.resultPath.setCurrentPath(str(tmp_path / "out"))
+    settle(panel)
+    ui.listResultsButton.click()
+    assert ui.folderResultList.count() == 2
     scene.mrml.Clear(0)
     settle(panel)
     assert ui.folderResultList.count() == 0 and not ui.openResultButton.isEnabled()
