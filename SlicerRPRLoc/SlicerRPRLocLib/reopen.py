@@ -20,6 +20,7 @@ from rprloc.files import parse_json
 from rprloc.io.results import ResultFiles
 from SlicerRPRLocLib import nodes, views
 from SlicerRPRLocLib.handover import same_voxels
+from SlicerRPRLocLib.landmarks import with_targets
 from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.results import Results
 
@@ -62,6 +63,8 @@ class FolderResults:
     def open(self, name: str, results: Results) -> tuple[Node, list[str]]:
         """Load one scan, unless it is there already, and put its boxes beside it; the volume, and what to tell.
 
+        What is there just so and was ticked keeps its tick.
+
         Raises InputError, and changes nothing, if the scan is gone, is damaged, or is not the one that was searched.
         """
         entry = next(entry for entry in self.entries if entry.name == name)
@@ -77,7 +80,8 @@ class FolderResults:
                 "These results are of an older version, which did not note where the scan lay: see for yourself that "
                 f"they belong to {path}."
             )
-        told += [*found.warnings, *results.apply([(volume, found)])]
+        new = [one for name, one in found.targets.items() if not results.has_checked(volume, found, name)]
+        told += [*found.warnings, *results.apply([(volume, with_targets(found, new))])]
         views.show_scan(results.scene, volume)
         return volume, told
 

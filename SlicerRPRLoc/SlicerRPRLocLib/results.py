@@ -306,6 +306,14 @@ class Results:
             others = self._absent_checked(volume) - {key[1]}
             self._keep_absent_checked(volume, others | {key[1]} if checked else others)
 
+    def has_checked(self, volume: Node, found: Detections, name: str) -> bool:
+        """Whether a person has ticked just this finding of a volume: it is there as it was found, or is absent."""
+        one, known = found.targets[name], self.find_located((volume.GetID(), name))
+        if known is None:
+            return name in self._absent_checked(volume) and self.absent(volume).get(name) == one
+        alone = with_targets(replace(found, query=volume.GetName() or found.query), [one]).to_json()
+        return (known.GetAttribute(_CHECKED), known.GetAttribute(_FOUND)) == ("1", alone)
+
     def absent_rows(self) -> list[tuple[Detections, AbsentOrgan | AbsentLandmark, bool]]:
         """All that is absent, with the detections it is among, and whether a person has looked at it."""
         found = []

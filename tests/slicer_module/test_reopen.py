@@ -23,7 +23,7 @@ from tests.command_line import rprloc
 from tests.dicoms import SERIES, write_series
 from tests.example import ExampleFiles
 from tests.phantoms import Affine, phantom_hu
-from tests.slicer_module.findings import detection
+from tests.slicer_module.findings import detection, landmark
 from tests.slicer_module.scenes import NO_SLICER, Nobody, Scene, mark, run_to_end
 
 pytest.importorskip("slicer", reason=NO_SLICER)
@@ -127,8 +127,8 @@ def test_the_list_tells_what_to_doubt_first_and_loads_nothing(
     path = write_scan(scans / "good.nii.gz")
     found = found_in(path, 3.0)
     found.save(out / "good.detections.json")
-    landmark = LandmarkDetection("tip", GRID.bounds.centre_ras, 1.0, 3, ("a",), 21.0, 0.9)
-    doubtful = replace(found_in(path, 17.0), warnings=("odd", "odder"), landmarks=(landmark,))
+    tip = LandmarkDetection("tip", GRID.bounds.centre_ras, 1.0, 3, ("a",), 21.0, 0.9)
+    doubtful = replace(found_in(path, 17.0), warnings=("odd", "odder"), landmarks=(tip,))
     doubtful.save(out / "doubtful.detections.json")
     replace(found, organs=()).save(out / "empty.detections.json")
     (out / "damaged.detections.json").write_text("{", encoding="utf-8")
@@ -230,6 +230,23 @@ def test_a_scan_that_is_there_already_is_not_loaded_again_and_a_corrected_box_st
     scene.transform(np.diag([1.0, 1.0, 1.0, 1.0]) + np.eye(4, k=3) * 30.0, by_hand)  # it lies elsewhere now
     logic.open_result(folder, "bert")
     assert loaded == [path] and len(logic.results.rois()) == 2
+
+
+def test_what_was_ticked_stays_so_when_the_same_results_are_opened_again(
+    scene: Scene, logic: RPRLocLogic, folders: tuple[Path, Path], loaded: list[Path]
+) -> None:
+    scans, out = folders
+    path = write_scan(scans / "bert.nii.gz")
+    found = replace(found_in(path), landmarks=(landmark("tip", GRID.bounds.centre_ras),))
+    found.save(out / "bert.detections.json")
+    logic.open_result(FolderResults(out, scans), "bert")
+    for row in logic.results.rows():
+        logic.results.check(row.key, True)
+    logic.open_result(FolderResults(out, scans), "bert")
+    assert [row.checked for row in logic.results.rows()] == [True, True, True]
+    replace(found_in(path, 5.0), landmarks=found.landmarks).save(out / "bert.detections.json")  # another heart
+    logic.open_result(FolderResults(out, scans), "bert")
+    assert {row.organ: row.checked for row in logic.results.rows()} == {"heart": False, "tip": True, "brain": True}
 
 
 def test_results_that_do_not_say_where_the_scan_lay_are_opened_with_a_word(
