@@ -121,10 +121,6 @@ class Row:
         return cls(key, key[1], scan, None, None, False, checked, (2, chance), about, "absent")
 
     @property
-    def is_absent(self) -> bool:
-        return self.size == "absent"
-
-    @property
     def error(self) -> str:
         if self.corrected:
             return "corrected"
