@@ -49,6 +49,9 @@ def export_dicom(
             fitting = dicom_kinds(kinds, boxes=bool(found.located))
             if not fitting:
                 raise InputError("It has landmarks alone, and a segmentation holds none. Tick RT structure set or SR.")
+            for located in results.located():
+                if nodes.volume_of(located) is volume:
+                    results.require_unmoved(located)
             series = series_of(volume, file_of)
             for kind in fitting:
                 DICOM_WRITERS[kind](files.dicom(kind), found, series)

@@ -15,10 +15,11 @@ import numpy as np
 import vtk
 from numpy.typing import ArrayLike
 
-from rprloc import WALLS, AbsentOrgan, Box, Detections, OrganDetection
+from rprloc import WALLS, AbsentOrgan, Box, Detections, InputError, OrganDetection
 from rprloc.detection import AbsentLandmark
 from rprloc.geometry import Points
 from SlicerRPRLocLib import landmarks, nodes, views
+from SlicerRPRLocLib.handover import same_voxels
 from SlicerRPRLocLib.landmarks import FoundLandmark, Landmarks, with_targets
 from SlicerRPRLocLib.nodes import ROLE, Node, Pose, Scene, find_volume, is_clone, organ_of, volume_of
 from SlicerRPRLocLib.review import Key, Row, most_doubtful_first
@@ -100,6 +101,15 @@ class Results:
         """The organ of a ROI with its box as the user has left it."""
         found = self.record(roi).found
         return _with_box(found, nodes.box_of_roi(roi)) if self.is_corrected(roi) else found
+
+    def require_unmoved(self, located: Node) -> None:
+        """Raise InputError if a result's scan was moved since it was searched: the box or point stayed behind."""
+        volume, searched = volume_of(located), _parsed(located.GetAttribute(_FOUND)).grid
+        if searched is not None and not same_voxels(searched, nodes.grid_of(volume)):
+            raise InputError(
+                f"{volume.GetName()} was moved since {organ_of(located)} was located in it, and the result was not. "
+                "Put the scan back, or delete the result and locate again."
+            )
 
     def points_on_walls(self, roi: Node) -> Points:
         """The six extreme points (6, 3) on the walls of a ROI as the user has left it, in the order of WALLS."""

@@ -25,13 +25,15 @@ def use_as_example(results: Results, examples: Examples, located: Node) -> tuple
     """Make a result that a person has corrected or ticked an example; returns that, and what there is to tell.
 
     Of a ROI its six points lie on the walls of the box; a landmark gives its point. The result stays as it is. Raises
-    InputError, and changes nothing, if nobody has looked at the result, or if it reaches out of its scan.
+    InputError, and changes nothing, if nobody has looked at the result, or if it reaches out of its scan, or that was
+    moved since it was searched.
     """
     volume, name, landmark = nodes.volume_of(located), nodes.organ_of(located), nodes.is_landmark(located)
     where, what = f"{name} in {volume.GetName()}", "point" if landmark else "box"
     row = results.row(located)
     if not (row.corrected or row.checked):
         raise InputError(f"Nobody has checked the {what} of {where}. Correct it, or tick it, first.")
+    results.require_unmoved(located)
     points_ras = nodes.defined_points(located) if landmark else assign_extreme_points(results.points_on_walls(located))
     if not nodes.grid_of(volume).contains(points_ras, OUTSIDE_TOLERANCE_MM).all():
         raise InputError(f"The {what} of {where} reaches out of the scan. Drag it into the scan first.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +187,19 @@ def test_landmarks_are_written_also_of_a_scan_without_boxes(studies: Studies) ->
     files, told = studies.export(("seg",))
     assert [file.name for file in files] == ["boxes.seg.dcm"]
     assert "alone: It has landmarks alone" in " ".join(told)
+
+
+def test_boxes_that_stayed_behind_when_their_scan_was_moved_are_not_written(studies: Studies) -> None:
+    volume = studies.load("anna")
+    transform = studies.scene.transform(rigid(), volume)
+    box = nodes.grid_of(volume).bounds
+    found = Detections("q", (detection("liver", points_of(box)),), "m", "s", grid=nodes.grid_of(volume))
+    Results(studies.scene.mrml).apply([(volume, found)])
+    volume.SetAndObserveTransformNodeID(None)  # now the scan lies where its series does, and the box does not
+    with pytest.raises(InputError, match="anna was moved since liver was located in it"):
+        studies.export()
+    assert list((studies.folder / "out").iterdir()) == []
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    transform.SetMatrixTransformToParent(nodes.vtk_matrix(np.eye(4)))
+    Results(studies.scene.mrml).apply([(volume, replace(found, grid=nodes.grid_of(volume)))])
+    assert len(studies.export()[0]) == 3

@@ -332,3 +332,18 @@ def test_a_landmark_teaches_as_a_box_does(
     np.testing.assert_allclose(nodes.defined_points(point), [moved])
     logic.history.undo()
     np.testing.assert_allclose(nodes.defined_points(logic.results.find_located((carla.GetID(), "tip"))), before)
+
+
+def test_a_box_that_stayed_behind_when_its_scan_was_moved_is_no_example(
+    scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any
+) -> None:
+    mark(logic, anna)
+    locate_all(logic, bert)
+    logic.results.check((bert.GetID(), "bone"), True)
+    transform = scene.transform(np.eye(4) + np.eye(4, k=3) * 4.0, bert)
+    with pytest.raises(InputError, match="bert was moved since bone was located in it"):
+        use_as_example(logic.results, logic.examples, logic.results.roi(bert, "bone"))
+    assert len(logic.examples.all()) == 1
+    transform.SetMatrixTransformToParent(nodes.vtk_matrix(np.eye(4)))  # it is put back
+    use_as_example(logic.results, logic.examples, logic.results.roi(bert, "bone"))
+    assert logic.targets() == {"bone": 2}
