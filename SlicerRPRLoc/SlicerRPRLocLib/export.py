@@ -22,11 +22,16 @@ from SlicerRPRLocLib.results import Results
 
 
 def export_results(results: Results, folder: Path, *, markups: bool, label_map: bool, table: bool) -> list[Path]:
-    """Write all results of a scene into a folder; returns the files. Raises InputError if there is nothing to write."""
+    """Write all results of a scene into a folder; returns the files.
+
+    Raises InputError, and writes nothing, if there is nothing to write, or if a scan was moved away from its results.
+    """
     from rprloc import write_rois
 
     if not results.located() and not results.absent_json():
         raise InputError("There are no results. Press Locate first.")
+    for located in results.located():
+        results.require_unmoved(located)
     if not (markups or label_map or table):
         raise InputError("No kind of file is chosen. Tick Markups, label map or table.")
     require_export_folder(folder)

@@ -25,12 +25,13 @@ class Onward:
     def to_segmentation(self, volume: Node) -> tuple[Node, list[str]]:
         """The boxes of a volume as segments of a new segmentation on its voxels, and sentences on empty segments.
 
-        The Segment Editor will open on it. Raises InputError if the volume has no box.
+        The Segment Editor will open on it. Raises InputError if the volume has no box, or was moved away from one.
         """
         rois = [roi for roi in self._results.rois() if nodes.volume_of(roi) is volume]
         if not rois:
             raise InputError(f"{volume.GetName()} has no box that could become a segment. Press Locate first.")
-        nodes.grid_of(volume)
+        for roi in rois:
+            self._results.require_unmoved(roi)
         name = self._scene.GenerateUniqueName(f"{volume.GetName()} boxes")
         segmentation = self._scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         segmentation.CreateDefaultDisplayNodes()
@@ -48,8 +49,9 @@ class Onward:
     def to_crop_volume(self, roi: Node, margin_mm: float) -> Node:
         """The parameters of Crop Volume, set to a result's volume and to a new ROI: the box and a margin in the scan.
 
-        Raises InputError if the box lies outside of the volume.
+        Raises InputError if the box lies outside of the volume, or if that was moved.
         """
+        self._results.require_unmoved(roi)
         volume, box = nodes.volume_of(roi), nodes.box_of_roi(roi)
         bounds = nodes.grid_of(volume).bounds
         first_ras = np.maximum(box.min_ras - margin_mm, bounds.min_ras)
@@ -67,6 +69,7 @@ class Onward:
 
     def to_prompt(self, roi: Node) -> Node:
         """A free copy of a result's ROI, for modules that segment from a box; the views go to its middle."""
+        self._results.require_unmoved(roi)
         box = nodes.box_of_roi(roi)
         prompt = self._copy(roi, "prompt", box)
         views.show_scan(self._scene, nodes.volume_of(roi), box.centre_ras)

@@ -269,7 +269,8 @@ class Results:
             views.show_scan(self.scene, volume, None if chosen is None else _centre(chosen))
 
     def crop(self, roi: Node, margin_mm: float) -> Node:
-        """The query volume cut to a ROI and a margin, as a new volume."""
+        """The query volume cut to a ROI and a margin, as a new volume. Raises InputError if the volume was moved."""
+        self.require_unmoved(roi)
         volume = volume_of(roi)
         return nodes.crop(volume, nodes.box_of_roi(roi), f"{volume.GetName()} {organ_of(roi)}", margin_mm)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import slicer
 import vtk
 
 from SlicerRPRLocLib import nodes, terminology, views
+from SlicerRPRLocLib.export import export_results
 from SlicerRPRLocLib.logic import RPRLocLogic
 
 SHAPE = (30, 24, 20)
@@ -196,3 +198,29 @@ def test_a_prompt_does_not_take_the_clicks_of_an_example_that_is_being_placed(sc
     views.start_placing(example)
     found.logic.onward.to_prompt(found.roi("liver"))
     assert views.is_placing(example)
+
+
+def test_boxes_that_stayed_behind_when_their_scan_was_moved_go_nowhere(
+    scene: Scene, found: Found, tmp_path: Path
+) -> None:
+    logic, volume = found.logic, found.volume
+    searched = replace(logic.results.as_they_are(volume), grid=nodes.grid_of(volume))
+    logic.results.apply([(volume, searched)])
+    roi = found.roi("liver")
+    transform = scene.transform(np.eye(4) + 4.0 * np.eye(4, k=3), volume)
+    before = scene.mrml.GetNumberOfNodes()
+
+    for go_on in (
+        lambda: logic.onward.to_segmentation(volume),
+        lambda: logic.onward.to_crop_volume(roi, 5.0),
+        lambda: logic.onward.to_prompt(roi),
+        lambda: logic.results.crop(roi, 5.0),
+        lambda: export_results(logic.results, tmp_path, markups=True, label_map=True, table=True),
+    ):
+        with pytest.raises(InputError, match=r"anna was moved since .* was located in it"):
+            go_on()
+
+    assert scene.mrml.GetNumberOfNodes() == before
+    assert not list(tmp_path.iterdir())
+    transform.SetMatrixTransformToParent(nodes.vtk_matrix(np.eye(4)))  # it is put back
+    assert len(export_results(logic.results, tmp_path, markups=True, label_map=False, table=True)) == 3
