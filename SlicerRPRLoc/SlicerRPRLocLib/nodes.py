@@ -74,7 +74,7 @@ def of_class(scene: Scene, name: str) -> list[Node]:
     """The nodes of a class, and of those derived from it, in a scene."""
     found = scene.GetNodesByClass(name)
     found.UnRegister(None)  # it comes with a reference that nobody holds
-    return [found.GetItemAsObject(index) for index in range(found.GetNumberOfItems())]
+    return list(found)
 
 
 @contextmanager
