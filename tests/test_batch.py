@@ -102,6 +102,19 @@ def test_a_manifest_gives_what_its_scans_give_one_by_one(example: ExampleFiles, 
     assert "ward 7/third,lung" in (tmp_path / "all_results.csv").read_text(encoding="utf-8")
 
 
+def test_a_run_writes_the_table_that_a_report_of_its_folder_has(example: ExampleFiles, tmp_path: Path) -> None:
+    scans, broken = write_scans(example, tmp_path / "scans", 2), tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"no scan")
+    plain = ["--out", tmp_path / "out", "--model", example.weights, "--device", "cpu", "--csv"]
+    assert rprloc("locate", example.support_set, broken, *plain).exit_code == 2
+    assert not (tmp_path / "out").exists()
+    assert rprloc("locate", example.support_set, *scans, broken, *plain).exit_code == 1
+    table = (tmp_path / "out" / "organs.csv").read_text(encoding="utf-8")
+    assert rprloc("report", tmp_path / "out", "--csv", tmp_path / "all.csv").exit_code == 0
+    assert table == (tmp_path / "all.csv").read_text(encoding="utf-8")
+    assert {row["query"] for row in csv.DictReader(table.splitlines())} == {"scan00", "scan01"}
+
+
 def test_only_what_is_missing_or_was_made_otherwise_is_done_again(example: ExampleFiles, tmp_path: Path) -> None:
     scans, out = write_scans(example, tmp_path / "scans", 3), tmp_path / "out"
     scans[1].write_bytes(scans[1].read_bytes()[:2000])

@@ -169,6 +169,9 @@ def locate(
     prompts: Annotated[
         bool, typer.Option("--prompts", help="Also write the boxes in voxels, for programs that segment from a box.")
     ] = False,
+    table: Annotated[
+        bool, typer.Option("--csv", help="Also write organs.csv, a row for each organ of all results in the folder.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes on this computer that share a manifest.")] = 1,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="The Dask scheduler whose workers share a manifest.")
@@ -183,7 +186,7 @@ def locate(
     from rprloc.apps import batch
     from rprloc.io.crops import require_margin
     from rprloc.io.dicom_export import require_dicom_writers
-    from rprloc.io.results import DICOM_KINDS
+    from rprloc.io.results import DICOM_KINDS, TABLE, read_results
     from rprloc.model.shipped import find_weights
 
     wanted = batch.choose_queries(queries or [], manifest, series)
@@ -209,6 +212,8 @@ def locate(
     if job.keep_record:
         wanted = batch.mark_new_scans(job, wanted)
     failed = _follow(job, wanted, out, jobs, scheduler)
+    if table and (failed < len(wanted) or job.keep_record):
+        _save_table(out / TABLE, read_results(out))
     if failed:
         others = " The others are done." if failed < len(wanted) else ""
         log.error("%d of %d queries failed.%s", failed, len(wanted), others)
@@ -257,7 +262,6 @@ def report(
     """Make a table or a page of the results in a folder."""
     from rprloc.io.report import save_html
     from rprloc.io.results import read_results
-    from rprloc.io.table import result_rows, save_table
 
     if table is None and page is None:
         raise InputError("Name a file for the report with --csv, --html or both.")
@@ -266,9 +270,15 @@ def report(
             require_writable(path)
     content = read_results(results)
     if table is not None:
-        save_table(table, [row for result in content for row in result_rows(result)])
+        _save_table(table, content)
     if page is not None:
         save_html(page, content, results)
+
+
+def _save_table(path: Path, results: list[Any]) -> None:
+    from rprloc.io.table import result_rows, save_table
+
+    save_table(path, [row for result in results for row in result_rows(result)])
 
 
 @app.command()
