@@ -49,6 +49,11 @@ def test_the_nearest_rival_is_compared_by_its_walls() -> None:
     assert "By AWD it is `near`" in said and "**the walls of `rprloc` are farther off** by 2.9 mm (" in said
 
 
+def test_one_query_tells_no_method_from_another() -> None:
+    said = describe_findings([result("rprloc", [0.7], [3.0]), result("bad", [0.1], [9.0])], "han", {})
+    assert "the two cannot be told apart (+60.0 % IoU, of one query there is no interval)" in said
+
+
 def test_methods_that_are_not_shown_are_not_judged() -> None:
     ours = result("rprloc", [0.6, 0.7], [5.0, 6.0])
     assert "Beware" not in describe_findings([ours], "han", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -72,10 +73,14 @@ def _percent(ends: Interval) -> str:
 
 
 def difference(ours: Result, theirs: Result, measure: Callable[[PairScore], float] = iou_of) -> tuple[float, Interval]:
-    """By how much the first's measure, by default the IoU, is higher on the queries that both have; its interval."""
+    """By how much the first's measure, by default the IoU, is higher on the queries that both have; its interval.
+
+    One query leaves everything to chance.
+    """
     mine, others = ours.by_query(measure), theirs.by_query(measure)
     by_query = {query: mine[query] - others[query] for query in mine if query in others}
-    return sum(by_query.values()) / len(by_query), interval_over_queries(by_query)
+    ends = interval_over_queries(by_query) if len(by_query) > 1 else (-math.inf, math.inf)
+    return sum(by_query.values()) / len(by_query), ends
 
 
 def _compare(ours: Result, theirs: Result) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from scripts.benchmark.paper import TITLES
@@ -28,6 +29,8 @@ def format_percent(share: float) -> str:
 
 
 def format_interval(ends: tuple[float, float], digits: int = 0) -> str:
+    if math.isinf(ends[1]):
+        return "of one query there is no interval"
     return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
 
 
