@@ -153,15 +153,16 @@ class RetinaUNet(Method):
             padded = F.pad(labels, _to_eighths(labels))[None]
             return losses["classification"] + losses["box_regression"] + segmentation_loss(segmentation, padded)
 
-        others = [Example(case) for case in self.scans_to_check(region) if set(organs) <= set(case.targets)]
+        others = [Example(case) for case in self.scans_to_check(region) if set(organs) & set(case.targets)]
         checked = pack_scans([example.case for example in others], self.setting.folder / "packed")
 
         def check() -> float:
-            """The mean IoU in per cent."""
+            """The mean IoU in per cent of those organs that the scans show wholly."""
             ious = []
             for example, scan in zip(others, checked, strict=True):
-                for organ, box in find_boxes(detector, scan, organs).items():
-                    ious.append(box.iou(Box.from_extreme_points(example.points_ras[organ])))
+                boxes = find_boxes(detector, scan, organs)
+                for organ in set(organs) & set(example.case.targets):
+                    ious.append(boxes[organ].iou(Box.from_extreme_points(example.points_ras[organ])))
             return 100.0 * float(np.mean(ious))
 
         optimizer = torch.optim.AdamW(detector.network.parameters(), lr=1e-3, weight_decay=1e-4)
