@@ -79,14 +79,10 @@ class Row:
             f"Centre RAS: {', '.join(f'{value:.0f}' for value in box.centre_ras)} mm.",
             f"The votes for its points spread {found.spread_mm.mean():.1f} mm.",
         ]
-        if corrected:
-            about.append("Corrected by hand.")
-        elif error_mm is not None and error_mm > DOUBTFUL_MM:
-            about.append("Doubtful: each wall may be off by more than a centimetre. Look at all six.")
-        rank = (1, 0.0) if error_mm is None else (0, -error_mm)
+        about += _doubts(error_mm, corrected, "each wall may be off by more than a centimetre. Look at all six.")
         size_mm = (right, front, up)
         size = " x ".join(f"{length:.0f}" for length in size_mm)
-        return cls(key, key[1], scan, size_mm, error_mm, corrected, checked, rank, tuple(about), size)
+        return cls(key, key[1], scan, size_mm, error_mm, corrected, checked, _rank(error_mm), tuple(about), size)
 
     @classmethod
     def of_landmark(
@@ -106,12 +102,8 @@ class Row:
             f"RAS: {', '.join(f'{value:.0f}' for value in point_ras)} mm.",
             f"The votes for it spread {found.spread_mm:.1f} mm.",
         ]
-        if corrected:
-            about.append("Corrected by hand.")
-        elif error_mm is not None and error_mm > DOUBTFUL_MM:
-            about.append("Doubtful: it may be off by more than a centimetre.")
-        rank = (1, 0.0) if error_mm is None else (0, -error_mm)
-        return cls(key, key[1], scan, None, error_mm, corrected, checked, rank, tuple(about), "point")
+        about += _doubts(error_mm, corrected, "it may be off by more than a centimetre.")
+        return cls(key, key[1], scan, None, error_mm, corrected, checked, _rank(error_mm), tuple(about), "point")
 
     @classmethod
     def of_absent(cls, key: Key, scan: str, found: AbsentOrgan | AbsentLandmark, *, checked: bool) -> Row:
@@ -144,6 +136,18 @@ class Row:
         what = "It" if self.size_mm is None else "Each wall"
         error = "" if self.error_mm is None else f" {what} may be off by {self.error_mm:.0f} mm."
         return f"{self.organ} in {self.scan}:{size}{'' if self.corrected else error} {' '.join(self.about)}"
+
+
+def _rank(error_mm: float | None) -> tuple[int, float]:
+    """The rank of what was found, by its expected error; what has none comes after."""
+    return (1, 0.0) if error_mm is None else (0, -error_mm)
+
+
+def _doubts(error_mm: float | None, corrected: bool, doubt: str) -> list[str]:
+    """What is to be said of a result that a person has corrected, or that is doubtful."""
+    if corrected:
+        return ["Corrected by hand."]
+    return [f"Doubtful: {doubt}"] if error_mm is not None and error_mm > DOUBTFUL_MM else []
 
 
 def most_doubtful_first(rows: Sequence[Row]) -> list[Row]:

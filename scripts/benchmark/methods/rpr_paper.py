@@ -151,7 +151,7 @@ class RprPaper(Method):
 
     def _train(self, region: str, stage: int, scans: list[Scan]) -> None:
         torch.manual_seed(self.setting.seed)
-        device = choose_device("auto")  # a GPU for the full recipe; predictions are timed on the CPU
+        device = choose_device("auto")  # predictions are timed on the CPU
         net = PatchPnet(WIDTH[region], PATCH[region][0]).to(device)
         layers = [layer for layer in [*net.trunk.modules(), *net.head] if isinstance(layer, nn.Conv3d | nn.Linear)]
         optimizer = MuonWithAdamW(net, layers, LEARNING_RATE, WEIGHT_DECAY)
