@@ -186,7 +186,7 @@ def test_a_run_in_a_folder_is_cancelled(
     panel.ui.cpuBox.setChecked(True)
     panel.ui.folderButton.click()
     until(panel, lambda: not panel.logic.busy)
-    assert panel.devices == ["auto", "cpu"]
+    assert panel.children == [("auto", "research"), ("cpu", "research")]
     assert "2 organs in 1 scan" in panel.ui.statusLabel.text() and desktop.errors == []
 
 
