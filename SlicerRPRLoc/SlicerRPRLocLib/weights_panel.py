@@ -20,8 +20,9 @@ class WeightsChoice:
 
     def __init__(self, panel: Any) -> None:
         self._panel, self._box = panel, panel.ui.weightsBox
-        self._names = list(shipped_models())
-        """The weights in the box, also files that were chosen since the module was opened."""
+        self._own: list[str] = []
+        """The files that the user has chosen since the module was opened."""
+        self._names: list[str] = []
         self._entries: list[tuple[str, str]] = []
         self._box.activated.connect(lambda *_args: panel._try(self.onChoice))
 
@@ -33,8 +34,7 @@ class WeightsChoice:
 
     def show(self) -> None:
         """Show which weights can be chosen, what they are for, and which are chosen; the last entry asks for a file."""
-        if self.chosen not in self._names:
-            self._names.append(self.chosen)
+        self._names = list(dict.fromkeys([*shipped_models(), *self._own, self.chosen]))
         entries = [describe_weights(name) for name in self._names]
         if entries != self._entries:
             self._entries = entries
@@ -55,6 +55,7 @@ class WeightsChoice:
         else:
             path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Choose weights"), "", _FILES)
             if path:
+                self._own.append(str(path))
                 self._panel.parameters.weights = str(path)
         if self.chosen != before:
             self._panel.rest()

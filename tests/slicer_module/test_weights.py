@@ -46,6 +46,7 @@ def for_mr(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def say(volume: Any, modality: str) -> Any:
     """What Slicer's module DICOM notes of a volume that it loads; gives the volume."""
+    # Not by the module's own function, which must note it as Slicer does.
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume.GetScene())
     item = hierarchy.GetItemByDataNode(volume) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), volume)
     hierarchy.SetItemAttribute(item, "DICOM.Modality", modality)
@@ -208,3 +209,4 @@ def test_weights_that_are_gone_are_told_and_nothing_is_started(
     scene.mrml.Clear(0)
     settle(panel)
     assert panel.ui.weightsBox.currentText() == "research (CT)"
+    assert entries(panel.ui.weightsBox) == ["research (CT)", "open (CT)", "A file of your own..."]
