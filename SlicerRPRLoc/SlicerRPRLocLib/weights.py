@@ -19,6 +19,8 @@ from rprloc.model.shipped import find_weights, read_licence, read_modality, ship
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import Node, Scene
 
+_MODALITY = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+
 
 def require_weights(weights: str) -> None:
     """Raise InputError if the file of weights is not there."""
@@ -45,10 +47,14 @@ def describe_weights(weights: str) -> tuple[str, str]:
 
 def modality_of_scan(volume: Node) -> str:
     """What the DICOM series of a volume is, as DICOM calls it; "" if Slicer does not know, as of other files."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume.GetScene())
-    item = hierarchy.GetItemByDataNode(volume)
-    attribute = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
-    return str(hierarchy.GetItemAttribute(item, attribute)) if item else ""
+    hierarchy, item = _place(volume)
+    return str(hierarchy.GetItemAttribute(item, _MODALITY)) if item else ""
+
+
+def note_modality(volume: Node, modality: str) -> None:
+    """Note what a volume of a DICOM series is, as Slicer's module DICOM does."""
+    hierarchy, item = _place(volume)
+    hierarchy.SetItemAttribute(item or hierarchy.CreateItem(hierarchy.GetSceneItemID(), volume), _MODALITY, modality)
 
 
 def modality_for_child(volume: Node) -> dict[str, object]:
@@ -73,6 +79,12 @@ def describe_scans(scene: Scene, weights: str) -> dict[str, str]:
         return f"{name} ({modality_of_scan(volume)}; the weights are for {modality_of_weights(weights)})"
 
     return {volume.GetID(): describe(volume) for volume in nodes.scans(scene)}
+
+
+def _place(volume: Node) -> tuple[Node, int]:
+    """Subject hierarchy, and a volume's item in it, 0 if it has none."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume.GetScene())
+    return hierarchy, hierarchy.GetItemByDataNode(volume)
 
 
 def _state(weights: str) -> tuple[Path, int, int] | None:
