@@ -29,6 +29,13 @@ def bindings() -> dict[str, str]:
     return bound
 
 
+def test_no_two_widgets_lie_in_one_cell() -> None:
+    """Qt puts the second one nowhere: it floats over the others."""
+    for layout in ElementTree.parse(UI).iter("layout"):
+        cells = [(item.get("row"), item.get("column")) for item in layout.findall("item") if item.get("row")]
+        assert len(set(cells)) == len(cells), cells
+
+
 def test_every_bound_parameter_exists_and_every_parameter_is_bound() -> None:
     tree = ast.parse((MODULE / "SlicerRPRLocLib" / "parameters.py").read_text(encoding="utf-8"))
     (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "SlicerRPRLocParameterNode")
