@@ -32,6 +32,7 @@ ALL_ORGANS = "all"
 READY_MADE = "@"
 ENDINGS = (".json", ".json.gz")  # of support sets
 SETTINGS = ("support_set", "rprloc", "weights", "device")
+MODALITIES = ("CT", "MR")  # of which rprloc serve wants to be told
 
 _log = logging.getLogger(__name__)
 _Json = dict[str, Any]
@@ -40,7 +41,7 @@ _Json = dict[str, Any]
 class RPRLocApp(MONAILabelApp):
     """Locates the organs of the support set, or of each set in the folder, that ``--conf support_set`` names.
 
-    It may be a ready-made set, such as ``@head-neck``, or several: ``@head-neck,@trunk``.
+    It may be a ready-made set, such as ``@head-neck``, or several, also with files: ``@head-neck,@trunk,mine.json``.
 
     ``--conf rprloc PATH``: the command ``rprloc``, by default the one that the shell finds; ``--conf weights FILE``:
     other weights than the shipped ones; ``--conf device``: auto, cpu or cuda. Raises MONAILabelException if one of them
@@ -62,7 +63,8 @@ class RPRLocApp(MONAILabelApp):
             studies=studies,
             conf=dict(conf),
             name="RPR-Loc",
-            description="Finds organs in CT from annotated examples. For research: a person must check every box.",
+            description=f"Finds organs in {self.rprloc.modality} from annotated examples. For research: a person must "
+            "check every box.",
         )
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -75,11 +77,19 @@ class RPRLocApp(MONAILabelApp):
     def infer(self, request: _Json, datastore: Any = None) -> _Json:
         """A model's answer. What the client can put right is status 400, with a sentence that says how."""
         try:
-            answer: _Json = super().infer(request, datastore)
+            said = self._modality_of(request.get("image"), datastore or self.datastore())
+            answer: _Json = super().infer({**request, "modality": said}, datastore)
         except MONAILabelException as error:
             status = 400 if error.error is MONAILabelError.INVALID_INPUT else 500
             raise HTTPException(status, error.msg) from error
         return answer
+
+    def _modality_of(self, image: object, datastore: Any) -> str:
+        """What MONAI Label knows of a study, as of the DICOM series that it converts to files that do not tell it."""
+        if not isinstance(image, str) or not image or os.path.exists(image):  # noqa: PTH110 (that fails at long names)
+            return ""
+        datastore.get_image_uri(image)  # fetches the series, before which nothing is known of it
+        return str(datastore.get_image_info(image).get("Modality", ""))
 
     def _described(self, path: Path) -> _Json:
         """What the tasks of a support set are made of. Raises MONAILabelException if it is none or of other weights."""
@@ -140,7 +150,8 @@ class Rprloc:
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         ready = self._result()
         self.model_id: str = ready["model_id"]
-        _log.info("RPR-Loc is ready on %s, with weights %s", ready["device"], self.model_id)
+        self.modality: str = ready["modality"]
+        _log.info("RPR-Loc is ready on %s, with weights %s for %s", ready["device"], self.model_id, self.modality)
 
     def _result(self) -> _Json:
         """What the next event that ends a request says; ``ready`` ends the start."""
@@ -190,6 +201,7 @@ class _Locator(InferTask):
                 "The image is not among the studies of this server. Give the name of one of them: "
                 "GET /datastore/?output=all lists them.",
             )
+        said = request.get("modality")
         handle, name = tempfile.mkstemp(suffix)
         os.close(handle)
         try:
@@ -198,6 +210,7 @@ class _Locator(InferTask):
                 set=str(self.support_set),
                 image=request["image"],
                 organs=organs or list(self.labels),  # named, as the file may be another by now
+                **({"modality": said} if said in MODALITIES else {}),
                 **{kind: name},
             )
         except BaseException:
@@ -210,7 +223,7 @@ class Detector(_Locator):
     """A box for each organ, as ROIs of Slicer's Markups."""
 
     def __init__(self, rprloc: Rprloc, support_set: Path, organs: list[str]) -> None:
-        described = "Finds organs from annotated examples: a ROI around each"
+        described = f"Finds organs in {rprloc.modality} from annotated examples: a ROI around each"
         super().__init__(rprloc, support_set, organs, InferType.DETECTION, described)
         # Clients offer a list as a choice whose first entry is chosen.
         self._config["organ"] = [ALL_ORGANS, *organs]
@@ -234,7 +247,7 @@ class BoxPainter(_Locator):
     """The boxes of all organs as a label map (NRRD) on the scan's voxels."""
 
     def __init__(self, rprloc: Rprloc, support_set: Path, organs: list[str]) -> None:
-        described = "Finds organs from annotated examples: the boxes as a label map"
+        described = f"Finds organs in {rprloc.modality} from annotated examples: the boxes as a label map"
         super().__init__(rprloc, support_set, organs, InferType.SEGMENTATION, described)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, _Json]:
@@ -257,30 +270,38 @@ def _support_sets(given: str) -> dict[str, Path]:
             "The server was started without a support set. Add --conf support_set FILE, with a file that 'rprloc "
             "support build' made or a folder of such files, or a ready-made set such as @head-neck."
         )
-    if given.startswith(READY_MADE):  # rprloc serve knows where they lie
-        names = [name.strip() for name in given.split(",")]
-        return {name.removeprefix(READY_MADE): Path(name) for name in names if name}
-    path = Path(given).resolve()
-    files = [path]
-    if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if file.name.endswith(ENDINGS) and file.is_file()]
-    if not files:
-        raise _not_started(
-            f"The folder {path} holds no support set (*.json or *.json.gz). Make one with 'rprloc support build'."
-        )
+    # Only behind a ready-made set do commas part several: the name of a file may hold one.
+    parts = given.split(",") if given.startswith(READY_MADE) else [given]
     named: dict[str, Path] = {}
-    for file in files:
+    for file in [file for part in parts if part.strip() for file in _files(part.strip())]:
         other = named.setdefault(_name(file), file)
         if other is not file:
             raise _not_started(
-                f"{other.name} and {file.name} in {path} would be models of one name. Rename one of them, or take it "
-                "out of the folder."
+                f"{other.name} and {file.name} would be models of one name. Rename one of them, or leave it out."
             )
     return named
 
 
+def _files(given: str) -> list[Path]:
+    """The support sets of a ready-made one's name, of a file or of a folder. Raises MONAILabelException if it has none.
+
+    Of a ready-made one the name: ``rprloc serve`` knows where it lies.
+    """
+    if given.startswith(READY_MADE):
+        return [Path(given)]
+    path = Path(given).resolve()
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.iterdir()) if file.name.endswith(ENDINGS) and file.is_file()]
+    if not files:
+        raise _not_started(
+            f"The folder {path} holds no support set (*.json or *.json.gz). Make one with 'rprloc support build'."
+        )
+    return files
+
+
 def _name(path: Path) -> str:
-    name = path.name
+    name = path.name.removeprefix(READY_MADE)
     for ending in (".gz", ".json", ".support"):
         name = name.removesuffix(ending)
     return name

@@ -69,6 +69,13 @@ class Service:
         values, file = message.get_payload()
         return Answer(status, json.loads(values.get_payload()), file.get_filename(), file.get_payload(decode=True))
 
+    def put(self, path: str, fields: Mapping[str, str], **query: str) -> int:
+        """PUT a form; the status."""
+        url = f"{self.url}{path}?{urllib.parse.urlencode(query)}"
+        request = urllib.request.Request(url, urllib.parse.urlencode(fields).encode(), method="PUT")
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
+            return int(response.status)
+
     def infer(self, model: str, image: str, **parameters: Any) -> Answer:
         return self.ask(f"/infer/{model}", parameters, image=image)
 

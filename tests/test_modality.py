@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pydicom
@@ -28,6 +31,7 @@ from rprloc.localization.localizer import Localizer
 from rprloc.modality import CT, MR, Modality, guess_modality
 from rprloc.model.input import NetworkInput, image_at_network_spacing, prepare_input
 from rprloc.model.network import RPRNet, load_model, save_model
+from rprloc.model.shipped import read_modality, shipped_models
 from rprloc.volume import Volume, to_sitk
 from tests.command_line import rprloc
 from tests.dicoms import edited, write_series
@@ -174,6 +178,32 @@ def test_weights_tell_their_modality_and_those_for_ct_are_what_they_were(tmp_pat
     assert net.identity() == identity and set(net.state_dict()) == names
     other.load_state_dict(net.state_dict())
     assert other.modality is CT and other.identity() == identity
+
+
+def test_the_file_of_weights_tells_their_modality_without_pytorch(tmp_path: Path) -> None:
+    net = RPRNet()
+    for modality in (CT, MR):
+        net.modality = modality
+        save_model(net, tmp_path / "model.pt")
+        torch.save(net.state_dict(), tmp_path / "whole.pt")
+        told = "from rprloc.model.shipped import *; print(*(read_modality(Path(name)) for name in sys.argv[1:]))"
+        code = f"import sys; sys.modules['torch'] = None; from pathlib import Path; {told}"
+        names = [tmp_path / "model.pt", tmp_path / "whole.pt", *shipped_models().values()]
+        done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [modality.name] * 2 + ["CT"] * len(shipped_models())
+
+
+def test_of_other_files_no_modality_is_told(tmp_path: Path, example: ExampleFiles) -> None:
+    torch.save({"net.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "half.pt").write_bytes(example.weights.read_bytes()[:5000])
+    (tmp_path / "empty.pt").write_bytes(b"")
+    for name in ("other.pt", "list.pt", "half.pt", "empty.pt", "missing.pt", "."):
+        assert read_modality(tmp_path / name) == ""
+    assert read_modality(example.image) == read_modality(example.support_set) == ""
+    with ZipFile(tmp_path / "odd.pt", "w") as archive:
+        archive.writestr("odd/data.pkl", b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00false\x85R.")
+    assert read_modality(tmp_path / "odd.pt") == ""
 
 
 def test_weights_of_an_unknown_modality_are_refused(tmp_path: Path) -> None:

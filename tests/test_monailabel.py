@@ -27,12 +27,14 @@ import torch
 from rprloc.annotation import Annotation, Marking
 from rprloc.apps.demo import DemoScans
 from rprloc.detection import Detections
+from rprloc.evaluation.views import imitate_mr
 from rprloc.geometry import Grid
 from rprloc.io.annotations import read_example
 from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet
+from rprloc.modality import MR
 from rprloc.model.network import RPRNet, save_model
 from rprloc.volume import to_sitk
 from tests.command_line import rprloc
@@ -318,9 +320,12 @@ def test_ready_made_sets_are_offered_and_find_what_locate_finds(
     example: ExampleFiles, public_scans: DemoScans, tmp_path: Path
 ) -> None:
     image = public_scans.query_image
-    with serving(example, tmp_path, support_set="@head-neck,@trunk", weights=None) as running:
+    SupportSet.load("@trunk").save(tmp_path / "mine.json")
+    both = f"@head-neck, @trunk,{tmp_path / 'mine.json'}"
+    with serving(example, tmp_path, support_set=both, weights=None) as running:
         models = running.ask("/info/").json["models"]
         sets = {name: SupportSet.load(f"@{name}") for name in ("head-neck", "trunk")}
+        sets["mine"] = sets["trunk"]
         assert {name: list(model["labels"]) for name, model in models.items()} == {
             f"{kind}_{name}": one.organs for name, one in sets.items() for kind in ("detect", "boxes")
         }
@@ -332,6 +337,35 @@ def test_ready_made_sets_are_offered_and_find_what_locate_finds(
     assert answer.status == 200 and "heart" in wanted.boxes
     assert list(answer.json["label_names"]) == list(wanted.boxes)
     assert_same_mm(answer.json["box"], boxes_lps(wanted))
+
+
+def test_weights_for_mr_say_so_and_ct_is_refused(example: ExampleFiles, tmp_path: Path) -> None:
+    net = RPRNet()
+    net.modality = MR
+    save_model(net, tmp_path / "mr.pt")
+    marked = read_example(example.image, labels=example.labels, names={1: "bone"}, name="anna")
+    mr = replace(marked.volume, hu=imitate_mr(marked.volume.hu))
+    Localizer.load(tmp_path / "mr.pt", "cpu").learn(replace(marked, volume=mr)).save(tmp_path / "mr.json")
+    with serving(example, tmp_path, support_set=tmp_path / "mr.json", weights=tmp_path / "mr.pt") as running:
+        told = running.ask("/info/").json
+        sitk.WriteImage(to_sitk(mr.hu, mr.grid), tmp_path / "dora.nii.gz")
+        found = running.infer("detect_mr", str(tmp_path / "dora.nii.gz"))
+        ct = running.infer("boxes_mr", "anna")
+        # A study of which MONAI Label knows what it is, as of a DICOM series that it has converted.
+        for name in ("dora", "eva"):
+            shutil.copy(tmp_path / "dora.nii.gz", running.studies / f"{name}.nii.gz")
+        until = time.monotonic() + ANSWER_S
+        while running.ask("/info/").json["datastore"]["total"] < len(SCANS) + 2 and time.monotonic() < until:
+            time.sleep(0.2)
+        for name, modality in (("dora", "MR"), ("eva", "CT")):
+            info = {"image": name}
+            assert running.put("/datastore/image/info", {"info": json.dumps({"Modality": modality})}, **info) == 200
+        known, refused = running.infer("detect_mr", "dora"), running.infer("detect_mr", "eva")
+    assert told["description"].startswith("Finds organs in MR ")
+    assert all("in MR" in model["description"] for model in told["models"].values())
+    assert found.status == known.status == 200 and found.json["label_names"] == known.json["label_names"] == {"bone": 1}
+    assert ct.status == 400 and "holds Hounsfield units, as CT does, but MR is needed here" in ct.json["detail"]
+    assert refused.status == 400 and "eva says that it is CT, but MR is needed here" in refused.json["detail"]
 
 
 def started_wrongly(example: ExampleFiles, folder: Path, **conf: object) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from rprloc.apps.serve import Server
 from rprloc.detection import Detections
+from rprloc.evaluation.views import imitate_mr
 from rprloc.geometry import extreme_points_of_mask
 from rprloc.io.markups import write_extreme_points
 from rprloc.io.mask_files import read_label_map
@@ -183,6 +184,8 @@ def test_bad_requests_are_answered_by_a_sentence_and_the_next_is_served(example:
         '"rois" is missing': located(example, rois=7),
         "Make its folder, or name a file": located(example, label_map=str(tmp_path / "no/boxes.nrrd")),
         ".nii, .nii.gz or .nrrd": located(example, label_map=str(tmp_path / "boxes.mha")),
+        "Give CT or MR, or leave it out": located(example, modality="PT"),
+        '"modality" is [': located(example, modality=["MR"]),
     }
     *errors, last = ends(answers(example, *bad.values(), located(example)))
     for wanted, event in zip(bad, errors, strict=True):
@@ -361,3 +364,33 @@ def test_ready_says_which_library_answers(example: ExampleFiles) -> None:
     (ready,) = answers(example)
     assert ready["event"] == "ready" and ready["version"] == __version__ and ready["modality"] == "CT"
     assert Path(ready["library"]) == Path(library.__file__).resolve().parent
+
+
+def test_a_modality_that_is_handed_over_counts_where_the_file_tells_none(example: ExampleFiles, tmp_path: Path) -> None:
+    volume = read_volume(example.image)
+    nrrd, series = tmp_path / "scan.nrrd", tmp_path / "series"
+    sitk.WriteImage(to_sitk(imitate_mr(volume.hu), volume.grid), nrrd)
+    write_series(series, volume.hu)
+    untold, mr, again, build, ct, told = ends(
+        answers(
+            example,
+            located(example, image=str(nrrd)),
+            located(example, image=str(nrrd), modality="MR"),  # though it is in memory, as a scan that tells nothing
+            located(example, image=str(nrrd)),
+            {
+                "command": "build",
+                "image": str(nrrd),
+                "modality": "MR",
+                "points_ras_mm": {"bone": bone_points(example)},
+                "out": str(tmp_path / "set.json"),
+            },
+            located(example, image=str(nrrd), modality="CT"),
+            located(example, image=str(series), modality="MR"),
+        )
+    )
+    for refused in (mr, build):
+        assert refused["event"] == "error" and "scan says that it is MR, but CT is needed here" in refused["message"]
+    assert not (tmp_path / "set.json").exists()
+    for end in (untold, again, ct):
+        assert end["event"] == "result" and "look like CT" in end["result"]["warnings"][0]
+    assert told["event"] == "result" and not any("MR" in warning for warning in told["result"]["warnings"])

@@ -1,5 +1,5 @@
-"""Undo and redo of what the module made: the points of examples, and the ROIs and landmarks of results with their
-corrections.
+"""Undo and redo of what the module made: the points of examples, support sets, and the ROIs and landmarks of results
+with their corrections.
 
 The scene's own undo is left alone: it is off in Slicer, and to turn it on would change how other modules behave.
 """
@@ -13,6 +13,7 @@ from SlicerRPRLocLib import nodes, views
 from SlicerRPRLocLib.examples import Examples, Origin
 from SlicerRPRLocLib.landmarks import FoundLandmark
 from SlicerRPRLocLib.results import Result, Results
+from SlicerRPRLocLib.sets import Sets
 
 _LIMIT = 100
 
@@ -31,6 +32,8 @@ class _ExamplePoints:
 @dataclass(frozen=True)
 class _State:
     examples: tuple[_ExamplePoints, ...]
+    sets: frozenset[nodes.Node]
+    """The nodes themselves: one that is out of the scene is kept here."""
     results: tuple[Result, ...]
     landmarks: tuple[FoundLandmark, ...]
     absent: tuple[tuple[str, str, str], ...]
@@ -38,10 +41,10 @@ class _State:
 
 
 class History:
-    """The states of a scene's examples and results, one after another."""
+    """The states of a scene's examples, support sets and results, one after another."""
 
-    def __init__(self, examples: Examples, results: Results) -> None:
-        self._examples, self._results = examples, results
+    def __init__(self, examples: Examples, results: Results, sets: Sets) -> None:
+        self._examples, self._results, self._sets = examples, results, sets
         self._states: list[_State] = []
         self._now = 0
         self._owner: object = None
@@ -108,6 +111,11 @@ class History:
                 if _points(example) != marked.points_ras:
                     self._examples.set_points(example, marked.points_ras)
                 self._examples.put_origin(example, marked.origin)
+        for node in set(self._sets.all()) ^ state.sets:
+            if node in state.sets:
+                self._results.scene.AddNode(node)
+            else:
+                nodes.remove(node)
         results = {(result.volume_id, result.organ, False) for result in state.results}
         results |= {(result.volume_id, result.found.landmark, True) for result in state.landmarks}
         keys = {
@@ -142,6 +150,7 @@ class History:
         # Sorted, because what is removed and made again comes last in the scene.
         return _State(
             tuple(sorted(examples, key=lambda marked: (marked.volume_id, marked.organ))),
+            frozenset(self._sets.all()),
             tuple(sorted(results, key=lambda result: (result.volume_id, result.found_json))),
             tuple(sorted(landmarks, key=lambda result: (result.volume_id, result.found_json))),
             tuple(sorted((id_, text, self._results.absent_ticks(id_)) for id_, text in absent.items())),

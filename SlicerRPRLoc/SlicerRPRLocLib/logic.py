@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +30,8 @@ from SlicerRPRLocLib.results import Results
 from SlicerRPRLocLib.runs import Answer, Event, Run, Step, Update, at_once
 from SlicerRPRLocLib.sets import Sets
 from SlicerRPRLocLib.steps import Steps, nothing
-from SlicerRPRLocLib.teaching import Again
+from SlicerRPRLocLib.teaching import Again, put_unless_checked
+from SlicerRPRLocLib.wording import counted
 
 _HANDOVER_S = 0.05  # of each poll
 _WAIT_S = 0.05
@@ -55,11 +57,11 @@ class RPRLocLogic:
         self.examples = Examples(scene)
         self.results = Results(scene)
         self.onward = Onward(self.results)
-        self.history = History(self.examples, self.results)
+        self.sets = Sets(scene)
+        self.history = History(self.examples, self.results, self.sets)
         self._child = child
         self._run: Run | None = None
         self._handover = Handover(temporary)
-        self.sets = Sets(scene)
         self._steps = Steps(scene, self.examples, self.sets, self._handover)
 
     @property
@@ -142,17 +144,17 @@ class RPRLocLogic:
     def locate(self, queries: Sequence[Node], organs: Sequence[str] | None = None) -> None:
         """Start to locate organs and landmarks (by default all that have an example) in volumes of the scene.
 
-        Results come into the scene scan by scan while :meth:`poll` is called. A scan that cannot be used is told, and
-        the others are done. Raises InputError, and starts nothing, if an example, the choice or the only volume cannot
-        be used.
+        Results come into the scene scan by scan while :meth:`poll` is called. Boxes and points that a person has
+        corrected or ticked are left alone. A scan that cannot be used is told, and the others are done. Raises
+        InputError, and starts nothing, if an example, the choice or the only volume cannot be used.
         """
         self._require_idle()
         if not queries:
-            raise InputError("No query volume is chosen. Tick one or more CT scans.")
+            raise InputError("No query volume is chosen. Tick one or more scans.")
         wanted = self._wanted(organs)
         if len(queries) == 1:
             nodes.volume_from_node(queries[0])
-        self._search([(scan, wanted) for scan in queries], wanted, lambda *found: self.results.apply([found]))
+        self._search([(scan, wanted) for scan in queries], wanted, partial(put_unless_checked, self.results))
 
     def locate_again(self) -> None:
         """Start to bring all findings up to date with the examples that there are now, in all scans with results.
@@ -181,8 +183,8 @@ class RPRLocLogic:
         answers: list[tuple[Node, Detections]] = []
 
         def so_far() -> str:
-            counted = f"{_count(found for _, found in answers)} in {len(answers)} of {len(queries)} scans."
-            return f"{counted} {told()}".strip()
+            so_many = f"{_found(found for _, found in answers)} in {len(answers)} of {len(queries)} scans."
+            return f"{so_many} {told()}".strip()
 
         def finish() -> str:
             run.remarks += dict.fromkeys(f"{v.GetName()}: {w}" for v, found in answers for w in found.warnings)
@@ -237,7 +239,7 @@ class RPRLocLogic:
         if not out.is_absolute():
             raise InputError("No folder for the results is chosen. Choose one.")
         if not folder.is_dir():
-            raise InputError(f"There is no folder {folder}. Choose one with CT scans.")
+            raise InputError(f"There is no folder {folder}. Choose one with scans.")
         require_folder(out)
         wanted = self._wanted(organs)
         answers: list[Detections] = []
@@ -245,7 +247,7 @@ class RPRLocLogic:
         def finish() -> str:
             if answers:
                 save_table(out / TABLE, [row for found in answers for row in result_rows(found)])
-            return f"{_count(answers)} in {len(answers)} scan{_s(len(answers))} are written to {out}."
+            return f"{_found(answers)} in {counted(len(answers), 'scan')} are written to {out}."
 
         run = Run(finish, lambda: finish() if answers else "")
         support_set = self._steps.add_set(run, wanted)
@@ -388,13 +390,9 @@ def _detections(answer: Answer) -> Detections:
     return Detections.from_json(json.dumps(answer), "The answer")
 
 
-def _count(answers: Iterable[Detections]) -> str:
+def _found(answers: Iterable[Detections]) -> str:
     """How many organs and landmarks were found."""
     answers = list(answers)
     organs, landmarks = sum(len(a.located) for a in answers), sum(len(a.located_landmarks) for a in answers)
-    told = [f"{organs} organ{_s(organs)}"] * bool(organs or not landmarks)
-    return " and ".join([*told, *[f"{landmarks} landmark{_s(landmarks)}"] * bool(landmarks)])
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
+    told = [counted(organs, "organ")] * bool(organs or not landmarks)
+    return " and ".join([*told, *[counted(landmarks, "landmark")] * bool(landmarks)])

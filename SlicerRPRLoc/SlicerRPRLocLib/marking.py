@@ -150,7 +150,7 @@ class MarkingSection:
         name = self.readyMadeSet()
         if name is not None:
             node = self.logic.sets.add_ready_made(name)
-            self.refresh()
+            self.recordAndRefresh()
             self.examples.choose(node.GetID())
             self.ui.guidanceLabel.setText(_("{name} is added; nothing has to be marked.").format(name=name))
             self.showButtons()
@@ -161,7 +161,7 @@ class MarkingSection:
             self.installer.ensure()
             with slicer.util.WaitCursor():
                 self.logic.sets.load(Path(path))
-            self.refresh()
+            self.recordAndRefresh()
 
     def onSaveSet(self) -> None:
         window = slicer.util.mainWindow()

@@ -104,7 +104,7 @@ def sign(node: Node) -> None:
 
 
 def scans(scene: Scene) -> list[Node]:
-    """The volumes that may be CT scans: no label maps, colours, diffusion or other kinds derived from a scan."""
+    """The volumes that may be scans: no label maps, colours, diffusion or other kinds derived from a scan."""
     volumes = of_class(scene, "vtkMRMLScalarVolumeNode")
     return [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
 
@@ -193,7 +193,7 @@ def volume_from_node(node: Node) -> Volume:
     array = slicer.util.arrayFromVolume(node)  # (K, J, I)
     if array.ndim != 3:
         raise InputError(
-            f"The volume {node.GetName()} has {array.shape[-1]} values a voxel, and a CT scan has one. Choose another "
+            f"The volume {node.GetName()} has {array.shape[-1]} values a voxel, and a scan has one. Choose another "
             "volume."
         )
     return Volume(array.transpose(2, 1, 0), grid, node.GetName())

@@ -6,15 +6,21 @@ import slicer
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
+from rprloc.model.shipped import DEFAULT
+
 
 @parameterNodeWrapper
 class SlicerRPRLocParameterNode:
-    """What the user has chosen of the scene; kept in it. Folders are the computer's, so they are not."""
+    """What the user has chosen of the scene; kept in it. Folders are the computer's, so they are not.
+
+    Of weights that are a file the path is kept, because results and support sets belong to their weights.
+    """
 
     supportVolume: slicer.vtkMRMLScalarVolumeNode
     organName: str
     markLandmark: bool = False
     forceCpu: bool = False
+    weights: str = DEFAULT
     exportMarkups: bool = True
     exportLabelMap: bool = False
     exportTable: bool = True

@@ -23,6 +23,8 @@ from SlicerRPRLocLib.handover import same_voxels
 from SlicerRPRLocLib.landmarks import with_targets
 from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.results import Results
+from SlicerRPRLocLib.weights import note_modality
+from SlicerRPRLocLib.wording import counted
 
 _FILE, _SERIES = "RPRLoc.File", "RPRLoc.Series"
 """The attributes in which a volume that was opened here keeps from which file or folder, and which series of that."""
@@ -138,7 +140,7 @@ def _entry(files: ResultFiles) -> Entry:
     said = (
         f"up to {worst_mm:.0f} mm off" if errors else "",
         f"{absent} not in the scan" if absent else "",
-        f"{warnings} warning{'' if warnings == 1 else 's'}" if warnings else "",
+        counted(warnings, "warning") if warnings else "",
     )
     return Entry(files.name, f"{files.name}: {', '.join(filter(None, said)) or 'nothing to tell'}", worst_mm)
 
@@ -216,6 +218,7 @@ def _read_dicom(results: Results, path: Path, series: str | None, name: str, sea
     slicer.util.updateVolumeFromArray(volume, np.ascontiguousarray(scan.hu.transpose(2, 1, 0)))
     volume.SetIJKToRASMatrix(nodes.vtk_matrix(scan.grid.ras_from_ijk))
     volume.CreateDefaultDisplayNodes()
+    note_modality(volume, scan.modality)
     return volume
 
 

@@ -22,6 +22,7 @@ from typing import IO
 
 import rprloc
 from rprloc import InputError
+from rprloc.model.shipped import DEFAULT
 from rprloc.version import __version__
 from SlicerRPRLocLib.runs import Event
 
@@ -30,12 +31,18 @@ _KEPT_LINES = 20
 _GIVE_AWAY_S = 0.002
 """How long each poll lets other threads run: Slicer's event loop never does, so the readers depend on it."""
 
+_MODEL = "--model"
+
 _LIBRARY = Path(rprloc.__file__).resolve().parent
 
 
-def serve_command(device: str = "auto") -> list[str]:
-    """How to start the child in this Python (in Slicer: PythonSlicer), on ``auto``, ``cpu`` or ``cuda``."""
-    return [shutil.which("PythonSlicer") or sys.executable, "-m", "rprloc", "serve", "--device", device]
+def serve_command(device: str = "auto", weights: str = DEFAULT) -> list[str]:
+    """How to start the child in this Python (in Slicer: PythonSlicer), on ``auto``, ``cpu`` or ``cuda``.
+
+    ``weights`` are the name of a shipped model or the path of a file.
+    """
+    python = shutil.which("PythonSlicer") or sys.executable
+    return [python, "-m", "rprloc", "serve", "--device", device, _MODEL, weights]
 
 
 def serve_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -67,10 +74,14 @@ class Runner:
 
     @property
     def about(self) -> str:
-        """Which library the child runs and on what, as it has said itself; "" before it is ready."""
+        """Which library and weights the child runs and on what, as it has said itself; "" before it is ready."""
         ready = self._ready
+        if ready is None:
+            return ""
+        weights = self._command[self._command.index(_MODEL) + 1] if _MODEL in self._command else DEFAULT
         return (
-            "" if ready is None else f"RPR-Loc {ready['version']} runs on {ready['device']}, from {ready['library']}."
+            f"RPR-Loc {ready['version']} runs on {ready['device']} with the weights {weights}, which are for "
+            f"{ready['modality']}, from {ready['library']}."
         )
 
     def start(self) -> None:

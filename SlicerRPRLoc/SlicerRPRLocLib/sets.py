@@ -17,6 +17,7 @@ from rprloc.localization.ready_made import SIGN, find_set, ready_made_sets
 from rprloc.localization.support import Summary, summarize
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import Node, Scene
+from SlicerRPRLocLib.wording import counted
 
 _ORGANS, _LANDMARKS = "RPRLoc.Organs", "RPRLoc.Landmarks"
 """The attributes in which a loaded set's node keeps its organs and landmarks, and how many examples each has, as JSON.
@@ -43,7 +44,7 @@ def describe_ready_made(name: str, summary: Summary) -> tuple[str, str]:
     for target, count in targets.items():
         one = about.measured.get(target)
         found = f", IoU {one.iou:.2f}, walls {one.awd_mm:.1f} mm off" if one is not None else ""
-        lines.append(f"{target}: {count} example{'' if count == 1 else 's'}{found}")
+        lines.append(f"{target}: {counted(count, 'example')}{found}")
     lines += [f"From {source}." for source in about.sources]
     return f"{name}: {about.title}", "\n".join(filter(None, [*lines, f"Licence of the examples: {about.licence}."]))
 

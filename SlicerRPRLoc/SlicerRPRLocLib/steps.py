@@ -12,6 +12,7 @@ from SlicerRPRLocLib.handover import Handover
 from SlicerRPRLocLib.nodes import Node, Scene
 from SlicerRPRLocLib.runs import Answer, Preparation, Run, Step, at_once
 from SlicerRPRLocLib.sets import Sets
+from SlicerRPRLocLib.weights import modality_for_child
 
 
 class Steps:
@@ -121,7 +122,8 @@ class Steps:
             self._require_there(volume)
             path = yield from self._handover.write(volume, copy=copy)
             handed[:] = [path]
-            return (yield from request(path))
+            command, options = yield from request(path)
+            return command, {**options, **modality_for_child(volume)}
 
         def other_way() -> Step | None:
             if copy or not handed or self._handover.is_copy(handed[0]):

@@ -16,6 +16,7 @@ from SlicerRPRLocLib.landmarks import with_targets
 from SlicerRPRLocLib.nodes import Node
 from SlicerRPRLocLib.results import Results
 from SlicerRPRLocLib.review import Row
+from SlicerRPRLocLib.wording import counted
 
 _POINT = (3,)
 _MOVED_MM = 0.1  # what the decimal of the sentence shows
@@ -42,6 +43,21 @@ def use_as_example(results: Results, examples: Examples, located: Node) -> tuple
     examples.set_points(example, points_ras)
     told = "was an example already and is one as it is now" if known else "is an example now"
     return example, f"{where} {told}. Locate again brings the other results up to date."
+
+
+def put_unless_checked(results: Results, volume: Node, found: Detections) -> list[str]:
+    """Put an answer beside its volume, without boxes and points that a person has ticked; returns remarks.
+
+    Those that a person has corrected :meth:`Results.apply` leaves alone.
+    """
+    ticked = {row.organ for row in results.rows(volume) if row.checked and not row.corrected}
+    ticked = {name for name in ticked & found.targets.keys() if results.find_located((volume.GetID(), name))}
+    told = [
+        f"{name} in {volume.GetName()} is ticked as checked and is left as it is. Take its tick off to locate it again."
+        for name in sorted(ticked)
+    ]
+    others = with_targets(found, [one for name, one in found.targets.items() if name not in ticked])
+    return [*told, *results.apply([(volume, others)])]
 
 
 class Again:
@@ -118,10 +134,10 @@ class Again:
         told = []
         if self._boxes_mm or not self._points_mm:
             by = f", by {np.median(boxes_mm):.1f} mm at each wall (median)" if boxes_mm else ""
-            told.append(f"{_count(len(boxes_mm), 'box', 'boxes')} moved{by}.")
+            told.append(f"{counted(len(boxes_mm), 'box', 'boxes')} moved{by}.")
         if self._points_mm:
             by = f", by {np.median(points_mm):.1f} mm (median)" if points_mm else ""
-            told.append(f"{_count(len(points_mm), 'point', 'points')} moved{by}.")
+            told.append(f"{counted(len(points_mm), 'point', 'points')} moved{by}.")
         if same:
             told.append(f"{same} stayed in place.")
         if self._new:
@@ -129,7 +145,7 @@ class Again:
         if self._gone:
             told.append(f"No longer found: {', '.join(self._gone)}.")
         if self._left:
-            left = _count(self._left, "result was", "results were")
+            left = counted(self._left, "result was", "results were")
             told.append(f"{left} left alone: corrected, ticked, an example, or without one.")
         return " ".join(told)
 
@@ -139,7 +155,3 @@ def _place(located: Node) -> NDArray[np.float64]:
         point_ras: NDArray[np.float64] = nodes.defined_points(located)[0]
         return point_ras
     return nodes.box_of_roi(located).walls_mm
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

@@ -11,6 +11,7 @@ import slicer.packaging
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 
+from rprloc.model.shipped import DEFAULT
 from SlicerRPRLocLib import nodes, terminology, views
 from SlicerRPRLocLib.buttons import reasons
 from SlicerRPRLocLib.export import export_results
@@ -24,6 +25,8 @@ from SlicerRPRLocLib.parameters import SlicerRPRLocLogic, SlicerRPRLocParameterN
 from SlicerRPRLocLib.reviewing import Reviewing
 from SlicerRPRLocLib.runner import Runner, serve_command
 from SlicerRPRLocLib.runs import Update
+from SlicerRPRLocLib.weights import describe_scans, fits, require_weights
+from SlicerRPRLocLib.weights_panel import WeightsChoice
 
 _POLL_MS = 50
 _IDLE_MS = 5 * 60 * 1000
@@ -39,7 +42,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         Reviewing.__init__(self)
         self.parameters: Any = None  # a SlicerRPRLocParameterNode while the panel is shown
         self._gui_tag: int | None = None
-        self._device = "auto"
+        self._started = ("auto", DEFAULT)
+        """The device and the weights of the child."""
         self._tips: dict[str, str] = {}
 
     def setup(self) -> None:
@@ -48,7 +52,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
-        self.logic = RPRLocLogic(slicer.mrmlScene, self._runner("auto"), temporary_folder())
+        self.logic = RPRLocLogic(slicer.mrmlScene, self._runner(*self._started), temporary_folder())
         self.installer = Installer(slicer.packaging, torch_extension, slicer.util.confirmOkCancelDisplay)
         self.timer, self.idleTimer = qt.QTimer(), qt.QTimer()
         self.timer.setInterval(_POLL_MS)
@@ -58,6 +62,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         self.organs = CheckList(self.ui.organList, self.showButtons)
         self.scans = CheckList(self.ui.scanList, self.showButtons)
         self.examples = ChoiceList(self.ui.exampleList, lambda key: self._try(lambda: self.onExample(key)))
+        self.weights = WeightsChoice(self)
         self.setUpReview()
         self.onward = OnwardPanel(self)
         self.completer = qt.QCompleter(list(terminology.names()))  # kept, because Qt does not own it
@@ -177,7 +182,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
 
     def onAllScans(self) -> None:
         marked = {nodes.volume_of(example).GetID() for example in self.logic.examples.all()}
-        self.scans.tick([volume.GetID() for volume in nodes.scans(slicer.mrmlScene) if volume.GetID() not in marked])
+        others = [volume for volume in nodes.scans(slicer.mrmlScene) if volume.GetID() not in marked]
+        self.scans.tick([volume.GetID() for volume in others if fits(volume, self.weights.chosen)])
 
     def onLocate(self) -> None:
         queries = [slicer.mrmlScene.GetNodeByID(volume_id) for volume_id in self.scans.ticked()]
@@ -188,12 +194,13 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         self.start(lambda: self.logic.locate_in_folder(folder, out, self.organs.ticked()))
 
     def start(self, run: Callable[[], None]) -> None:
-        """Start a run of the logic, after what is missing was installed, on the device that is chosen."""
+        """Start a run of the logic, after what is missing was installed, on the device and with the weights chosen."""
+        require_weights(self.weights.chosen)
         self.installer.ensure()
-        device = "cpu" if self.parameters.forceCpu else "auto"
-        if device != self._device:
-            self.logic.use(self._runner(device))
-            self._device = device
+        wanted = "cpu" if self.parameters.forceCpu else "auto", self.weights.chosen
+        if wanted != self._started:
+            self.logic.use(self._runner(*wanted))
+            self._started = wanted
         self.ui.logView.clear()
         run()
         self.idleTimer.stop()
@@ -266,7 +273,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         self.logic.examples.follow_names()
         self.watchNodes()
         self.organs.show(self.logic.describe_targets(), new_ticked=True)
-        self.scans.show({node.GetID(): node.GetName() for node in nodes.scans(slicer.mrmlScene)}, new_ticked=False)
+        self.weights.show()
+        self.scans.show(describe_scans(slicer.mrmlScene, self.weights.chosen), new_ticked=False)
         self.examples.show(self.logic.describe_examples())
         if self.logic.results.located() and self.installer.missing():  # a saved scene on a computer new to the module
             self.ui.statusLabel.setText(_("Press Locate to install what is needed to show the results of this scene."))
@@ -287,5 +295,5 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         with slicer.util.tryWithErrorDisplay(_("RPR-Loc")):
             action()
 
-    def _runner(self, device: str) -> Runner:
-        return Runner(serve_command(device), slicer.util.startupEnvironment())
+    def _runner(self, device: str, weights: str) -> Runner:
+        return Runner(serve_command(device, weights), slicer.util.startupEnvironment())

@@ -18,7 +18,17 @@ from tests.slicer_module.scenes import MODULE, Nobody, Scene, new_scene, serve
 
 sys.path.insert(0, str(MODULE))
 
-PANEL_FILES = ("widget", "marking", "parameters", "lists", "watching", "buttons", "onward_panel", "reviewing")
+PANEL_FILES = (
+    "widget",
+    "marking",
+    "parameters",
+    "lists",
+    "watching",
+    "buttons",
+    "onward_panel",
+    "reviewing",
+    "weights_panel",
+)
 
 
 @pytest.fixture
@@ -141,16 +151,16 @@ def panel(desktop: Desktop, scene: Scene, child: Any, monkeypatch: pytest.Monkey
     """The module's panel, set up, with a child of random weights."""
     import SlicerRPRLocLib.widget as widget
 
-    used: list[str] = []
+    used: list[tuple[str, str]] = []
 
-    def runner(self: Any, device: str) -> Any:
-        used.append(device)
+    def runner(self: Any, device: str, weights: str) -> Any:
+        used.append((device, weights))
         return child
 
     monkeypatch.setattr(widget.SlicerRPRLocWidget, "_runner", runner)
     scene.add_views()
     made = widget.SlicerRPRLocWidget()
-    made.devices, made.logic_scene = used, scene
+    made.children, made.logic_scene = used, scene
     made.setup()
     made.parent.isEntered = True
     made.enter()

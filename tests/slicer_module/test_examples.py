@@ -20,6 +20,7 @@ from SlicerRPRLocLib import nodes, terminology
 from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.history import History
 from SlicerRPRLocLib.results import Results
+from SlicerRPRLocLib.sets import Sets
 
 GRID = Grid((60, 50, 40), np.diag([2.0, 2.0, 2.5, 1.0]))
 # Left, right, posterior, anterior, inferior, superior.
@@ -220,7 +221,7 @@ def test_a_segment_becomes_an_example_in_one_step(scene: Scene, examples: Exampl
 
 
 def test_points_can_be_undone_and_done_again_one_by_one(scene: Scene, examples: Examples, volume: Any) -> None:
-    history = History(examples, Results(scene.mrml))
+    history = History(examples, Results(scene.mrml), Sets(scene.mrml))
     example = examples.add(volume, "heart")
     history.record()
     for point in POINTS:
@@ -248,7 +249,7 @@ def test_points_can_be_undone_and_done_again_one_by_one(scene: Scene, examples: 
 
 
 def test_a_change_after_an_undo_ends_the_redo(scene: Scene, examples: Examples, volume: Any) -> None:
-    history = History(examples, Results(scene.mrml))
+    history = History(examples, Results(scene.mrml), Sets(scene.mrml))
     examples.set_points(examples.add(volume, "heart"), POINTS)
     examples.set_points(examples.add(volume, "liver"), POINTS + 5.0)
     history.record()

@@ -136,6 +136,12 @@ def test_a_segment_and_a_saved_set_serve_as_examples(
     panel.ui.removeButton.click()
     settle(panel)
     assert panel.ui.exampleList.count() == 0 and panel.logic.sets.all() == []
+    panel.ui.undoButton.click()
+    settle(panel)
+    assert panel.ui.exampleList.item(0).text() == "set: bone" and panel.organs.ticked() == ["bone"]
+    panel.ui.redoButton.click()
+    settle(panel)
+    assert panel.ui.exampleList.count() == 0 and panel.logic.sets.all() == []
     assert desktop.cursors == ["normal"] * 2
 
 
@@ -186,7 +192,7 @@ def test_a_run_in_a_folder_is_cancelled(
     panel.ui.cpuBox.setChecked(True)
     panel.ui.folderButton.click()
     until(panel, lambda: not panel.logic.busy)
-    assert panel.devices == ["auto", "cpu"]
+    assert panel.children == [("auto", "research"), ("cpu", "research")]
     assert "2 organs in 1 scan" in panel.ui.statusLabel.text() and desktop.errors == []
 
 

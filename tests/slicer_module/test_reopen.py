@@ -33,6 +33,7 @@ from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.handover import same_voxels
 from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.reopen import FolderResults
+from SlicerRPRLocLib.weights import modality_of_scan
 
 GRID = Grid((60, 44, 44), np.diag([4.0, 5.0, 6.0, 1.0]))
 
@@ -302,3 +303,4 @@ def test_two_series_of_one_folder_that_lie_at_the_same_place_are_two_scans(
     ]
     first, second = (nodes.volume_from_node(volume).hu.max() for volume in nodes.scans(scene.mrml))
     assert second == first + 10
+    assert [modality_of_scan(volume) for volume in nodes.scans(scene.mrml)] == ["CT", "CT"]

@@ -23,6 +23,7 @@ from SlicerRPRLocLib.examples import Examples
 from SlicerRPRLocLib.history import History
 from SlicerRPRLocLib.results import Results
 from SlicerRPRLocLib.review import STEPS, Column, by_column, most_doubtful_unchecked, next_unchecked
+from SlicerRPRLocLib.sets import Sets
 
 GRID = Grid((60, 50, 40), np.diag([2.0, 2.0, 2.5, 1.0]))
 INSIDE = np.array([[20.0, 50, 50], [80, 52, 51], [50, 20, 49], [51, 80, 50], [50, 50, 20], [49, 51, 80]])
@@ -110,7 +111,7 @@ def test_the_next_unchecked_row_is_below_and_after_the_last_the_first(results: R
 
 
 def test_ticks_of_absent_organs_can_be_undone(results: Results) -> None:
-    history = History(Examples(results.scene), results)
+    history = History(Examples(results.scene), results, Sets(results.scene))
     row = results.rows()[-1]
     results.check(row.key, True)
     history.record()
@@ -225,7 +226,7 @@ def test_a_band_is_for_the_eye_alone(scene: Scene, two: tuple[Results, Any, Any]
         scene.mrml.NodeAddedEvent,
         _added(lambda node: seen.append(bool(node.GetHideFromEditors()))),
     )
-    band, history = Band(scene.mrml), History(Examples(scene.mrml), results)
+    band, history = Band(scene.mrml), History(Examples(scene.mrml), results, Sets(scene.mrml))
     selection = scene.mrml.GetNodeByID("vtkMRMLSelectionNodeSingleton")
     active = selection.GetActivePlaceNodeID() if selection else None
     band.show(roi, nodes.box_of_roi(roi), 8.0)

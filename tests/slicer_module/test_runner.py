@@ -122,15 +122,17 @@ def test_the_child_runs_the_panels_library_and_both_say_so(
     )
     launcher.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    command = serve_command("cpu")
+    command = serve_command("cpu", str(example.weights))
     assert command[0] == str(launcher)
-    runner = Runner([*command, "--model", str(example.weights)])
+    runner = Runner(command)
     assert runner.about == ""
     runner.submit("show", set=str(example.support_set))
     ready = wait_for(runner, "result")[0]
     here = str(Path(rprloc.__file__).resolve().parent)
     assert (ready["event"], ready["library"], ready["version"]) == ("ready", here, __version__)
-    assert runner.about == f"RPR-Loc {__version__} runs on cpu, from {here}."
+    assert runner.about == (
+        f"RPR-Loc {__version__} runs on cpu with the weights {example.weights}, which are for CT, from {here}."
+    )
     runner.cancel()
     assert runner.about == ""
 
@@ -160,7 +162,9 @@ def test_the_environment_is_passed_on() -> None:
     environment = serve_environment({"PYTHONPATH": "elsewhere"})
     first, second = environment["PYTHONPATH"].split(os.pathsep)
     assert Path(first) / "rprloc" == Path(rprloc.__file__).resolve().parent and second == "elsewhere"
-    assert serve_command("cpu")[1:] == ["-m", "rprloc", "serve", "--device", "cpu"]
+    started = ["-m", "rprloc", "serve", "--device", "cpu", "--model"]
+    assert serve_command("cpu")[1:] == [*started, "research"]
+    assert serve_command("cpu", "open")[1:] == [*started, "open"]
 
 
 @pytest.mark.parametrize(

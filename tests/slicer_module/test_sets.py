@@ -180,3 +180,34 @@ def test_plain_and_gzipped_files_are_loaded(
     with pytest.raises(InputError):
         logic.sets.load(tmp_path / "scan.json.gz")
     assert logic.sets.all() == [node]
+
+
+def test_sets_that_were_added_and_removed_come_back_whole(
+    scene: Scene, logic: RPRLocLogic, example: ExampleFiles, folder: Path, anna: Any
+) -> None:
+    def told() -> dict[str, str]:
+        return {node.GetName(): logic.sets.describe(node) for node in logic.sets.all()}
+
+    loaded = logic.sets.load(example.support_set)
+    logic.history.record()
+    logic.sets.add_ready_made("@phantom")
+    logic.history.record()
+    both, text = told(), loaded.GetText()
+    for node in logic.sets.all():
+        nodes.remove(node)
+        logic.history.record()
+    assert told() == {} and logic.targets() == {}
+    logic.history.undo()
+    logic.history.undo()
+    assert told() == both and loaded in logic.sets.all() and loaded.GetText() == text
+    locate_all(logic, anna)  # as good as before
+    for _ in range(3):
+        logic.history.undo()
+    assert told() == {} and len(logic.results.rois()) == 0
+    logic.history.redo()
+    assert list(told()) == [loaded.GetName()]
+    logic.history.redo()
+    assert told() == both
+    scene.mrml.RemoveNode(loaded)  # in the module Data
+    logic.history.undo()
+    assert told() == both

@@ -347,3 +347,25 @@ def test_a_box_that_stayed_behind_when_its_scan_was_moved_is_no_example(
     transform.SetMatrixTransformToParent(nodes.vtk_matrix(np.eye(4)))  # it is put back
     use_as_example(logic.results, logic.examples, logic.results.roi(bert, "bone"))
     assert logic.targets() == {"bone": 2}
+
+
+def test_locate_leaves_what_is_ticked_alone_and_says_so(scene: Scene, logic: RPRLocLogic, anna: Any, bert: Any) -> None:
+    example = mark(logic, anna)
+    logic.examples.set_points(logic.examples.add(anna, "tip", landmark=True), bone(anna)[:1])
+    locate_all(logic, anna, bert)
+    before, tip = walls(logic, bert), logic.results.find_located((bert.GetID(), "tip"))
+    for name in ("bone", "tip"):
+        logic.results.check((bert.GetID(), name), True)
+    logic.examples.set_points(example, bone(anna) + np.array([0.0, 0.0, 8.0]))
+    other = walls(logic, anna)
+    summary = locate_all(logic, anna, bert).summary
+    for name in ("bone", "tip"):
+        assert f"{name} in bert is ticked as checked and is left as it is. Take its tick off" in summary
+        assert f"{name} in anna is" not in summary
+    np.testing.assert_array_equal(walls(logic, bert), before)
+    assert np.abs(walls(logic, anna) - other).max() > 1.0  # of the scan that nobody has ticked the box is another now
+    assert all(row.checked for row in logic.results.rows(bert)) and tip in logic.results.located()
+    logic.results.check((bert.GetID(), "bone"), False)
+    summary = locate_all(logic, bert).summary
+    assert "bone in bert is ticked" not in summary and "tip in bert is ticked" in summary
+    assert np.abs(walls(logic, bert) - before).max() > 1.0

@@ -13,7 +13,8 @@ stdin, an event is one line of JSON on stdout::
 ``build`` needs one of the two marks at least. It may take ``"masks": {ORGAN: FILE}``, an image file with the organ's
 voxels for organs that have points. A mask counts as long as its six extreme points, without specks, are the ones that
 are given; else a warning says that the points alone count. ``build`` takes ``scan_name`` and ``build`` and ``locate``
-take ``series`` as the commands of the same names do; ``find`` lists the scans below a folder; without ``organs``, which
+take ``series`` as the commands of the same names do. Both take ``"modality": "CT"`` or ``"MR"``, which says of an image
+file that tells no modality what scan it holds. ``find`` lists the scans below a folder; without ``organs``, which
 may name landmarks, too, all are located. ``locate`` also writes the boxes as ROIs of Slicer to
 ``"rois": FILE.mrk.json``, and as a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the request names
 these files. ``build``, ``merge`` and ``show`` give the set's identity, organs, landmarks, scans and ``warnings``:
@@ -54,6 +55,7 @@ from rprloc.io.label_map import require_label_map_name
 from rprloc.io.reading import explain_reading_errors, open_image_file
 from rprloc.io.voxels import read_voxels
 from rprloc.localization.specks import without_specks
+from rprloc.modality import MODALITIES
 from rprloc.model.field import PositionField
 from rprloc.version import __version__
 
@@ -216,11 +218,15 @@ class Server:
         path, series = _path(request, "image"), request.get("series")
         if series is not None and not isinstance(series, str):
             raise InputError('"series" is not a text. Give the UID of a DICOM series, or leave it out.')
-        key = (path.resolve(), series, _state_of(path))
+        modality = request.get("modality", "")
+        if modality not in ("", *MODALITIES):
+            raise InputError(f'"modality" is {modality!r}. Give {" or ".join(MODALITIES)}, or leave it out.')
+        key = (path.resolve(), series, modality, _state_of(path))
         known = self._scans.get(key)
         if known is None or (pseudonym and not known.pseudonym):
             self._progress(0.0, "Reading the scan")
             read = read_scan(path, series_uid=series)
+            read = replace(read, volume=replace(read.volume, modality=read.volume.modality or modality))
             volume = read.volume
             self._progress(0.2, "Looking at the scan")
             field = self._localizer.compute_position_field(volume) if known is None else known.field

@@ -1,8 +1,13 @@
-"""The models that are shipped, by name, and the licence of each; needs no PyTorch."""
+"""The models that are shipped, by name, the licence of each, and what any weights are for; needs no PyTorch."""
 
 from __future__ import annotations
 
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from rprloc.files import shipped_folder
 
@@ -32,3 +37,37 @@ def read_licence(weights: Path) -> str:
     """
     path = weights.with_name(LICENCE_FILE)
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def read_modality(weights: Path) -> str:
+    """What weights are for, "CT" or "MR", as their file says; empty if it cannot be told, as of other files.
+
+    Nothing of the file is run, and no tensor is read but the name. Whether the weights can be used, loading tells.
+    """
+    try:
+        with ZipFile(weights) as archive:
+            (outline,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(outline) as file:
+                state = _Outline(file).load()
+            if "atlas_values" not in state:
+                return ""
+            if "modality_name" not in state:
+                return "CT"  # which has no name, see RPRNet
+            (_, _, number, *_), *_ = state["modality_name"]
+            return archive.read(outline.replace("data.pkl", f"data/{number}")).decode("ascii")
+    except (OSError, BadZipFile, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError, EOFError):
+        return ""
+
+
+class _Outline(pickle.Unpickler):
+    """The state dict of a file of PyTorch's, with each tensor as what it would be made of: its storage comes first."""
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid
+
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
+        return OrderedDict if name == "OrderedDict" else _as_they_are
+
+
+def _as_they_are(*parts: object) -> tuple[object, ...]:
+    return parts

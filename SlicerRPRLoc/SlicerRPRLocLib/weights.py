@@ -1,0 +1,102 @@
+"""The weights that the child works with: what they are for, and which scans of the scene that is.
+
+Weights are the name of a shipped model, or the path of a file of one's own. Nothing here needs PyTorch, which is
+installed after the panel was opened.
+"""
+
+from __future__ import annotations
+
+import stat
+from functools import lru_cache
+from pathlib import Path
+
+import slicer
+
+from rprloc import InputError
+from rprloc.files import status_of
+from rprloc.modality import MODALITIES
+from rprloc.model.shipped import find_weights, read_licence, read_modality, shipped_models
+from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib.nodes import Node, Scene
+
+_MODALITY = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+
+
+def require_weights(weights: str) -> None:
+    """Raise InputError if the file of weights is not there."""
+    if _state(weights) is None:
+        raise InputError(
+            f"The weights {weights} are not on this computer. Choose others in Weights, or bring the file back."
+        )
+
+
+def modality_of_weights(weights: str) -> str:
+    """ "CT" or "MR"; "" if their file does not tell."""
+    state = _state(weights)
+    return "" if state is None else _modality(*state)
+
+
+def describe_weights(weights: str) -> tuple[str, str]:
+    """What a list says of weights, and its tip: the licence of shipped ones, the place of others."""
+    path, modality = find_weights(weights), modality_of_weights(weights)
+    shipped = weights in shipped_models()
+    name = weights if shipped else "/".join(path.parts[-2:])
+    about = modality or ("no weights of RPR-Loc" if _state(weights) else "not on this computer")
+    return f"{name} ({about})", read_licence(path) if shipped else str(path)
+
+
+def modality_of_scan(volume: Node) -> str:
+    """What the DICOM series of a volume is, as DICOM calls it; "" if Slicer does not know, as of other files."""
+    hierarchy, item = _place(volume)
+    return str(hierarchy.GetItemAttribute(item, _MODALITY)) if item else ""
+
+
+def note_modality(volume: Node, modality: str) -> None:
+    """Note what a volume of a DICOM series is, as Slicer's module DICOM does."""
+    hierarchy, item = _place(volume)
+    hierarchy.SetItemAttribute(item or hierarchy.CreateItem(hierarchy.GetSceneItemID(), volume), _MODALITY, modality)
+
+
+def modality_for_child(volume: Node) -> dict[str, object]:
+    """What a request says of a volume's modality, which a copy of its voxels does not tell."""
+    modality = modality_of_scan(volume)
+    return {"modality": modality} if modality in MODALITIES else {}
+
+
+def fits(volume: Node, weights: str) -> bool:
+    """Whether a volume may be of the modality that the weights are for: False only if it surely is of another."""
+    wanted = modality_of_weights(weights)
+    return not wanted or modality_of_scan(volume) in ("", wanted)
+
+
+def describe_scans(scene: Scene, weights: str) -> dict[str, str]:
+    """By their ids, what a list says of the scans of a scene."""
+
+    def describe(volume: Node) -> str:
+        name = str(volume.GetName())
+        if fits(volume, weights):
+            return name
+        return f"{name} ({modality_of_scan(volume)}; the weights are for {modality_of_weights(weights)})"
+
+    return {volume.GetID(): describe(volume) for volume in nodes.scans(scene)}
+
+
+def _place(volume: Node) -> tuple[Node, int]:
+    """Subject hierarchy, and a volume's item in it, 0 if it has none."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume.GetScene())
+    return hierarchy, hierarchy.GetItemByDataNode(volume)
+
+
+def _state(weights: str) -> tuple[Path, int, int] | None:
+    """The file of weights and what changes when it is written anew; None if it is not there."""
+    path = find_weights(weights)
+    status = status_of(path) if path.is_absolute() else None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return None
+    return path, status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=16)
+def _modality(path: Path, mtime_ns: int, size: int) -> str:
+    """What a file says, read once as long as it is not written anew."""
+    return read_modality(path)
