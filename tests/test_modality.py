@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 import pydicom
@@ -201,9 +202,67 @@ def test_of_other_files_no_modality_is_told(tmp_path: Path, example: ExampleFile
     for name in ("other.pt", "list.pt", "half.pt", "empty.pt", "missing.pt", "."):
         assert read_modality(tmp_path / name) == ""
     assert read_modality(example.image) == read_modality(example.support_set) == ""
-    with ZipFile(tmp_path / "odd.pt", "w") as archive:
-        archive.writestr("odd/data.pkl", b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00false\x85R.")
-    assert read_modality(tmp_path / "odd.pt") == ""
+
+
+def archive_with(path: Path, pickled: bytes, method: int = ZIP_STORED, **more: bytes) -> Path:
+    """A file as PyTorch's, with this outline."""
+    with ZipFile(path, "w", method) as archive:
+        for name, content in {"data.pkl": pickled, **more}.items():
+            archive.writestr(f"model/{name}", content)
+    return path
+
+
+def text_opcode(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode("ascii")
+
+
+def test_hostile_weights_are_neither_run_nor_built(tmp_path: Path) -> None:
+    names = text_opcode("atlas_values") + text_opcode("modality_name") + text_opcode("7")
+    made = tmp_path / "made"
+    run = b"\x80\x02cos\nmkdir\n" + text_opcode(str(made)) + b"\x85R."
+    pickle.loads(run)
+    made.rmdir()  # so it would have been
+    deep = b"\x80\x02})" + b"\x85" * 900_000 + b"K\x01s."  # the hash of its key overflows the stack
+    hostile = {
+        "run": archive_with(tmp_path / "run.pt", run),
+        "deep": archive_with(tmp_path / "deep.pt", deep),
+        "memo": archive_with(tmp_path / "memo.pt", b"\x80\x02}r\xff\xff\xff\x0f."),  # a table of gigabytes
+        "long": archive_with(tmp_path / "long.pt", b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"."),
+        "bomb": archive_with(tmp_path / "bomb.pt", b"\x80\x02" + bytes(50_000_000), ZIP_DEFLATED),
+        "large": archive_with(tmp_path / "large.pt", b"\x80\x02" + names + b"N0" * 600_000 + b"."),
+        "name": archive_with(tmp_path / "name.pt", b"\x80\x02" + names + b".", **{"data/7": b"M" * 100_000}),
+        "no name": archive_with(tmp_path / "no.pt", b"\x80\x02" + names + b"."),
+        "no number": archive_with(tmp_path / "none.pt", b"\x80\x02" + names[:-6] + b"."),
+    }
+    for name, flag, value in (("encrypted", 6, 1), ("method", 8, 97)):
+        raw = bytearray(hostile["memo"].read_bytes())
+        entry = raw.index(b"PK\x01\x02")
+        raw[flag], raw[entry + flag + 2] = value, value
+        hostile[name] = tmp_path / f"{name}.pt"
+        hostile[name].write_bytes(raw)
+    code = (
+        "import resource, sys; from pathlib import Path; from rprloc.model.shipped import read_modality; "
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); "
+        "print([read_modality(Path(name)) for name in sys.argv[1:]])"
+    )
+    for name, path in hostile.items():
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (0, "['']"), f"{name}: {done.stderr}"
+    assert not made.exists()
+
+
+def test_damaged_weights_tell_no_other_modality(tmp_path: Path) -> None:
+    net = RPRNet()
+    net.modality = MR
+    save_model(net, tmp_path / "model.pt")
+    whole, generator = (tmp_path / "model.pt").read_bytes(), np.random.default_rng(0)
+    start = whole.index(b"data.pkl")
+    spans = (start, start + 6000), (len(whole) - 9000, len(whole))  # the outline; the table of contents
+    for place in (place for span in spans for place in generator.integers(*span, 150)):
+        damaged = bytearray(whole)
+        damaged[place] ^= int(generator.integers(1, 256))
+        (tmp_path / "damaged.pt").write_bytes(damaged)
+        assert read_modality(tmp_path / "damaged.pt") in ("", "MR"), place
 
 
 def test_weights_of_an_unknown_modality_are_refused(tmp_path: Path) -> None:

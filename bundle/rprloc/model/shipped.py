@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile, ZipFile
+from pickletools import genops
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 from rprloc.files import shipped_folder
 
@@ -17,6 +14,8 @@ SHIPPED_FOR = "CT"
 
 LICENCE_FILE = "license.txt"
 """Beside each file of shipped weights: in a line, what they may be used for, and what they were trained on."""
+
+_OUTLINE_BYTES, _NAME_BYTES = 1 << 20, 16  # of which weights have 5 kB and two bytes
 
 
 def shipped_models() -> dict[str, Path]:
@@ -40,34 +39,29 @@ def read_licence(weights: Path) -> str:
 
 
 def read_modality(weights: Path) -> str:
-    """What weights are for, "CT" or "MR", as their file says; empty if it cannot be told, as of other files.
+    """What weights are for, as their file says, such as "CT"; empty if it cannot be told, as of other files.
 
-    Nothing of the file is run, and no tensor is read but the name. Whether the weights can be used, loading tells.
+    Whatever the file is, nothing of it is run, unpacked or built, and no more than a megabyte of its content is read.
+    Whether the weights can be used, loading tells.
     """
     try:
         with ZipFile(weights) as archive:
             (outline,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(outline) as file:
-                state = _Outline(file).load()
-            if "atlas_values" not in state:
+            texts = [text for _, text, _ in genops(_read(archive, outline, _OUTLINE_BYTES)) if isinstance(text, str)]
+            if "atlas_values" not in texts:
                 return ""
-            if "modality_name" not in state:
+            if "modality_name" not in texts:
                 return "CT"  # which has no name, see RPRNet
-            (_, _, number, *_), *_ = state["modality_name"]
-            return archive.read(outline.replace("data.pkl", f"data/{number}")).decode("ascii")
-    except (OSError, BadZipFile, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError, EOFError):
+            # Behind each tensor's name, what it is made of: first its storage, whose number is a text, too.
+            number = next(text for text in texts[texts.index("modality_name") :] if text.isdecimal())
+            return _read(archive, f"{outline.removesuffix('data.pkl')}data/{number}", _NAME_BYTES).decode("ascii")
+    except (OSError, BadZipFile, RuntimeError, LookupError, ValueError, StopIteration, EOFError):
         return ""
 
 
-class _Outline(pickle.Unpickler):
-    """The state dict of a file of PyTorch's, with each tensor as what it would be made of: its storage comes first."""
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
-
-    def find_class(self, module: str, name: str) -> Callable[..., object]:
-        return OrderedDict if name == "OrderedDict" else _as_they_are
-
-
-def _as_they_are(*parts: object) -> tuple[object, ...]:
-    return parts
+def _read(archive: ZipFile, name: str, most_bytes: int) -> bytes:
+    """A file of an archive, stored as PyTorch stores it. Raises ValueError if it is compressed, or larger than that."""
+    info = archive.getinfo(name)
+    if info.compress_type != ZIP_STORED or info.file_size > most_bytes:
+        raise ValueError(name)
+    return archive.read(info)
