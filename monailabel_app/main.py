@@ -32,7 +32,6 @@ ALL_ORGANS = "all"
 READY_MADE = "@"
 ENDINGS = (".json", ".json.gz")  # of support sets
 SETTINGS = ("support_set", "rprloc", "weights", "device")
-MODALITIES = ("CT", "MR")  # of which rprloc serve wants to be told
 
 _log = logging.getLogger(__name__)
 _Json = dict[str, Any]
@@ -89,7 +88,7 @@ class RPRLocApp(MONAILabelApp):
         if not isinstance(image, str) or not image or os.path.exists(image):  # noqa: PTH110 (that fails at long names)
             return ""
         datastore.get_image_uri(image)  # fetches the series, before which nothing is known of it
-        return str(datastore.get_image_info(image).get("Modality", ""))
+        return str(datastore.get_image_info(image).get("Modality") or "")
 
     def _described(self, path: Path) -> _Json:
         """What the tasks of a support set are made of. Raises MONAILabelException if it is none or of other weights."""
@@ -201,7 +200,6 @@ class _Locator(InferTask):
                 "The image is not among the studies of this server. Give the name of one of them: "
                 "GET /datastore/?output=all lists them.",
             )
-        said = request.get("modality")
         handle, name = tempfile.mkstemp(suffix)
         os.close(handle)
         try:
@@ -210,7 +208,7 @@ class _Locator(InferTask):
                 set=str(self.support_set),
                 image=request["image"],
                 organs=organs or list(self.labels),  # named, as the file may be another by now
-                **({"modality": said} if said in MODALITIES else {}),
+                modality=request.get("modality", ""),
                 **{kind: name},
             )
         except BaseException:

@@ -12,7 +12,7 @@ from SlicerRPRLocLib.handover import Handover
 from SlicerRPRLocLib.nodes import Node, Scene
 from SlicerRPRLocLib.runs import Answer, Preparation, Run, Step, at_once
 from SlicerRPRLocLib.sets import Sets
-from SlicerRPRLocLib.weights import modality_for_child
+from SlicerRPRLocLib.weights import modality_of_scan
 
 
 class Steps:
@@ -123,7 +123,7 @@ class Steps:
             path = yield from self._handover.write(volume, copy=copy)
             handed[:] = [path]
             command, options = yield from request(path)
-            return command, {**options, **modality_for_child(volume)}
+            return command, {**options, "modality": modality_of_scan(volume)}  # a copy of its voxels does not tell
 
         def other_way() -> Step | None:
             if copy or not handed or self._handover.is_copy(handed[0]):

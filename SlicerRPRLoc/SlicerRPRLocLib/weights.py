@@ -31,7 +31,7 @@ def require_weights(weights: str) -> None:
 
 
 def modality_of_weights(weights: str) -> str:
-    """ "CT" or "MR"; "" if their file does not tell."""
+    """Such as "CT"; "" if their file does not tell."""
     state = _state(weights)
     return "" if state is None else _modality(*state)
 
@@ -57,16 +57,13 @@ def note_modality(volume: Node, modality: str) -> None:
     hierarchy.SetItemAttribute(item or hierarchy.CreateItem(hierarchy.GetSceneItemID(), volume), _MODALITY, modality)
 
 
-def modality_for_child(volume: Node) -> dict[str, object]:
-    """What a request says of a volume's modality, which a copy of its voxels does not tell."""
-    modality = modality_of_scan(volume)
-    return {"modality": modality} if modality in MODALITIES else {}
-
-
 def fits(volume: Node, weights: str) -> bool:
-    """Whether a volume may be of the modality that the weights are for: False only if it surely is of another."""
-    wanted = modality_of_weights(weights)
-    return not wanted or modality_of_scan(volume) in ("", wanted)
+    """Whether the weights may take a volume: False only if it surely is of another modality.
+
+    Of weights that this version does not know nothing is said here; the child refuses them.
+    """
+    modality = MODALITIES.get(modality_of_weights(weights))
+    return modality is None or modality.takes(modality_of_scan(volume))
 
 
 def describe_scans(scene: Scene, weights: str) -> dict[str, str]:

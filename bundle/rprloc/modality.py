@@ -43,6 +43,19 @@ class Modality(ABC):
     fill: float
     """What :meth:`to_input` takes for places outside of the scan."""
 
+    def takes(self, said: str) -> bool:
+        """Whether weights for this modality take a scan that ``said``, as DICOM calls it, what it is; "" says nothing.
+
+        All that compares a scan with weights asks here. Of what is not taken, people are told;
+        :meth:`sign_of_another` tells what is refused.
+
+        Examples
+        --------
+        >>> CT.takes("CT"), CT.takes(""), CT.takes("MR"), CT.takes("PT")
+        (True, True, False, False)
+        """
+        return said in ("", self.name)
+
     @abstractmethod
     def to_input(self, resampled: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
         """The networks' input in [0, 1] of a scan at network spacing, 0 for air and outside of the scan."""

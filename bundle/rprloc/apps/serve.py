@@ -13,9 +13,9 @@ stdin, an event is one line of JSON on stdout::
 ``build`` needs one of the two marks at least. It may take ``"masks": {ORGAN: FILE}``, an image file with the organ's
 voxels for organs that have points. A mask counts as long as its six extreme points, without specks, are the ones that
 are given; else a warning says that the points alone count. ``build`` takes ``scan_name`` and ``build`` and ``locate``
-take ``series`` as the commands of the same names do. Both take ``"modality": "CT"`` or ``"MR"``, which says of an image
-file that tells no modality what scan it holds. ``find`` lists the scans below a folder; without ``organs``, which
-may name landmarks, too, all are located. ``locate`` also writes the boxes as ROIs of Slicer to
+take ``series`` as the commands of the same names do. Both take ``"modality": "MR"``, which says as DICOM would what an
+image file holds that does not tell. ``find`` lists the scans below a folder; without ``organs``, which may name
+landmarks, too, all are located. ``locate`` also writes the boxes as ROIs of Slicer to
 ``"rois": FILE.mrk.json``, and as a label map on the scan's voxels to ``"label_map": FILE.nrrd``, if the request names
 these files. ``build``, ``merge`` and ``show`` give the set's identity, organs, landmarks, scans and ``warnings``:
 reasons to doubt its examples. Events carry the id of their request:
@@ -55,7 +55,6 @@ from rprloc.io.label_map import require_label_map_name
 from rprloc.io.reading import explain_reading_errors, open_image_file
 from rprloc.io.voxels import read_voxels
 from rprloc.localization.specks import without_specks
-from rprloc.modality import MODALITIES
 from rprloc.model.field import PositionField
 from rprloc.version import __version__
 
@@ -219,8 +218,9 @@ class Server:
         if series is not None and not isinstance(series, str):
             raise InputError('"series" is not a text. Give the UID of a DICOM series, or leave it out.')
         modality = request.get("modality", "")
-        if modality not in ("", *MODALITIES):
-            raise InputError(f'"modality" is {modality!r}. Give {" or ".join(MODALITIES)}, or leave it out.')
+        if not isinstance(modality, str):
+            raise InputError('"modality" is not a text. Give what the scan is as DICOM calls it, or leave it out.')
+        modality = modality.upper()
         key = (path.resolve(), series, modality, _state_of(path))
         known = self._scans.get(key)
         if known is None or (pseudonym and not known.pseudonym):

@@ -25,7 +25,7 @@ def image_warnings(volume: Volume, modality: Modality = CT) -> list[str]:
     In CT, padding far below air (-2048, -3024) is ordinary. Looks at about two million voxels at most.
     """
     warnings = []
-    if volume.modality not in ("", modality.name):
+    if not modality.takes(volume.modality):
         warnings.append(f"The series says that it is {volume.modality}, not {modality.name}.")
     spacing_mm = volume.grid.spacing_mm
     spacing = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
