@@ -19,7 +19,6 @@ from rprloc.io.dataset import Case, read_dataset
 from rprloc.io.reading import Scan, read_volume
 from rprloc.io.results import write_results
 from rprloc.localization.confidence import (
-    CALIBRATION_FILE,
     NOT_CALIBRATED,
     Calibration,
     Evidence,
@@ -32,7 +31,7 @@ from rprloc.localization.locate import observe
 from rprloc.localization.marking import build_support
 from rprloc.localization.support import SupportSet
 from rprloc.model.body import BodyAtlas
-from rprloc.model.shipped import find_weights
+from rprloc.model.shipped import CALIBRATION_FILE, find_weights
 from rprloc.volume import Volume
 from tests.command_line import rprloc
 from tests.example import ExampleFiles

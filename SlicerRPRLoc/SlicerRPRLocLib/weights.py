@@ -15,7 +15,7 @@ import slicer
 from rprloc import InputError
 from rprloc.files import status_of
 from rprloc.modality import MODALITIES
-from rprloc.model.shipped import find_weights, read_licence, read_modality, shipped_models
+from rprloc.model.shipped import CALIBRATION_FILE, find_weights, read_licence, read_modality, shipped_models
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import Node, Scene
 
@@ -28,6 +28,13 @@ def require_weights(weights: str) -> None:
         raise InputError(
             f"The weights {weights} are not on this computer. Choose others in Weights, or bring the file back."
         )
+
+
+def state_of_weights(weights: str) -> object:
+    """What changes when the file of weights, or their calibration, is written anew: then a child has the old ones."""
+    state = _state(weights)
+    calibration = None if state is None else status_of(state[0].with_name(CALIBRATION_FILE))
+    return state, calibration and (calibration.st_mtime_ns, calibration.st_size)
 
 
 def modality_of_weights(weights: str) -> str:

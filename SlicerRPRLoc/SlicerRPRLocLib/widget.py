@@ -25,7 +25,7 @@ from SlicerRPRLocLib.parameters import SlicerRPRLocLogic, SlicerRPRLocParameterN
 from SlicerRPRLocLib.reviewing import Reviewing
 from SlicerRPRLocLib.runner import Runner, serve_command
 from SlicerRPRLocLib.runs import Update
-from SlicerRPRLocLib.weights import describe_scans, fits, require_weights
+from SlicerRPRLocLib.weights import describe_scans, fits, require_weights, state_of_weights
 from SlicerRPRLocLib.weights_panel import WeightsChoice
 
 _POLL_MS = 50
@@ -42,8 +42,8 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         Reviewing.__init__(self)
         self.parameters: Any = None  # a SlicerRPRLocParameterNode while the panel is shown
         self._gui_tag: int | None = None
-        self._started = ("auto", DEFAULT)
-        """The device and the weights of the child."""
+        self._started = ("auto", DEFAULT, state_of_weights(DEFAULT))
+        """The device and the weights of the child, and the state of their files."""
         self._tips: dict[str, str] = {}
 
     def setup(self) -> None:
@@ -52,7 +52,7 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
-        self.logic = RPRLocLogic(slicer.mrmlScene, self._runner(*self._started), temporary_folder())
+        self.logic = RPRLocLogic(slicer.mrmlScene, self._runner(*self._started[:2]), temporary_folder())
         self.installer = Installer(slicer.packaging, torch_extension, slicer.util.confirmOkCancelDisplay)
         self.timer, self.idleTimer = qt.QTimer(), qt.QTimer()
         self.timer.setInterval(_POLL_MS)
@@ -197,9 +197,10 @@ class SlicerRPRLocWidget(ScriptedLoadableModuleWidget, MarkingSection, Reviewing
         """Start a run of the logic, after what is missing was installed, on the device and with the weights chosen."""
         require_weights(self.weights.chosen)
         self.installer.ensure()
-        wanted = "cpu" if self.parameters.forceCpu else "auto", self.weights.chosen
+        device, weights = "cpu" if self.parameters.forceCpu else "auto", self.weights.chosen
+        wanted = device, weights, state_of_weights(weights)
         if wanted != self._started:
-            self.logic.use(self._runner(*wanted))
+            self.logic.use(self._runner(device, weights))
             self._started = wanted
         self.ui.logView.clear()
         run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,26 @@ def test_own_weights_are_chosen_and_the_next_run_takes_them(
     assert panel.children[2:] == [("auto", "open")] and "which are for CT" in panel.ui.processLabel.text()
     choose(panel, 0)
     assert panel.ui.processLabel.text() == "" and panel.logic.about_child == ""  # the old process has ended
+
+
+@pytest.mark.parametrize("written", ["model.pt", "trust.json"])
+def test_weights_that_were_written_anew_are_run_anew(
+    desktop: Desktop, panel: Any, scene: Scene, example: ExampleFiles, tmp_path: Path, for_mr: Path, written: str
+) -> None:
+    own = Path(shutil.copy(example.weights, tmp_path / "model.pt"))
+    anna = choose_heart_of(panel, scene.load(example.image, "anna"))
+    click_six_points(panel, bone(anna))
+    desktop.file = str(own)
+    choose(panel, 2)
+    panel.scans.tick([anna.GetID()])
+    for _ in range(2):
+        panel.ui.locateButton.click()
+        panel.ui.cancelButton.click()
+    assert panel.children == [("auto", "research"), ("auto", str(own))]
+    shutil.copy(for_mr if written == "model.pt" else find_weights().with_name(written), tmp_path / written)
+    panel.ui.locateButton.click()
+    panel.ui.cancelButton.click()
+    assert panel.children[2:] == [("auto", str(own))] and desktop.errors == []
 
 
 def test_weights_that_are_gone_are_told_and_nothing_is_started(

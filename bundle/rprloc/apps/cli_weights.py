@@ -188,10 +188,9 @@ def calibrate(
     from rprloc.evaluation.observations import observe_cases
     from rprloc.files import require_writable, write_text_atomically
     from rprloc.io.dataset import read_dataset, read_regions
-    from rprloc.localization.confidence import CALIBRATION_FILE
     from rprloc.model.device import choose_device
     from rprloc.model.network import load_model
-    from rprloc.model.shipped import find_weights
+    from rprloc.model.shipped import CALIBRATION_FILE, find_weights
 
     require_scikit_learn()
     weights = find_weights(model)

@@ -30,6 +30,7 @@ from rprloc.model.body import sample
 from rprloc.model.field import PositionField
 from rprloc.model.input import NetworkInput
 from rprloc.model.looks import RegistrationImage
+from rprloc.model.shipped import CALIBRATION_FILE
 
 Target = TypeVar("Target", OrganDetection, LandmarkDetection)
 
@@ -40,8 +41,6 @@ _FURTHEST = 8.0  # expected errors from the end of the scan; beyond it nothing c
 _LEAST_DIFFERENCE = 0.03  # of grey values between left and right, root mean square
 _MIN_BODY_VOXELS = 20  # of 4 mm: a slice with less shows nothing
 _OF_LANDMARKS = ("landmark_error", "landmark_absent")
-CALIBRATION_FILE = "trust.json"
-"""The name of the file beside the weights."""
 
 NOT_CALIBRATED_FOR_LANDMARKS = (
     "These weights are not calibrated for landmarks: each gets a point, even one that is not in the scan, and no "

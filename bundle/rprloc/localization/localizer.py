@@ -16,7 +16,7 @@ from rprloc.detection import Detections
 from rprloc.geometry import Grid
 from rprloc.io.plausibility import image_warnings
 from rprloc.io.reading import Scan
-from rprloc.localization.confidence import CALIBRATION_FILE, Calibration, FieldEvidence, load_calibration
+from rprloc.localization.confidence import Calibration, FieldEvidence, load_calibration
 from rprloc.localization.config import DEFAULT, LocalizationConfig
 from rprloc.localization.locate import check_support_set, detect
 from rprloc.localization.marking import build_support
@@ -27,7 +27,7 @@ from rprloc.localization.support import SupportSet
 from rprloc.model.device import choose_device, run_on_device
 from rprloc.model.field import PositionField, compute_position_field
 from rprloc.model.network import RPRNet, load_model
-from rprloc.model.shipped import find_weights
+from rprloc.model.shipped import CALIBRATION_FILE, find_weights
 from rprloc.volume import Volume
 
 _log = logging.getLogger(__name__)

@@ -15,6 +15,9 @@ SHIPPED_FOR = "CT"
 LICENCE_FILE = "license.txt"
 """Beside each file of shipped weights: in a line, what they may be used for, and what they were trained on."""
 
+CALIBRATION_FILE = "trust.json"
+"""Beside any weights: what their evidence means."""
+
 _OUTLINE_BYTES, _NAME_BYTES = 1 << 20, 16  # of which weights have 5 kB and two bytes
 
 
