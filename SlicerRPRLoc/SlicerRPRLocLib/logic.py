@@ -188,6 +188,9 @@ class RPRLocLogic:
 
         def finish() -> str:
             run.remarks += dict.fromkeys(f"{v.GetName()}: {w}" for v, found in answers for w in found.warnings)
+            others = self.results.of_other_weights(answers[-1][1].model_id) if answers else []
+            if others:
+                run.remarks.append(f"Still of other weights: {', '.join(others)}. Locate or delete these, too.")
             return so_far()
 
         run = Run(finish, lambda: so_far() if answers else "")

@@ -116,12 +116,26 @@ class Results:
         return _with_box(self.record(roi).found, nodes.box_of_roi(roi)).points_ras
 
     def as_they_are(self, volume: Node) -> Detections:
-        """All organs and landmarks of a volume as the user has left them, then of each kind those that are absent."""
+        """All organs and landmarks of a volume as the user has left them, then of each kind those that are absent.
+
+        If several weights have found them, the model is all of these.
+        """
         located = [node for node in self.located() if volume_of(node) is volume]
         organs = [self.as_it_is(node) for node in located if not nodes.is_landmark(node)]
         landmarks = [self.landmarks.as_it_is(node) for node in located if nodes.is_landmark(node)]
-        common = _parsed(located[0].GetAttribute(_FOUND))
+        all_found = [_parsed(node.GetAttribute(_FOUND)) for node in located]
+        models = dict.fromkeys(found.model_id for found in all_found)
+        common = replace(all_found[0], model_id=" ".join(models))
         return with_targets(common, [*organs, *landmarks, *self.absent(volume).values()])
+
+    def of_other_weights(self, model_id: str) -> list[str]:
+        """Of which organs and landmarks in which volumes results are there that other weights have found.
+
+        Those for which a person answers, who has corrected or ticked them, are not among them.
+        """
+        others = [node for node in self.located() if _parsed(node.GetAttribute(_FOUND)).model_id != model_id]
+        rows = [self.row(node) for node in others]
+        return [f"{row.organ} in {row.scan}" for row in rows if not (row.corrected or row.checked)]
 
     def apply(self, answers: Iterable[tuple[Node, Detections]]) -> list[str]:
         """Put what was found beside the volumes; the ROI or point of what is not in its scan goes.

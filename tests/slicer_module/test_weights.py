@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from rprloc.errors import InputError
 from rprloc.evaluation.views import imitate_mr
+from rprloc.io.results import TABLE
 from rprloc.modality import MR
 from rprloc.model.network import RPRNet, save_model
 from rprloc.model.shipped import find_weights, read_licence
@@ -23,6 +25,7 @@ pytest.importorskip("slicer", reason=NO_SLICER)
 import slicer
 
 from SlicerRPRLocLib import nodes
+from SlicerRPRLocLib.export import export_results
 from SlicerRPRLocLib.logic import RPRLocLogic
 from SlicerRPRLocLib.runner import Runner, serve_command
 from SlicerRPRLocLib.weights import (
@@ -141,6 +144,38 @@ def test_own_weights_for_mr_find_in_mr_and_refuse_ct(scene: Scene, anna: Any, fo
         assert f"with the weights {for_mr}, which are for MR, from " in logic.about_child
     finally:
         logic.close()
+
+
+def test_results_of_two_weights_in_a_scene_are_told_apart(
+    scene: Scene, logic: Any, anna: Any, for_mr: Path, tmp_path: Path
+) -> None:
+    bert, carl = like_mr(scene, anna, "bert"), like_mr(scene, anna, "carl")
+    for organ in ("bone", "heart", "lung"):
+        mark(logic, anna, organ)
+    assert "other weights" not in locate_all(logic, bert, carl).summary
+    for organ, name in (("heart", bert), ("heart", carl)):
+        logic.results.check((name.GetID(), organ), True)
+    other = RPRLocLogic(scene.mrml, Runner(serve_command("cpu", str(for_mr))))
+    try:
+        logic.examples.remove(logic.examples.find(anna, "bone"))
+        logic.examples.set_points(logic.examples.add(carl, "bone"), bone(anna))
+        summary = locate_all(other, bert, organs=["bone"]).summary
+        told = "Still of other weights: lung in bert, bone in carl, lung in carl. Locate or delete these, too."
+        assert told in summary
+    finally:
+        other.close()
+    (new,) = {row["model_id"] for row in exported(other, tmp_path) if (row["query"], row["organ"]) == ("bert", "bone")}
+    (old,) = {row["model_id"] for row in exported(other, tmp_path) if (row["query"], row["organ"]) != ("bert", "bone")}
+    assert new != old
+    assert set(logic.results.as_they_are(bert).model_id.split()) == {new, old}
+    assert logic.results.as_they_are(carl).model_id == old
+
+
+def exported(logic: Any, folder: Path) -> list[dict[str, str]]:
+    """The exported table."""
+    export_results(logic.results, folder, markups=False, label_map=False, table=True)
+    with (folder / TABLE).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 # The panel
