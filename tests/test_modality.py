@@ -29,10 +29,15 @@ from rprloc.io.plausibility import image_warnings
 from rprloc.io.reading import read_scan
 from rprloc.localization.confidence import NOT_CALIBRATED
 from rprloc.localization.localizer import Localizer
-from rprloc.modality import CT, MR, Modality, guess_modality
+from rprloc.modality import CT, MR, WEIGHTS_FOR, Modality, guess_modality
+from rprloc.model.body import BodyAtlas
+from rprloc.model.dense import LatentMap
 from rprloc.model.input import NetworkInput, image_at_network_spacing, prepare_input
 from rprloc.model.network import RPRNet, load_model, save_model
 from rprloc.model.shipped import read_modality, shipped_models
+from rprloc.training import body_frame
+from rprloc.training.body_frame import link_to_body_frame
+from rprloc.training.sampling import TrainingScan
 from rprloc.volume import Volume, to_sitk
 from tests.command_line import rprloc
 from tests.dicoms import edited, write_series
@@ -165,25 +170,25 @@ def test_weights_tell_their_modality_and_those_for_ct_are_what_they_were(tmp_pat
     torch.manual_seed(0)
     net = RPRNet()
     identity, names = net.identity(), set(net.state_dict())
-    assert net.modality is CT and names == {name for name in names if "modality" not in name}
-    net.modality = MR
-    assert net.modality is MR and net.identity() != identity
+    assert net.modality == "CT" and names == {name for name in names if "modality" not in name}
+    net.modality = "MR"
+    assert net.modality == "MR" and net.modalities == (MR,) and net.identity() != identity
     save_model(net, tmp_path / "mr.pt")
-    assert load_model(tmp_path / "mr.pt").modality is MR
+    assert load_model(tmp_path / "mr.pt").modality == "MR"
     assert load_model(tmp_path / "mr.pt").identity() == net.identity()
     assert Localizer.load(tmp_path / "mr.pt", "cpu").modality == "MR"
     other = RPRNet()
     other.load_state_dict(net.state_dict())
-    assert other.modality is MR
-    net.modality = CT
+    assert other.modality == "MR"
+    net.modality = "CT"
     assert net.identity() == identity and set(net.state_dict()) == names
     other.load_state_dict(net.state_dict())
-    assert other.modality is CT and other.identity() == identity
+    assert other.modality == "CT" and other.identity() == identity
 
 
 def test_the_file_of_weights_tells_their_modality_without_pytorch(tmp_path: Path) -> None:
     net = RPRNet()
-    for modality in (CT, MR):
+    for modality in WEIGHTS_FOR:
         net.modality = modality
         save_model(net, tmp_path / "model.pt")
         torch.save(net.state_dict(), tmp_path / "whole.pt")
@@ -191,7 +196,7 @@ def test_the_file_of_weights_tells_their_modality_without_pytorch(tmp_path: Path
         code = f"import sys; sys.modules['torch'] = None; from pathlib import Path; {told}"
         names = [tmp_path / "model.pt", tmp_path / "whole.pt", *shipped_models().values()]
         done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == [modality.name] * 2 + ["CT"] * len(shipped_models())
+        assert done.stdout.split() == [modality] * 2 + ["CT"] * len(shipped_models())
 
 
 def test_of_other_files_no_modality_is_told(tmp_path: Path, example: ExampleFiles) -> None:
@@ -270,6 +275,70 @@ def test_weights_of_an_unknown_modality_are_refused(tmp_path: Path) -> None:
     torch.save({**state, "modality_name": torch.tensor(list(b"PT"), dtype=torch.uint8)}, tmp_path / "model.pt")
     with pytest.raises(InputError, match="'PT' is not known"):
         load_model(tmp_path / "model.pt")
+
+
+def test_weights_for_both_have_an_atlas_of_each_and_see_each_scan_as_what_it_is(tmp_path: Path) -> None:
+    net = RPRNet()
+    net.modality = "CT+MR"
+    atlases = [BodyAtlas.at(torch.rand(2, 5, 4, 6).round(), [-3.0, 2.0, 1.0]) for _ in range(2)]
+    net.atlas = atlases[0]
+    net.add_second_atlas(atlases[1])
+    save_model(net, tmp_path / "both.pt")
+    both = load_model(tmp_path / "both.pt")
+    assert both.modality == "CT+MR" and both.modalities == (CT, MR) and both.identity() == net.identity()
+    for modality, atlas in zip((CT, MR), atlases, strict=True):
+        torch.testing.assert_close(both.atlas_of(modality).values, atlas.values)
+        assert both.atlas_of(modality).grid == atlas.grid
+    hu = phantom_hu(PHANTOM_GRID)
+    assert both.modality_of(Volume(hu, PHANTOM_GRID)) is CT and both.modality_of(mr_phantom()) is MR
+    assert both.modality_of(Volume(imitate_mr(hu), PHANTOM_GRID, modality="CT")) is CT  # its file knows better
+    net.modality = "CT"  # what is loaded into others leaves nothing of this behind
+    assert "second_atlas_values" not in net.state_dict()
+    del (state := both.state_dict())["second_atlas_values"]
+    torch.save(state, tmp_path / "half.pt")
+    with pytest.raises(InputError, match="lacks an atlas"):
+        load_model(tmp_path / "half.pt")
+
+
+@pytest.mark.slow
+def test_scans_of_a_second_modality_come_to_the_frame_that_the_network_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    shifts = [np.array(v, float) for v in ([0, 0, 0], [50, -30, 700], [-80, 20, -300])]
+    scales, ranges = [1.0, 0.94, 1.06], [(0, 400), (0, 480), (60, 440)]
+    drawn = [person(v, s, *r) for v, s, r in zip(shifts, scales, ranges, strict=True)]
+    scans = []
+    for number, scan in enumerate(drawn):  # dark where CT is bright
+        image = np.where(scan.image > 20, 255 - scan.image, scan.image).astype(np.uint8)
+        scans.append(TrainingScan.from_array(f"drawn{number}", "g", image, scan.grid, MR))
+
+    def of_person(places_ras: np.ndarray, number: int) -> np.ndarray:
+        return (places_ras - shifts[number] - [144.0, 112.0, -ranges[number][0] * scales[number]]) / scales[number]
+
+    def see(net: object, seen: NetworkInput) -> LatentMap:
+        """As a network that errs by 25 mm everywhere, and by 25 mm more in each scan as a whole."""
+        number = next(n for n, scan in enumerate(scans) if scan.grid == seen.grid)
+        places = seen.grid.centres_ras()[::4, ::4, ::4]
+        errors_mm = rng.normal(0.0, 25.0, places.shape) + [(25.0, -25.0, 0.0)[number]] * 3
+        latents = torch.from_numpy(of_person(places, number) + errors_mm).float().permute(3, 0, 1, 2)
+        grid = Grid.isotropic(places.shape[:3], 16.0, seen.grid.ras(np.zeros(3)))
+        return LatentMap(grid=grid, latents=latents, inside=seen.body[::4, ::4, ::4])
+
+    monkeypatch.setattr(body_frame, "compute_latents", see)
+    net = RPRNet()
+    net.atlas = BodyAtlas.at(torch.zeros(2, 40, 32, 70), [-160.0, -128.0, -30.0])
+    maps, atlas = link_to_body_frame(scans, [], tmp_path / "frame.npz", net, resume=False)
+    landmarks = np.array([[0.0, -25, 200], [45, 0, 110], [-45, 0, 230]])  # spine, organ, lung
+    found = [
+        maps[n].body(landmarks * scales[n] + shifts[n] + [144.0, 112.0, -ranges[n][0] * scales[n]]) for n in range(3)
+    ]
+    assert np.median(np.linalg.norm(np.array(found) - landmarks, axis=2)) < 12.0
+    assert atlas.grid == net.atlas.grid and atlas.values[1].mean() > 0.1
+    monkeypatch.undo()
+    again, kept = link_to_body_frame(scans, [], tmp_path / "frame.npz", net, resume=True)
+    np.testing.assert_array_equal(again[1].displacement_mm, maps[1].displacement_mm)
+    assert torch.equal(kept.values, atlas.values)
 
 
 def as_mr(hu: np.ndarray, folder: Path, **tags: object) -> None:
@@ -386,7 +455,7 @@ def test_weights_that_were_trained_on_mr_locate_in_mr_and_refuse_ct(
     mr_run: Path, example: ExampleFiles, tmp_path: Path, hu: np.ndarray
 ) -> None:
     model = mr_run / "model.pt"
-    assert load_model(model).modality is MR
+    assert load_model(model).modality == "MR"
     assert json.loads((mr_run / "config.json").read_text())["training"]["modality"] == "MR"
     sitk.WriteImage(to_sitk(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID), tmp_path / "mr.nii.gz")
     of_it = ("--model", model, "--device", "cpu")
@@ -425,7 +494,34 @@ def test_a_training_keeps_its_modality(mr_run: Path, mr_data: Path, example: Exa
     # Weights for MR make a training on MR, without a word.
     done = rprloc("train", *data, "--init", mr_run / "model.pt", "--out", tmp_path / "b", *few)
     assert done.exit_code == 0 and "for MR" in done.stdout, done.stderr
-    assert load_model(tmp_path / "b" / "model.pt").modality is MR
+    assert load_model(tmp_path / "b" / "model.pt").modality == "MR"
+
+
+@pytest.mark.slow
+def test_one_training_makes_weights_for_both(mr_data: Path, example: ExampleFiles, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (mr_data.parent / "body" / "images").iterdir():
+        (images / path.name).symlink_to(path)
+    few = ("--modality", "ct+mr", "--device", "cpu", "--coarse-steps", 1, "--fine-steps", 1, "--images", images)
+    done = rprloc("train", *few, "--out", tmp_path / "mr", "--init", example.weights)
+    assert done.exit_code == 2 and "There is no CT scan to train on" in done.stderr, done.stderr
+    (images / "ct.nii.gz").symlink_to(example.image)
+    done = rprloc("train", *few, "--out", tmp_path / "both", "--init", example.weights)
+    assert done.exit_code == 0 and "for CT+MR" in done.stdout, done.stderr
+    of_it = ("--model", tmp_path / "both" / "model.pt", "--device", "cpu")
+    sitk.WriteImage(to_sitk(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID), tmp_path / "mr.nii.gz")
+    done = rprloc(
+        "support", "build", "--labels", example.labels, "--names", example.names, "--out", tmp_path / "set.json",
+        "--image", example.image, *of_it,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    done = rprloc(
+        "locate", tmp_path / "set.json", tmp_path / "mr.nii.gz", example.image, "--out", tmp_path / "out", *of_it
+    )
+    assert done.exit_code == 0 and "look like CT" not in done.stderr, done.stderr
+    for name in ("mr", example.image.name.removesuffix(".nii.gz")):
+        assert (tmp_path / "out" / f"{name}.detections.json").is_file()
 
 
 def test_scans_that_are_no_mr_are_left_out_of_training_on_mr(example: ExampleFiles, tmp_path: Path) -> None:

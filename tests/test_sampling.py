@@ -60,17 +60,30 @@ def test_the_same_generator_gives_the_same_crop() -> None:
     np.testing.assert_array_equal(one.source_ras, two.source_ras)
 
 
-@pytest.mark.parametrize("modality", [CT, MR], ids=["CT", "MR"])
-def test_jitter_leaves_air_alone_and_stays_in_range(modality: Modality) -> None:
+@pytest.mark.parametrize(
+    ("modality", "recoloured"), [(CT, False), (MR, False), (CT, True)], ids=["CT", "MR", "recoloured"]
+)
+def test_jitter_leaves_air_alone_and_stays_in_range(modality: Modality, recoloured: bool) -> None:
     image = torch.zeros(1, 20, 20, 20)
     image[:, 5:15, 5:15, 5:15] = 0.55
     changed = 0
     for seed in range(20):
-        found = jitter(image, np.random.default_rng(seed), modality)
+        found = jitter(image, np.random.default_rng(seed), modality, recoloured=recoloured)
         assert float(found.min()) >= 0.0 and float(found.max()) <= 1.0
         assert float(found[:, :3].abs().max()) == 0.0
         changed += not torch.equal(found, image)
     assert changed > 10
+
+
+def test_recoloured_tissue_is_as_often_brighter_as_darker_than_its_neighbour() -> None:
+    image = torch.zeros(1, 40, 40, 40)
+    image[:, 4:20, 4:36, 4:36], image[:, 20:36, 4:36, 4:36] = 0.45, 0.56  # fluid, and an organ with contrast agent
+    brighter = 0
+    for seed in range(60):
+        found = jitter(image, np.random.default_rng(seed), recoloured=True)
+        fluid, organ = found[:, 10:15, 15:25, 15:25].mean(), found[:, 25:30, 15:25, 15:25].mean()
+        brighter += int(organ > fluid)
+    assert 20 < brighter < 50  # some keep their contrast
 
 
 def test_random_places_lie_in_the_body() -> None:

@@ -1,7 +1,8 @@
 """What depends on the modality, CT or MR: voxels as the networks' input, what is plausible, what pictures show.
 
-Weights belong to one modality and say which. Beyond the networks' input, in [0, 1], nothing knows it any more: tissue
-of either takes the range that the windows and thresholds of ``intensity.py`` expect.
+Weights belong to one modality, or to both, and say so. Beyond the networks' input, in [0, 1], and the atlas that a
+scan is registered to, nothing knows it any more: tissue of either takes the range that the windows and thresholds of
+``intensity.py`` expect.
 """
 
 from __future__ import annotations
@@ -182,16 +183,18 @@ class _MR(Modality):
 
 CT, MR = _CT(), _MR()
 MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (CT, MR)}
+WEIGHTS_FOR = (*MODALITIES, "CT+MR")
+"""What weights may be for. Those for both find in scans of either what was marked in scans of either."""
 
 
-def modality_named(name: str) -> Modality:
-    """The modality with a name of DICOM's. Raises InputError for one that is not known."""
-    if name not in MODALITIES:
+def modalities_named(name: str) -> tuple[Modality, ...]:
+    """The modalities of weights for ``name``, one of WEIGHTS_FOR. Raises InputError for one that is not known."""
+    if name not in WEIGHTS_FOR:
         raise InputError(
-            f"The modality {name!r} is not known. RPR-Loc knows {' and '.join(MODALITIES)}; a newer version may know "
+            f"The modality {name!r} is not known. RPR-Loc knows {', '.join(WEIGHTS_FOR)}; a newer version may know "
             "others."
         )
-    return MODALITIES[name]
+    return tuple(MODALITIES[one] for one in name.split("+"))
 
 
 def guess_modality(values: Values, said: str) -> Modality:

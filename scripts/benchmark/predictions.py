@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -166,7 +166,7 @@ def _prepare(method: Method, case: Case, targets: Sequence[str]) -> object:
 
 
 def _rename(volume: Volume, name: str) -> Volume:
-    return Volume(volume.hu, volume.grid, name)
+    return replace(volume, name=name)
 
 
 def _is_done(folder: Path, row: Row, pair: Pair, version: str) -> bool:

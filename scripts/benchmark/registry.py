@@ -103,7 +103,7 @@ class Setting:
     """Where a method finds what it may use: the dataset's cases, a folder for what it keeps, and its budget.
 
     ``minutes`` scales every method's training: 1 for the budgets that the methods name. ``targets``: of each region the
-    organs of the tables.
+    organs of the tables. ``model``: the product's weights, by default the shipped ones.
     """
 
     cases: tuple[Case, ...]
@@ -111,6 +111,7 @@ class Setting:
     targets: dict[str, tuple[str, ...]]
     minutes: float = 1.0
     seed: int = 0
+    model: str | None = None
 
     def split(self, region: str, split: str) -> list[Case]:
         return [case for case in self.cases if case.region == region and case.split == split]

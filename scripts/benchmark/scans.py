@@ -15,9 +15,9 @@ from tqdm import tqdm
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid, Points
-from rprloc.intensity import find_display_window_air, to_network_input
 from rprloc.io.dataset import Case
 from rprloc.io.reading import read_volume
+from rprloc.modality import guess_modality
 from rprloc.model.input import find_body, network_grid
 from rprloc.volume import Volume, resample
 from scripts.benchmark.registry import Example
@@ -27,6 +27,11 @@ SPACING_MM = 3.0
 
 PATCH = {"han": ((64, 64, 16), (1.0, 1.0, 3.0)), "abdomen": ((48, 48, 48), (3.0, 3.0, 3.0))}
 """The paper's patches: voxels and spacing in mm along right, front, head."""
+
+
+def patch_of(region: str) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """The patch of a region; of one that the paper does not have, that of the abdomen."""
+    return PATCH.get(region, PATCH["abdomen"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +44,18 @@ class Scan:
 
     @classmethod
     def of(cls, volume: Volume, spacing_mm: Sequence[float] = (SPACING_MM,) * 3) -> Scan:
-        """A CT at another spacing, cut to the box around its body."""
+        """A CT or MR scan at another spacing, cut to the box around its body."""
+        modality = guess_modality(volume.hu, volume.modality)
+
+        def seen_on(grid: Grid) -> NDArray[np.uint8]:
+            values = resample(volume, grid, modality.fill).hu.astype(np.float32, copy=False)
+            return np.rint(modality.to_input(values, volume.hu) * 255).astype(np.uint8)
+
         grid = network_grid(volume.grid, SPACING_MM, SPACING_MM)
-        air_hu = find_display_window_air(volume.hu)
-        image = np.rint(to_network_input(resample(volume, grid).hu, air_hu) * 255).astype(np.uint8)
+        image = seen_on(grid)
         occupied = np.argwhere(_body(image))
         if len(occupied) == 0:
-            raise InputError(f"{volume.name} shows no body. Leave it out, or give a CT in Hounsfield units.")
+            raise InputError(f"{volume.name} shows no body. Leave it out, or give {modality.usable_form}.")
         first, last = occupied.min(0), occupied.max(0) + 1
         box = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
         grid = grid.cropped(first.tolist(), (last - first).tolist())
@@ -56,8 +66,7 @@ class Scan:
         affine = np.diag([*spacing, 1.0])
         affine[:3, 3] = bounds.min_ras + 0.5 * spacing
         other = Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-        hu = resample(volume, other).hu
-        return cls(volume.name, np.rint(to_network_input(hu, air_hu) * 255).astype(np.uint8), other)
+        return cls(volume.name, seen_on(other), other)
 
     def body(self) -> NDArray[np.bool_]:
         """Whether each voxel (I, J, K) is body, lung included."""

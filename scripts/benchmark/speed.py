@@ -94,7 +94,7 @@ def measure_stages(volume: Volume, device: torch.device) -> dict[str, float]:
 
     rows["coarse pass"], (image, pose) = time_call(lambda: look_coarsely(model, seen, ""), device)
     rows["registration, fine pass"], (body, fine) = time_call(
-        lambda: register_beside_fine_pass(model, image, pose, seen), device
+        lambda: register_beside_fine_pass(model, image, pose, seen, model.atlas), device
     )
     field = PositionField(body, fine, seen.image, seen.grid, model.atlas, volume.grid.bounds)
     for count in ORGANS:

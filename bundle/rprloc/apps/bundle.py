@@ -25,7 +25,7 @@ from rprloc.evaluation.scores import save_evaluation
 from rprloc.io.dataset import read_dataset, read_regions, training_files
 from rprloc.io.formats import IMAGE_EXTENSIONS
 from rprloc.io.results import ResultFiles
-from rprloc.modality import modality_named
+from rprloc.modality import modalities_named
 from rprloc.model.network import RPRNet
 from rprloc.training.config import TrainingConfig
 from rprloc.training.packing import pack
@@ -172,7 +172,7 @@ class TrainingData(Dataset[TrainingScan]):
     """
 
     def __init__(self, data: str, cache_dir: str, split: str = "train", modality: str = "CT") -> None:
-        self.modality = modality_named(modality)
+        self.modalities = modalities_named(modality)
         self.data = Path(data)
         self.cache_dir = Path(cache_dir)
         self.split = split
@@ -180,7 +180,9 @@ class TrainingData(Dataset[TrainingScan]):
     @cached_property
     def scans(self) -> list[TrainingScan]:
         with one_process_first():
-            return pack(training_files(self.data / "datasets.json", self.split), self.cache_dir, modality=self.modality)
+            return pack(
+                training_files(self.data / "datasets.json", self.split), self.cache_dir, modalities=self.modalities
+            )
 
     def __len__(self) -> int:
         return len(self.scans)

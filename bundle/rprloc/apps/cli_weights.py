@@ -39,6 +39,7 @@ class TrainedOn(str, Enum):
 
     ct = "ct"
     mr = "mr"
+    both = "ct+mr"
 
 
 def train(
@@ -53,7 +54,10 @@ def train(
     ] = None,
     modality: Annotated[
         TrainedOn | None,
-        typer.Option(case_sensitive=False, help="What the scans are. By default that of --init, else ct."),
+        typer.Option(
+            case_sensitive=False,
+            help="What the scans are; ct+mr: of both, found by each other. By default as --init, else ct.",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the folder.")] = False,
     init: Annotated[
@@ -102,7 +106,7 @@ def train(
     minutes, gigabytes = estimate(run.scans, run.config, target)
     typer.echo(f"Training on {len(run.scans)} scans: about {minutes:.0f} minutes and {gigabytes:.0f} GB of memory.")
     net = train_model(run.scans, out, run.config, device=target, validation=run.validation, resume=resume, init=start)
-    typer.echo(f"{out / 'model.pt'}: model {net.identity()} for {net.modality.name}")
+    typer.echo(f"{out / 'model.pt'}: model {net.identity()} for {net.modality}")
 
 
 def evaluate(

@@ -20,7 +20,7 @@ landmarks, too, all are located. ``locate`` also writes the boxes as ROIs of Sli
 these files. ``build``, ``merge`` and ``show`` give the set's identity, organs, landmarks, scans and ``warnings``:
 reasons to doubt its examples. Events carry the id of their request:
 
-    {"id": null, "event": "ready", "model_id": ..., "modality": "CT" or "MR", "device": ..., "version": ...,
+    {"id": null, "event": "ready", "model_id": ..., "modality": "CT", "MR" or "CT+MR", "device": ..., "version": ...,
      "library": FOLDER}                                     once, before the first request is read
     {"id": null, "event": "error", "message": ..., "damaged": "torch"}    in its place, if PyTorch cannot be imported
     {"id": 5, "event": "progress", "fraction": 0.0 to 1.0, "message": ...}

@@ -16,11 +16,13 @@ from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid
 from rprloc.io.dataset import Case
 from rprloc.localization.localizer import Localizer
+from rprloc.modality import MODALITIES
 from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.dense import LatentMap
 from rprloc.model.field import PositionField
+from rprloc.model.network import RPRNet
 
-_VERSION = 3  # of the files; raise it when what lies in them or the way to a position field changes
+_VERSION = 4  # of the files; raise it when what lies in them or the way to a position field changes
 
 _Arrays = dict[str, NDArray[Any]]
 
@@ -36,18 +38,24 @@ def keep_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: boo
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     path = folder / f"{case.region}-{case.name.replace('/', '+')}-{digest}.npz"
     if path.is_file():
-        return _load(path, case, localizer.model.atlas)
+        return _load(path, case, localizer.model)
     looked_at = make_views(localizer, case, cuts, with_changes=with_changes)
     folder.mkdir(parents=True, exist_ok=True)
-    _save(path, looked_at)
+    _save(path, looked_at, localizer.model)
     return looked_at
 
 
-def _save(path: Path, looked_at: CaseViews) -> None:
+def _save(path: Path, looked_at: CaseViews, model: RPRNet) -> None:
     about = {
         "truth": {organ: [*box.min_ras, *box.max_ras] for organ, box in looked_at.truth.items()},
         "views": [
-            {"kind": view.kind.value, "warnings": view.warnings, "shares": view.shares} for view in looked_at.views
+            {
+                "kind": view.kind.value,
+                "warnings": view.warnings,
+                "shares": view.shares,
+                "modality": next(one.name for one in model.modalities if model.atlas_of(one) is view.field.atlas),
+            }
+            for view in looked_at.views
         ],
     }
     arrays: _Arrays = {"about": np.array(json.dumps(about))}
@@ -57,12 +65,13 @@ def _save(path: Path, looked_at: CaseViews) -> None:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _load(path: Path, case: Case, atlas: BodyAtlas) -> CaseViews:
+def _load(path: Path, case: Case, model: RPRNet) -> CaseViews:
     with np.load(path, allow_pickle=False) as arrays:
         about = json.loads(str(arrays["about"]))
         views = []
         for number, view in enumerate(about["views"]):
             names = [name for name in arrays.files if name.startswith(f"{number}/")]
+            atlas = model.atlas_of(MODALITIES[view["modality"]])
             field = _field_of({name.partition("/")[2]: arrays[name] for name in names}, atlas)
             views.append(View(Kind(view["kind"]), field, tuple(view["warnings"]), view["shares"]))
     truth = {organ: Box(walls[:3], walls[3:]) for organ, walls in about["truth"].items()}

@@ -83,7 +83,7 @@ def make_views(localizer: Localizer, case: Case, cuts: int, *, with_changes: boo
     for kind, part in cut(volume, cuts):
         shown = {organ: float(np.mean(part.grid.contains(voxels_ras))) for organ, voxels_ras in whole.items()}
         parts.append((kind, part, shown))
-    changes = change(volume, localizer.model.modality) if with_changes else ()
+    changes = change(volume, localizer.model.modality_of(volume)) if with_changes else ()
     parts += [(kind, changed, {}) for kind, changed in changes]
     for kind, part, shares in parts:
         try:

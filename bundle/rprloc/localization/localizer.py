@@ -112,8 +112,8 @@ class Localizer:
 
     @property
     def modality(self) -> str:
-        """What the weights are for: "CT" or "MR"."""
-        return self.model.modality.name
+        """What the weights are for: "CT", "MR" or "CT+MR"."""
+        return self.model.modality
 
     @property
     def device_name(self) -> str:
@@ -238,7 +238,7 @@ class Localizer:
     def warnings_of(self, scan: Scan | Volume) -> tuple[str, ...]:
         """What was done to a scan when it was read, and reasons to doubt that it is an ordinary one for the weights."""
         volume, notes = (scan.volume, scan.notes) if isinstance(scan, Scan) else (scan, ())
-        return (*notes, *image_warnings(volume, self.model.modality))
+        return (*notes, *image_warnings(volume, self.model.modality_of(volume)))
 
     def compute_position_field(self, volume: Volume) -> PositionField:
         """What localization needs of a scan, computed once.

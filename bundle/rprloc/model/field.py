@@ -55,23 +55,25 @@ def compute_position_field(model: RPRNet, volume: Volume) -> PositionField:
 
     Raises InputError if nothing in the scan looks like a body, or if it surely is of another modality than the weights.
     """
-    seen = prepare_input(volume, next(model.parameters()).device, model.modality)
+    modality = model.modality_of(volume)
+    atlas = model.atlas_of(modality)
+    seen = prepare_input(volume, next(model.parameters()).device, modality)
     image, pose = look_coarsely(model, seen, volume.name)
-    body, fine = register_beside_fine_pass(model, image, pose, seen)
-    return PositionField(body, fine, seen.image, seen.grid, model.atlas, volume.grid.bounds)
+    body, fine = register_beside_fine_pass(model, image, pose, seen, atlas)
+    return PositionField(body, fine, seen.image, seen.grid, atlas, volume.grid.bounds)
 
 
 def register_input(model: RPRNet, seen: NetworkInput, name: str) -> BodyMap:
     """The map of a network input to the body frame: registered from the pose that the coarse Pnet sees.
 
-    Raises InputError as :func:`look_coarsely`.
+    Of weights for two modalities, the input must be of the first. Raises InputError as :func:`look_coarsely`.
     """
     image, pose = look_coarsely(model, seen, name)
     return register_query(image, model.atlas, pose)
 
 
 def register_beside_fine_pass(
-    model: RPRNet, image: RegistrationImage, pose: BodyMap, seen: NetworkInput
+    model: RPRNet, image: RegistrationImage, pose: BodyMap, seen: NetworkInput, atlas: BodyAtlas
 ) -> tuple[BodyMap, LatentMap]:
     """The map to the body frame, registered from a pose, and the fine Pnet's latents of a network input.
 
@@ -80,7 +82,7 @@ def register_beside_fine_pass(
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(max_workers=1) as beside:
-            registering = beside.submit(register_query, image, model.atlas, pose)
+            registering = beside.submit(register_query, image, atlas, pose)
 
             def left() -> int:
                 return threads if registering.done() else max(1, threads - 1)
@@ -128,19 +130,24 @@ def look_coarsely(model: RPRNet, seen: NetworkInput, name: str) -> tuple[Registr
             coarse = compute_latents(model.coarse, seen)
     image = RegistrationImage.of(seen)
     if not coarse.inside.any() or not image.near.any():
-        raise no_body_error(name, model.modality)
+        raise no_body_error(name, model.modalities)
     return image, estimate_pose(coarse)
 
 
 def estimate_pose(coarse: LatentMap) -> BodyMap:
-    """The affine map to the body frame on which the votes of all places in the body agree best.
+    """The affine map to the body frame on which the votes of all places in the body agree best."""
+    return find_agreement(*coarse.places())
+
+
+def find_agreement(places_mm: Points, latents: NDArray[np.floating]) -> BodyMap:
+    """The affine map that leads places (N, 3) to the body coordinates (N, 3) that the coarse Pnet sees there, robustly.
 
     People's sizes differ by less than _SIZES, so a field that is flatter or steeper is one that the net got wrong.
     """
-    places_ras, latents = (torch.from_numpy(values).double() for values in coarse.places())
-    everywhere = torch.ones_like(places_ras[None, :, 0])
-    matrix, shift, _ = robust_affine(places_ras, latents, everywhere, ridge_mm2=900.0, outlier_mm=50.0, rounds=8)
+    places, found = (torch.from_numpy(values).double() for values in (places_mm, latents))
+    everywhere = torch.ones_like(places[None, :, 0])
+    matrix, shift, _ = robust_affine(places, found, everywhere, ridge_mm2=900.0, outlier_mm=50.0, rounds=8)
     left, sizes, right = torch.linalg.svd(matrix[0])
-    middle = places_ras.median(dim=0).values
+    middle = places.median(dim=0).values
     limited = left @ torch.diag(sizes.clamp(*_SIZES)) @ right
     return BodyMap.affine(limited.numpy(), (shift[0] + (matrix[0] - limited) @ middle).numpy())

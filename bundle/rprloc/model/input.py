@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,7 @@ def prepare_input(volume: Volume, device: torch.device, modality: Modality = CT)
     whole = NetworkInput.of(torch.from_numpy(image).to(device), grid)
     occupied = whole.body.nonzero()
     if len(occupied) == 0:
-        raise no_body_error(volume.name, modality)
+        raise no_body_error(volume.name, (modality,))
     step = int(LATTICE_ANCHOR_MM / SPACING_MM)
     first = occupied.amin(0) // step * step
     shape = (-(-(occupied.amax(0) + 1 - first) // step) * step).tolist()
@@ -100,8 +101,8 @@ def prepare_input(volume: Volume, device: torch.device, modality: Modality = CT)
     return NetworkInput(whole.image[box], whole.body[box], whole.grid.cropped((i, j, k), shape))
 
 
-def no_body_error(name: str, modality: Modality) -> InputError:
+def no_body_error(name: str, modalities: Sequence[Modality]) -> InputError:
     return InputError(
         f"{name or 'The scan'} shows no body: hardly a place is brighter than air. "
-        f"Check that it is {modality.usable_form}."
+        f"Check that it is {', or '.join(modality.usable_form for modality in modalities)}."
     )

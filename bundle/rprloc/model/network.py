@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
-from rprloc.modality import CT, Modality, modality_named
+from rprloc.modality import CT, Modality, guess_modality, modalities_named
 from rprloc.model.body import BodyAtlas
 from rprloc.model.shipped import find_weights
+from rprloc.volume import Volume
 
 MM_PER_UNIT = 100.0
 
@@ -95,6 +96,7 @@ FINE_LAYERS = ((32, 4, 2, 1), (48, 3, 1, 1), (64, 3, 1, 2), (64, 3, 1, 2), (96, 
 """(channels, kernel, stride, dilation): a patch of 28 voxels (112 mm), an output every 2 voxels (8 mm)."""
 
 DESCRIPTOR_CHANNELS = 32
+_SECOND = "second_atlas_values"
 
 
 class RPRNet(nn.Module):
@@ -103,9 +105,10 @@ class RPRNet(nn.Module):
     The atlas lies in the buffers ``atlas_values`` (2, A, B, C), uint8, 255 for 1.0, and ``atlas_origin_mm`` (3,); a new
     model has an empty one, of ``atlas_shape`` (A, B, C) for loaders that want the shapes of the weights to be there.
     Weights for another modality than CT name it in the buffer ``modality_name``, in ASCII; those for CT have none.
+    Those for two, such as CT+MR, have an atlas of the second in the same frame, too: ``second_atlas_values``.
     """
 
-    __jit_unused_properties__ = ["atlas", "modality"]  # noqa: RUF012 (as TorchScript reads it)
+    __jit_unused_properties__ = ["atlas", "modality", "modalities"]  # noqa: RUF012 (as TorchScript reads it)
     atlas_values: Tensor
     atlas_origin_mm: Tensor
 
@@ -122,35 +125,57 @@ class RPRNet(nn.Module):
         self.register_buffer("atlas_values", torch.zeros(2, *atlas_shape, dtype=torch.uint8))
         self.register_buffer("atlas_origin_mm", torch.zeros(3))
         self.register_load_state_dict_pre_hook(_take_what_weights_differ_in)
-        self._atlas: tuple[Tensor, BodyAtlas] | None = None  # and of which buffer it is
+        self._atlases: dict[str, tuple[Tensor, BodyAtlas]] = {}  # by the buffer's name; and which tensor it is of
 
     @property
     def atlas(self) -> BodyAtlas:
-        """The body atlas on the device of the weights."""
-        if self._atlas is None or self._atlas[0] is not self.atlas_values:  # it has been loaded, moved or set
-            self._atlas = (
-                self.atlas_values,
-                BodyAtlas.at(self.atlas_values.float() / 255.0, self.atlas_origin_mm.cpu().double().numpy()),
-            )
-        return self._atlas[1]
+        """The body atlas on the device of the weights; of the first modality, if they are for two."""
+        return self._atlas_in("atlas_values")
 
     @atlas.setter
     def atlas(self, atlas: BodyAtlas) -> None:
         self.atlas_values = (atlas.values * 255.0).round().to(self.atlas_values)
         self.atlas_origin_mm = torch.from_numpy(atlas.origin_mm.copy()).to(self.atlas_origin_mm)
 
+    def atlas_of(self, modality: Modality) -> BodyAtlas:
+        """What scans of one of the weights' modalities are registered to, in the one frame of all."""
+        return self._atlas_in("atlas_values" if modality is self.modalities[0] else _SECOND)
+
+    def add_second_atlas(self, atlas: BodyAtlas) -> None:
+        """Give weights for two modalities the second one's atlas, on the grid of the first one's."""
+        self.register_buffer(_SECOND, (atlas.values * 255.0).round().to(self.atlas_values))
+
+    def _atlas_in(self, name: str) -> BodyAtlas:
+        values = self._buffers[name]
+        assert values is not None
+        if name not in self._atlases or self._atlases[name][0] is not values:  # it has been loaded, moved or set
+            origin_mm = self.atlas_origin_mm.cpu().double().numpy()
+            self._atlases[name] = values, BodyAtlas.at(values.float() / 255.0, origin_mm)
+        return self._atlases[name][1]
+
     @property
-    def modality(self) -> Modality:
-        """The modality that the weights are for. Raises InputError for one that this version does not know."""
+    def modality(self) -> str:
+        """What the weights are for, of WEIGHTS_FOR."""
         name = self._buffers.get("modality_name")
-        return CT if name is None else modality_named(bytes(name.tolist()).decode("ascii", "replace"))
+        return CT.name if name is None else bytes(name.tolist()).decode("ascii", "replace")
 
     @modality.setter
-    def modality(self, modality: Modality) -> None:
-        self._buffers.pop("modality_name", None)
-        if modality is not CT:
-            name = torch.tensor(list(modality.name.encode("ascii")), dtype=torch.uint8)
-            self.register_buffer("modality_name", name.to(self.atlas_values.device))
+    def modality(self, name: str) -> None:
+        for buffer in ("modality_name", _SECOND):
+            self._buffers.pop(buffer, None)
+        if name != CT.name:
+            letters = torch.tensor(list(name.encode("ascii")), dtype=torch.uint8)
+            self.register_buffer("modality_name", letters.to(self.atlas_values.device))
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities that the weights are for. Raises InputError for one that this version does not know."""
+        return modalities_named(self.modality)
+
+    def modality_of(self, volume: Volume) -> Modality:
+        """As what the weights see a scan: as their one modality, or as the one of two that it seems to be."""
+        modalities = self.modalities
+        return modalities[0] if len(modalities) == 1 else guess_modality(volume.hu, volume.modality)
 
     def forward(self, image: Tensor) -> Tensor:
         """Coarse latent positions (N, 3, i, j, k) in mm of an image (N, 1, I, J, K) in [0, 1]."""
@@ -167,10 +192,10 @@ class RPRNet(nn.Module):
 
 def _take_what_weights_differ_in(model: RPRNet, state: Mapping[str, Tensor], *_: object) -> None:
     """Before a state is loaded: an atlas is as large as the body that it was made of, and CT has no name."""
-    model.modality = CT
-    name = state.get("modality_name")
-    if name is not None:
-        model.register_buffer("modality_name", torch.zeros_like(name, device=model.atlas_values.device))
+    model.modality = CT.name
+    for buffer in ("modality_name", _SECOND):
+        if buffer in state:
+            model.register_buffer(buffer, torch.zeros_like(state[buffer], device=model.atlas_values.device))
     values = state.get("atlas_values")
     if values is not None and values.ndim == 4 and len(values) == 2:
         model.atlas_values = torch.zeros_like(values, device=model.atlas_values.device)
@@ -219,7 +244,8 @@ def load_model(path: str | Path | None = None, device: torch.device | str = "cpu
             "run. If it is one of these, download or train it again."
         ) from error
     try:
-        model.modality  # noqa: B018 (it raises InputError)
+        if len(model.modalities) > 1 and _SECOND not in state:
+            raise InputError("it lacks an atlas. Download or train it again.")
     except InputError as error:
         raise InputError(f"{path} cannot be used: {error}") from error
     return place_on(model.eval().requires_grad_(False), device)

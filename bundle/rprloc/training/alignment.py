@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rprloc.geometry import Grid
 from rprloc.intensity import SOFT_TISSUE_SHARE
 from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.input import NetworkInput
@@ -143,16 +144,24 @@ def _stack_along_body(scans: Sequence[RegistrationImage], makers: Sequence[int])
     return maps
 
 
-def _mean_image(images: Sequence[RegistrationImage], maps: Sequence[BodyMap]) -> BodyAtlas:
-    """The atlas of scans under their current maps."""
+def mean_image(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], like: BodyAtlas) -> BodyAtlas:
+    """The atlas of scans under their maps, on the grid of another atlas."""
+    return _mean_image([_registration_image(scan) for scan in scans], maps, like.grid)
+
+
+def _mean_image(images: Sequence[RegistrationImage], maps: Sequence[BodyMap], grid: Grid | None = None) -> BodyAtlas:
+    """The atlas of scans under their current maps; by default on a grid around all of them."""
     voxel_mm = float(images[0].grid.spacing_mm[0])
     where = [
         torch.from_numpy(body_map.body(image.places_ras)).float() for image, body_map in zip(images, maps, strict=True)
     ]  # (N, 3) each
-    low = torch.stack([body_mm.amin(0) for body_mm in where]).amin(0)
-    high = torch.stack([body_mm.amax(0) for body_mm in where]).amax(0)
-    origin_mm = (low / voxel_mm).floor() * voxel_mm
-    shape = [int(n) for n in ((high - origin_mm) / voxel_mm).ceil() + 2]
+    if grid is None:
+        low = torch.stack([body_mm.amin(0) for body_mm in where]).amin(0)
+        high = torch.stack([body_mm.amax(0) for body_mm in where]).amax(0)
+        origin_mm = (low / voxel_mm).floor() * voxel_mm
+        shape = [int(n) for n in ((high - origin_mm) / voxel_mm).ceil() + 2]
+    else:
+        origin_mm, shape = torch.from_numpy(grid.ras(np.zeros(3))).float(), list(grid.shape)
     total, weight = torch.zeros(int(np.prod(shape))), torch.zeros(int(np.prod(shape)))
     limits = torch.tensor(shape)
     for body_mm, image in zip(where, images, strict=True):

@@ -13,10 +13,11 @@ from tqdm import tqdm
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid
 from rprloc.model.body import BodyAtlas, BodyMap
-from rprloc.model.field import register_input
+from rprloc.model.dense import compute_latents
+from rprloc.model.field import find_agreement, register_input
 from rprloc.model.input import NetworkInput
-from rprloc.model.network import RPRNet
-from rprloc.training.alignment import align
+from rprloc.model.network import RPRNet, mixed_precision
+from rprloc.training.alignment import align, mean_image
 from rprloc.training.sampling import TrainingScan
 
 _MAX_MAKERS = 300
@@ -33,38 +34,98 @@ def make_body_frame(
 ) -> tuple[list[BodyMap], BodyAtlas]:
     """The maps of scans and validation scans to the body frame, and its atlas, kept in ``path``."""
     everyone = [*scans, *validation]
-    names = [f"{scan.group}-{scan.name}" for scan in everyone]
-    if resume and path.is_file():
-        with np.load(path, allow_pickle=False) as arrays:
-            if arrays["names"].tolist() == names:
-                maps = [
-                    BodyMap(
-                        arrays[f"{name}/affine"],
-                        arrays[f"{name}/displacement"],
-                        Grid(arrays[f"{name}/displacement"].shape[1:], arrays[f"{name}/controls"]),
-                    )
-                    for name in names
-                ]
-                return maps, BodyAtlas.at(torch.from_numpy(arrays["atlas/values"]), arrays["atlas/origin"])
+    kept = _read(path, everyone) if resume else None
+    if kept is not None:
+        return kept
     if init is None:
-        makers = np.arange(len(scans))
-        if len(scans) > _MAX_MAKERS:
-            makers = np.sort(np.random.default_rng(0).choice(len(scans), _MAX_MAKERS, replace=False))
-        maps, atlas = align(everyone, makers.tolist())
+        maps, atlas = align(everyone, _makers(len(scans)))
     else:
         maps, atlas = [_registered(init, scan) for scan in tqdm(everyone, "registering scans", unit="scan")], init.atlas
+    _write(path, everyone, maps, atlas)
+    return maps, atlas
+
+
+def link_to_body_frame(
+    scans: Sequence[TrainingScan],
+    validation: Sequence[TrainingScan],
+    path: Path,
+    model: RPRNet,
+    *,
+    resume: bool,
+) -> tuple[list[BodyMap], BodyAtlas]:
+    """The maps of scans of a second modality to the body frame of a model, and their atlas there, kept in ``path``.
+
+    They make a frame of their own. From all their places together, the coarse Pnet then sees how the one frame lies in
+    the other: it errs in each scan, but not in all alike.
+    """
+    everyone = [*scans, *validation]
+    kept = _read(path, everyone) if resume else None
+    if kept is not None:
+        return kept
+    own, _ = align(everyone, _makers(len(scans)))
+    places, latents = [], []
+    for scan, body_map in zip(scans, own, strict=False):  # those of validation come behind
+        device = next(model.parameters()).device
+        seen = NetworkInput.of(torch.from_numpy(scan.image).float().to(device) / 255.0, scan.grid)
+        with torch.no_grad(), mixed_precision(device):
+            places_ras, theirs = compute_latents(model.coarse, seen).places()
+        places.append(body_map.body(places_ras))
+        latents.append(theirs)
+    link = find_agreement(np.concatenate(places), np.concatenate(latents)).body_from_ras
+    maps = [
+        BodyMap(
+            link @ body_map.body_from_ras,
+            np.einsum("ab,bijk->aijk", link[:3, :3], body_map.displacement_mm).astype(np.float32),
+            body_map.control_grid,
+        )
+        for body_map in own
+    ]
+    atlas = mean_image(scans, maps[: len(scans)], model.atlas)
+    _write(path, everyone, maps, atlas)
+    return maps, atlas
+
+
+def _makers(count: int) -> list[int]:
+    """The indices of the scans that make a frame."""
+    if count <= _MAX_MAKERS:
+        return list(range(count))
+    return sorted(np.random.default_rng(0).choice(count, _MAX_MAKERS, replace=False).tolist())
+
+
+def _names(scans: Sequence[TrainingScan]) -> list[str]:
+    return [f"{scan.group}-{scan.name}" for scan in scans]
+
+
+def _read(path: Path, scans: Sequence[TrainingScan]) -> tuple[list[BodyMap], BodyAtlas] | None:
+    """The maps of these scans and the atlas in a file; None if it is not there or holds those of other scans."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        if arrays["names"].tolist() != _names(scans):
+            return None
+        maps = [
+            BodyMap(
+                arrays[f"{name}/affine"],
+                arrays[f"{name}/displacement"],
+                Grid(arrays[f"{name}/displacement"].shape[1:], arrays[f"{name}/controls"]),
+            )
+            for name in _names(scans)
+        ]
+        return maps, BodyAtlas.at(torch.from_numpy(arrays["atlas/values"]), arrays["atlas/origin"])
+
+
+def _write(path: Path, scans: Sequence[TrainingScan], maps: Sequence[BodyMap], atlas: BodyAtlas) -> None:
     content: dict[str, NDArray[np.generic]] = {
-        "names": np.array(names),
+        "names": np.array(_names(scans)),
         "atlas/values": atlas.values.cpu().numpy(),
         "atlas/origin": atlas.origin_mm,
     }
-    for name, body_map in zip(names, maps, strict=True):
+    for name, body_map in zip(_names(scans), maps, strict=True):
         content[f"{name}/affine"] = body_map.body_from_ras
         content[f"{name}/displacement"] = body_map.displacement_mm
         content[f"{name}/controls"] = body_map.control_grid.ras_from_ijk
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **content)  # type: ignore[arg-type]
-    return maps, atlas
 
 
 def _registered(model: RPRNet, scan: TrainingScan) -> BodyMap:

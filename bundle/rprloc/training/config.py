@@ -9,7 +9,7 @@ import jsonschema
 
 from rprloc.errors import InputError
 from rprloc.files import parse_json
-from rprloc.modality import CT, MODALITIES
+from rprloc.modality import CT, WEIGHTS_FOR, modalities_named
 
 _AT_LEAST = {"coarse_outputs": 1, "fine_outputs": 1, "crops_a_step": 2, "checkpoint_steps": 1}
 
@@ -28,7 +28,12 @@ class TrainingConfig:
     crops_a_step: int = 4
     group_power: float = 0.0  # how a region of n scans weighs: n ** group_power; 0: all regions alike
     checkpoint_steps: int = 200
-    modality: str = CT.name  # or MR, of scans and weights
+    modality: str = CT.name  # of scans and weights, one of WEIGHTS_FOR
+
+    @property
+    def across(self) -> bool:
+        """Whether scans of one modality are to be found by those of another."""
+        return len(modalities_named(self.modality)) > 1
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:
@@ -47,7 +52,7 @@ class TrainingConfig:
         kinds: dict[str, dict[str, object]] = {
             "int": {"type": "integer", "minimum": 0},
             "float": {"type": "number", "minimum": 0.0},
-            "str": {"enum": list(MODALITIES)},
+            "str": {"enum": list(WEIGHTS_FOR)},
         }
         known = {field.name: dict(kinds[str(field.type)]) for field in fields(cls)}
         for name, least in _AT_LEAST.items():

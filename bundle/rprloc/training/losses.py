@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rprloc.geometry import Points
-from rprloc.modality import modality_named
 from rprloc.model.body import BodyMap
 from rprloc.model.network import MM_PER_UNIT, ChannelNorm, Pnet, mixed_precision
 from rprloc.training.config import TrainingConfig
@@ -83,12 +82,17 @@ def standardize(net: Pnet, crops: Sequence[Crop]) -> None:
 
 
 def coarse_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet, config: TrainingConfig) -> Draw:
-    modality = modality_named(config.modality)
-
     def draw(generator: np.random.Generator) -> Batch:
         chosen = tuple(choose_scan(scans, generator, config.group_power) for _ in range(config.crops_a_step))
         crops = tuple(
-            random_crop(scans[n], random_place(scans[n], generator), config.coarse_outputs, net, generator, modality)
+            random_crop(
+                scans[n],
+                random_place(scans[n], generator),
+                config.coarse_outputs,
+                net,
+                generator,
+                recoloured=config.across,
+            )
             for n in chosen
         )
         return Batch(crops, tuple(maps[n].body(c.source_ras) for n, c in zip(chosen, crops, strict=True)))
@@ -102,8 +106,6 @@ def coarse_loss(net: Pnet, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def fine_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet, config: TrainingConfig) -> Draw:
-    modality = modality_named(config.modality)
-
     def draw(generator: np.random.Generator) -> Batch:
         crops: list[Crop] = []
         body_mm: list[Points] = []
@@ -111,8 +113,11 @@ def fine_draw(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], net: Pnet,
             index = choose_scan(scans, generator, config.group_power)
             place_ras = random_place(scans[index], generator)
             for _ in range(2):
-                crops.append(random_crop(scans[index], place_ras, config.fine_outputs, net, generator, modality))
-                body_mm.append(maps[index].body(crops[-1].source_ras))
+                crop = random_crop(
+                    scans[index], place_ras, config.fine_outputs, net, generator, recoloured=config.across
+                )
+                crops.append(crop)
+                body_mm.append(maps[index].body(crop.source_ras))
                 place_ras = place_ras + generator.normal(0.0, _APART_MM, 3)
         return Batch(tuple(crops), tuple(body_mm))
 

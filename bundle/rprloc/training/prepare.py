@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rprloc.errors import InputError
 from rprloc.io.dataset import scans_below, training_files
-from rprloc.modality import modality_named
+from rprloc.modality import modalities_named
 from rprloc.model.network import RPRNet
 from rprloc.training.config import TrainingConfig
 from rprloc.training.packing import pack
@@ -57,24 +57,25 @@ def prepare_run(
     config = TrainingConfig() if recipe is None else TrainingConfig.read(recipe)
     chosen = {name: value for name, value in (changes or {}).items() if value is not None}
     if init is not None and recipe is None:
-        chosen = {"modality": init.modality.name, **chosen}
+        chosen = {"modality": init.modality, **chosen}
     config = replace(config, **chosen)  # type: ignore[arg-type]
-    modality = modality_named(config.modality)
+    modalities = modalities_named(config.modality)
     if init is not None:
         require_same_modality(config, init)
-    if resume and own.is_file() and TrainingConfig.read(own).modality != modality.name:
+    if resume and own.is_file() and TrainingConfig.read(own).modality != config.modality:
         raise InputError(
-            f"The run in {folder} is not for {modality.name}. Name another folder, or leave --modality out."
+            f"The run in {folder} is not for {config.modality}. Name another folder, or leave --modality out."
         )
     packed = folder / "packed"
     if images is None:
         assert data is not None
         files, held_out = training_files(data), training_files(data, "val")
         folder.mkdir(parents=True, exist_ok=True)
-        return Prepared(pack(files, packed, modality=modality), pack(held_out, packed, modality=modality), config)
+        scans, validation = (pack(some, packed, modalities=modalities) for some in (files, held_out))
+        return Prepared(scans, validation, config)
     files = scans_below(images)
     folder.mkdir(parents=True, exist_ok=True)
-    scans = pack(files, packed, folder / "skipped.csv", modality)
+    scans = pack(files, packed, folder / "skipped.csv", modalities)
     validation = scans[HELD_OUT - 1 :: HELD_OUT]
     del scans[HELD_OUT - 1 :: HELD_OUT]
     return Prepared(scans, validation, config)

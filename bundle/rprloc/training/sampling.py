@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from rprloc.geometry import Grid, Points
@@ -17,6 +18,8 @@ from rprloc.modality import CT, Modality
 from rprloc.model.input import find_body
 from rprloc.model.network import Pnet
 
+_RECOLOURED = 0.8  # the share of crops that do not look like their modality, where they are to look like any
+_AIR, _SOFT_TISSUE, _TISSUE = 0.03, (0.22, 0.75), (0.1, 1.0)  # inputs: most of air, of soft tissue; what tissue becomes
 _GAIN, _CONTRAST = 0.2, 0.3  # deviations: of the logarithm of an MR scanner's gain, and of a gamma's
 
 
@@ -29,11 +32,14 @@ class TrainingScan:
     image: NDArray[np.uint8]
     grid: Grid
     body_ijk: NDArray[np.int16]
+    modality: Modality = CT
 
     @classmethod
-    def from_array(cls, name: str, group: str, image: NDArray[np.uint8], grid: Grid) -> TrainingScan:
+    def from_array(
+        cls, name: str, group: str, image: NDArray[np.uint8], grid: Grid, modality: Modality = CT
+    ) -> TrainingScan:
         inside = find_body(torch.from_numpy(image)[None, None].float() / 255.0)[0, 0].numpy()
-        return cls(name, group, image, grid, np.argwhere(inside).astype(np.int16))
+        return cls(name, group, image, grid, np.argwhere(inside).astype(np.int16), modality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +88,18 @@ def cut_crop(scan: TrainingScan, centre_ras: NDArray[np.float64], matrix: NDArra
     return F.grid_sample(source, lattice, align_corners=False)[0]
 
 
-def jitter(image: Tensor, generator: np.random.Generator, modality: Modality = CT) -> Tensor:
+def jitter(
+    image: Tensor, generator: np.random.Generator, modality: Modality = CT, *, recoloured: bool = False
+) -> Tensor:
     """Random intensities and fields of view: gamma, contrast, blur, noise, and cuts that leave air; before these, in CT
     a display window, in other scans what their scanners and sequences do to them.
 
-    Air stays 0, so that padding remains air.
+    ``recoloured``: most often as another modality might show it. Air stays 0, so that padding remains air.
     """
-    image = _display(image, generator) if modality is CT else _receive(image, generator)
+    if recoloured and generator.random() < _RECOLOURED:
+        image = _receive(_slice(_recolour(image, generator), generator), generator)
+    else:
+        image = _display(image, generator) if modality is CT else _receive(image, generator)
     if generator.random() < 0.5:
         image = image.clamp(min=0.0) ** float(np.exp(generator.normal(0.0, 0.15)))
     image = image * float(np.exp(generator.normal(0.0, 0.04)))
@@ -123,6 +134,28 @@ def _receive(image: Tensor, generator: np.random.Generator) -> Tensor:
     return image
 
 
+def _recolour(image: Tensor, generator: np.random.Generator) -> Tensor:
+    """Every tissue brighter or darker than it was, by a smooth random curve that may fall; air stays 0."""
+    soft = np.sort(generator.uniform(*_SOFT_TISSUE, int(generator.integers(2, 8))))
+    knots = np.concatenate([[0.0, _AIR, 0.15], soft, [0.8, 1.0]])
+    knots = np.maximum.accumulate(knots + 1e-4 * np.arange(len(knots)))
+    values = generator.uniform(*_TISSUE, len(knots))
+    values[:2], values[2] = 0.0, generator.uniform(0.0, 0.4)  # air, lung
+    table = PchipInterpolator(knots, values)(np.linspace(0.0, 1.0, 256)).clip(0.0, 1.0)
+    return torch.from_numpy(table).float()[(image.clamp(0.0, 1.0) * 255.0).round().long()]
+
+
+def _slice(image: Tensor, generator: np.random.Generator) -> Tensor:
+    """Sometimes as if made of thick slices, most often axial ones."""
+    if generator.random() < 0.5:
+        axis = 2 if generator.random() < 0.7 else int(generator.integers(2))
+        fewer = list(image.shape[1:])
+        fewer[axis] = max(2, round(fewer[axis] / float(generator.uniform(1.2, 2.5))))
+        thick = F.interpolate(image[None], size=fewer, mode="area")
+        image = F.interpolate(thick, size=image.shape[1:], mode="trilinear", align_corners=False)[0]
+    return image
+
+
 def _cut(image: Tensor, axis: int, generator: np.random.Generator) -> Tensor:
     image, edge = image.clone(), image.shape[axis]
     depth = int(generator.integers(0, edge // 2))
@@ -141,15 +174,18 @@ def random_crop(
     outputs: int,
     net: Pnet,
     generator: np.random.Generator,
-    modality: Modality = CT,
     *,
+    recoloured: bool = False,
     rotation_deg: float = 15.0,
     scale: float = 0.12,
 ) -> Crop:
-    """A crop around ``centre_ras`` under a random transform, as large as ``outputs`` places along each edge need."""
+    """A crop around ``centre_ras`` under a random transform, as large as ``outputs`` places along each edge need.
+
+    ``recoloured``: see :func:`jitter`.
+    """
     matrix = random_matrix(generator, rotation_deg, scale)
     edge_vox = net.receptive_field + net.stride * (outputs - 1)
-    image = jitter(cut_crop(scan, centre_ras, matrix, edge_vox), generator, modality)
+    image = jitter(cut_crop(scan, centre_ras, matrix, edge_vox), generator, scan.modality, recoloured=recoloured)
     centres_vox = np.arange(outputs) * net.stride + 0.5 * (net.receptive_field - 1)
     offsets_mm = (centres_vox - 0.5 * (edge_vox - 1)) * scan.grid.spacing_mm[0]
     lattice_mm = np.stack(np.meshgrid(offsets_mm, offsets_mm, offsets_mm, indexing="ij"), axis=-1)

@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from rprloc.errors import InputError
 from rprloc.files import atomic_path, write_text_atomically
-from rprloc.modality import modality_named
+from rprloc.modality import Modality, modalities_named
 from rprloc.model.body import BodyMap
 from rprloc.model.network import Pnet, RPRNet, place_on, save_model
-from rprloc.training.body_frame import make_body_frame
+from rprloc.training.body_frame import link_to_body_frame, make_body_frame
 from rprloc.training.config import TrainingConfig
 from rprloc.training.losses import (
     Batch,
@@ -132,8 +132,6 @@ def _held_out(
     how far the latents of a place lie apart in two views that differ in grey values and field of view.
     """
 
-    modality = modality_named(config.modality)
-
     @torch.no_grad()
     def measure(net: Pnet) -> dict[str, NDArray[np.float64]]:
         differences_mm: dict[str, list[Tensor]] = {"validation": [], "offsets": [], "views": []}
@@ -146,7 +144,14 @@ def _held_out(
                 centre_ras = random_place(scans[index], generator)
                 views = tuple(
                     random_crop(
-                        scans[index], centre_ras, outputs, net, generator, modality, rotation_deg=0.0, scale=0.0
+                        scans[index],
+                        centre_ras,
+                        outputs,
+                        net,
+                        generator,
+                        recoloured=config.across,
+                        rotation_deg=0.0,
+                        scale=0.0,
                     )
                     for _ in range(2)
                 )
@@ -203,48 +208,96 @@ def train(
     ``validation``: unlabelled scans that are only measured on. ``init``: a model to go on from, in its body frame; by
     default the scans make a frame of their own and the networks start anew.
 
-    Raises InputError if ``init`` is for another modality than ``config``.
+    For two modalities, scans of the first make the frame and teach the coarse Pnet, their contrast drawn at random; it
+    then sees scans of the second well enough to bring theirs into the frame, and all teach the fine Pnet.
+
+    Raises InputError if ``init`` is for another modality than ``config`` or the first of two, or if there are no scans
+    of one modality.
     """
+    modalities = modalities_named(config.modality)
+    require_scans(scans, modalities)
     if init is not None:
         require_same_modality(config, init)
     folder.mkdir(parents=True, exist_ok=True)
+    first, theirs, second, their_second = (
+        [scan for scan in some if (scan.modality is modalities[0]) == is_first]
+        for is_first in (True, False)
+        for some in (scans, validation)
+    )
     with one_process_first():
         rank = rank_and_processes()[0]
         if rank == 0:
             _write_config(folder / "config.json", config, scans, validation, init, device)
-        maps, atlas = make_body_frame(scans, validation, folder / "body_frame.npz", init, resume=resume or rank > 0)
+        maps, atlas = make_body_frame(first, theirs, folder / "body_frame.npz", init, resume=resume or rank > 0)
     torch.manual_seed(config.seed)
     model = RPRNet()
     if init is not None:
         model.load_state_dict(init.state_dict())
-    model.modality = modality_named(config.modality)
+    model.modality = config.modality
     model.atlas = atlas
     model = place_on(model, device)
-    for name, steps, net, draw_of, loss_of, outputs in (
-        ("coarse", config.coarse_steps, model.coarse, coarse_draw, coarse_loss, config.coarse_outputs),
-        ("fine", config.fine_steps, model.fine, fine_draw, fine_loss, config.fine_outputs),
-    ):
-        draw, held_out = draw_of(scans, maps[: len(scans)], net, config), None
-        if validation:
-            theirs = maps[len(scans) :]
-            draw_theirs = draw_of(validation, theirs, net, config)
-            held_out = _held_out(validation, theirs, outputs, draw_theirs, loss_of, config)
-        if init is None:
-            batches = [draw(np.random.default_rng((config.seed, 0, n))) for n in range(4)]
-            standardize(net, [crop for batch in batches for crop in batch.crops])
-        fit(name, net, draw, loss_of, steps, folder, config, resume=resume, held_out=held_out)
+    own, held_out = (first, maps[: len(first)]), (theirs, maps[len(first) :])
+    _fit_stage("coarse", model.coarse, own, held_out, folder, config, resume=resume, fresh=init is None)
+    if second:
+        with one_process_first():
+            maps, atlas = link_to_body_frame(
+                second, their_second, folder / "second_body_frame.npz", model, resume=resume or rank > 0
+            )
+        model.add_second_atlas(atlas)
+        own = ([*first, *second], [*own[1], *maps[: len(second)]])
+        held_out = ([*theirs, *their_second], [*held_out[1], *maps[len(second) :]])
+    _fit_stage("fine", model.fine, own, held_out, folder, config, resume=resume, fresh=init is None)
     if rank_and_processes()[0] == 0:
         save_model(model.eval(), folder / "model.pt")
     return model.eval()
 
 
+_Mapped = tuple[Sequence[TrainingScan], Sequence[BodyMap]]
+"""Scans, and their maps to the body frame."""
+
+
+def _fit_stage(
+    name: str,
+    net: Pnet,
+    own: _Mapped,
+    theirs: _Mapped,
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    resume: bool,
+    fresh: bool,
+) -> None:
+    """Fit one of the networks to scans of ``own``, measuring on ``theirs``; ``fresh``: a network that knows nothing."""
+    steps, draw_of, loss_of, outputs = (
+        (config.coarse_steps, coarse_draw, coarse_loss, config.coarse_outputs)
+        if name == "coarse"
+        else (config.fine_steps, fine_draw, fine_loss, config.fine_outputs)
+    )
+    draw, held_out = draw_of(*own, net, config), None
+    if theirs[0]:
+        held_out = _held_out(*theirs, outputs, draw_of(*theirs, net, config), loss_of, config)
+    if fresh:
+        batches = [draw(np.random.default_rng((config.seed, 0, n))) for n in range(4)]
+        standardize(net, [crop for batch in batches for crop in batch.crops])
+    fit(name, net, draw, loss_of, steps, folder, config, resume=resume, held_out=held_out)
+
+
+def require_scans(scans: Sequence[TrainingScan], modalities: Sequence[Modality]) -> None:
+    """Raises InputError if there are no scans of one of the modalities."""
+    for modality in modalities:
+        if not any(scan.modality is modality for scan in scans):
+            raise InputError(
+                f"There is no {modality.name} scan to train on. Add some, or train for "
+                f"{' or '.join(other.name for other in modalities if other is not modality)} alone (--modality)."
+            )
+
+
 def require_same_modality(config: TrainingConfig, init: RPRNet) -> None:
-    """Raises InputError if a model to go on from is for another modality than a run."""
-    if init.modality.name != config.modality:
+    """Raises InputError if a model to go on from is neither for the modality of a run, nor for the first of two."""
+    if init.modality not in (config.modality, modalities_named(config.modality)[0].name):
         raise InputError(
-            f"The weights to start from are for {init.modality.name}, and this training is for {config.modality}. "
-            f"Start from weights for {config.modality}, leave --init out, or give --modality "
-            f"{init.modality.name.lower()}."
+            f"The weights to start from are for {init.modality}, and this training is for {config.modality}. "
+            f"Start from weights for {config.modality}, leave --init out, or give --modality {init.modality.lower()}."
         )
 
 

@@ -16,7 +16,7 @@ from rprloc.volume import Volume
 from scripts.benchmark.circumstances import read_clock
 from scripts.benchmark.matching import SIMILARITIES, FourierMatcher, Sums, best_place, sums_at
 from scripts.benchmark.registry import Example, Localization, Method, Row, register
-from scripts.benchmark.scans import PATCH, Scan
+from scripts.benchmark.scans import PATCH, Scan, patch_of
 
 STRIDE = 2
 _TIMED_WINDOWS = 200
@@ -45,7 +45,7 @@ class GreyValues(Method):
     )
 
     def prepare(self, example: Example, organs: Sequence[str]) -> dict[str, list[Template]]:
-        shape, spacing_mm = PATCH[example.case.region]
+        shape, spacing_mm = patch_of(example.case.region)
         scan, padded = _pad(example.volume, shape, spacing_mm)
         templates: dict[str, list[Template]] = {}
         for organ in organs:

@@ -27,7 +27,7 @@ class Product(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.localizer = Localizer.load(device="cpu")
+        self.localizer = Localizer.load(setting.model, "cpu")
         # Weights and code change what the product finds; its predictions are then made again.
         digest = hashlib.sha256(self.localizer.model_id.encode())
         for path in sorted(Path(rprloc.__file__).parent.rglob("*.py")):
@@ -38,7 +38,9 @@ class Product(Method):
         return self._version
 
     def budget(self, region: str) -> str:
-        return f"shipped weights {self.localizer.model_id}, see scripts/release/train_shipped_weights.sh"
+        return (
+            f"weights {self.localizer.model_id}; those that are shipped: see scripts/release/train_shipped_weights.sh"
+        )
 
     def prepare(self, example: Example, organs: Sequence[str]) -> Support:
         points_ras = {organ: example.points_ras[organ] for organ in organs}

@@ -1,0 +1,114 @@
+"""How well organs are found in MR by examples in MR and in CT, beside registration and template matching.
+
+    python -m scripts.research.measure_mr MR/datasets.json --ct CT/datasets.json --model MODEL --out docs/mr
+
+MODEL are weights for MR, or with ``--ct`` weights for both. All methods get the same pairs: every example with all of
+the organs and every query of the split. ``rprloc few-shot`` takes all examples together. Written are pairs.csv, with
+every pair and organ, table.md, and a picture of every query with what its first example found in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rprloc.evaluation.evaluate import read_case
+from rprloc.files import require_folder, write_text_atomically
+from rprloc.geometry import Box
+from rprloc.io.dataset import Case, read_dataset
+from rprloc.io.pictures import save_picture
+from scripts.benchmark.predictions import Pair, Prediction, path_of, predict
+from scripts.benchmark.registry import Setting, load_methods
+from scripts.benchmark.scoring import Result, awd_mm_of, iou_of, score_rows
+from scripts.benchmark.wording import PRODUCT, format_interval, format_scores, name_target
+
+METHODS = (PRODUCT, "mean-box", "registration", "gs")
+TARGETS = ("liver", "kidney_right", "kidney_left", "spleen")
+"""The organs that the MR scans and the CT scans have."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the datasets.json of the MR scans")
+    parser.add_argument("--ct", type=Path, help="a datasets.json whose support cases are examples, too")
+    parser.add_argument("--split", default="test", help="which MR cases are queries (%(default)s)")
+    parser.add_argument("--model", help="the weights, a path or a shipped model's name")
+    parser.add_argument("--runs", type=Path, default=Path("runs/mr"), help="folder of predictions (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table and the pictures")
+    given = parser.parse_args()
+    require_folder(given.out)
+    mr = [case for case in read_dataset(given.data) if set(TARGETS) <= set(case.targets)]
+    cases = [replace(case, region="MR to MR") for case in mr]
+    if given.ct is not None:
+        examples = [case for case in read_dataset(given.ct) if case.split == "support"]
+        cases += [replace(case, region="CT to MR") for case in examples if set(TARGETS) <= set(case.targets)]
+        cases += [replace(case, region="CT to MR") for case in mr if case.split == given.split]
+    given.out.mkdir(parents=True, exist_ok=True)
+    regions = list(dict.fromkeys(case.region for case in cases))
+    setting = Setting(tuple(cases), given.runs, dict.fromkeys(regions, TARGETS), model=given.model)
+    results = [result for region in regions for result in measure(setting, region, given.split, given.out)]
+    write_pairs(given.out / "pairs.csv", results)
+    write_text_atomically(given.out / "table.md", format_table(results))
+    print(format_table(results))
+
+
+def measure(setting: Setting, region: str, split: str, out: Path) -> list[Result]:
+    """All methods on all pairs of a region, and the pictures."""
+    examples, queries = setting.split(region, "support"), setting.split(region, split)
+    pairs = [Pair(region, example.name, query.name) for query in queries for example in examples]
+    # Cases of both regions have the same names.
+    own = replace(setting, cases=tuple(case for case in setting.cases if case.region == region))
+    methods = [make(own) for name, make in load_methods().items() if name in METHODS]
+    for method in methods:
+        predict(method, region, pairs, own.folder)
+    for query in queries:
+        draw(own, Pair(region, examples[0].name, query.name), query, out)
+    return score_rows(own, [row for method in methods for row in method.rows], region, pairs, own.folder)
+
+
+def draw(setting: Setting, pair: Pair, query: Case, out: Path) -> None:
+    """A query with the product's boxes by one example."""
+    found, example = Prediction.read(path_of(setting.folder, PRODUCT, pair)).points_ras, read_case(query)
+    boxes, truth = (
+        {organ: Box.from_extreme_points(marked[organ]) for organ in TARGETS}
+        for marked in (found, example.annotation.points_ras)
+    )
+    name = f"{pair.region.lower().replace(' ', '-')}-{pair.query}.png"
+    save_picture(out / name, example.volume, boxes, truth=truth)
+
+
+def write_pairs(path: Path, results: Sequence[Result]) -> None:
+    """Every row, pair and organ as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["examples in", "row", "example", "query", "organ", "iou", "awd_mm"])
+    for result in results:
+        for pair in result.scores:
+            scores = (f"{pair.iou:.3f}", f"{pair.awd_mm:.1f}")
+            writer.writerow([result.region[:2], result.row.name, pair.support, pair.query, pair.target, *scores])
+    write_text_atomically(path, text.getvalue())
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """A Markdown table: IoU in per cent and AWD in mm of each row and organ, and of their mean with its interval."""
+    lines = [
+        "| examples in | row | " + " | ".join(map(name_target, TARGETS)) + " | mean (95 % over queries) | n |",
+        "|---" * (len(TARGETS) + 4) + "|",
+    ]
+    for result in results:
+        cells = [format_scores(result.summaries[organ].iou, result.summaries[organ].awd_mm) for organ in TARGETS]
+        iou = format_interval(tuple(100 * end for end in result.interval(iou_of)))  # type: ignore[arg-type]
+        ends = f"({iou}; {format_interval(result.interval(awd_mm_of), 1)})"
+        mean = f"{format_scores(result.iou, result.awd_mm)} {ends}"
+        lines.append(
+            f"| {result.region[:2]} | `{result.row.name}` | {' | '.join(cells)} | {mean} | {len(result.seconds)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
