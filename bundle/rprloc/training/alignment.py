@@ -32,6 +32,7 @@ from rprloc.training.sampling import TrainingScan
 
 _SLICE_SHAPE, _SLICE_STEP = (30, 22), 2  # cells of a slice's picture, and voxels of 8 mm between them
 _MIN_OVERLAP = 15  # slices of 8 mm
+_EXPECTED = 10  # slices of 8 mm: how far from where a network sees it a scan may come to lie
 _STACK = 600  # slices of 8 mm: more than any dataset spans
 
 _ROUNDS: Sequence[Stages] = (
@@ -44,16 +45,26 @@ _ROUNDS: Sequence[Stages] = (
 """The atlas is made anew before each round. Grey values alone, and no more rounds: docs/experiments.md, E5 and E6."""
 
 
-def align(scans: Sequence[TrainingScan], makers: Sequence[int] | None = None) -> tuple[list[BodyMap], BodyAtlas]:
+def align(
+    scans: Sequence[TrainingScan],
+    makers: Sequence[int] | None = None,
+    *,
+    starts: Sequence[BodyMap] | None = None,
+) -> tuple[list[BodyMap], BodyAtlas]:
     """The maps of all scans to their common body frame, in the order of ``scans``, and the atlas; deterministic.
 
     Only the scans with the indices ``makers`` (by default all) make the frame; the others are brought into it. The time
-    grows with the square of the number of makers.
+    grows with the square of the number of makers. ``starts``: about where in a body the scans lie, as a network sees
+    it: then scans that share no anatomy do not come to lie anywhere.
     """
     images = [_registration_image(scan) for scan in scans]
     makers = range(len(scans)) if makers is None else makers
     making = [images[n] for n in makers]
-    maps = _stack_along_body(images, makers)
+    heights_mm = None
+    if starts is not None:
+        ends_ras = [image.grid.ras((0.5 * image.grid.shape[0], 0.5 * image.grid.shape[1], 0.0)) for image in images]
+        heights_mm = [float(start.body(end_ras)[2]) for start, end_ras in zip(starts, ends_ras, strict=True)]
+    maps = _stack_along_body(images, makers, heights_mm)
     for number, stages in enumerate(_ROUNDS, 1):
         atlas = _mean_image(making, [maps[n] for n in makers])
         progress = tqdm(zip(images, maps, strict=True), f"registering scans, round {number}", len(scans), unit="scan")
@@ -91,8 +102,13 @@ def _slice_images(scan: RegistrationImage) -> tuple[NDArray[np.float32], NDArray
     return images.flatten(1).numpy(), body.sum(axis=(0, 1)) > 30, middle
 
 
-def _stack_along_body(scans: Sequence[RegistrationImage], makers: Sequence[int]) -> list[BodyMap]:
-    """A shift for every scan: the same anatomy comes to the same height, the body's middle to 0 across it."""
+def _stack_along_body(
+    scans: Sequence[RegistrationImage], makers: Sequence[int], heights_mm: Sequence[float] | None
+) -> list[BodyMap]:
+    """A shift for every scan: the same anatomy comes to the same height, the body's middle to 0 across it.
+
+    ``heights_mm``: where the first slices lie, about; scans come near to it.
+    """
     prepared = [_slice_images(scan) for scan in scans]
     images, shown = [p[0] for p in prepared], [p[1] for p in prepared]
     total, weight = np.zeros((_STACK, images[0].shape[1])), np.zeros(_STACK)
@@ -109,9 +125,15 @@ def _stack_along_body(scans: Sequence[RegistrationImage], makers: Sequence[int])
         mine, visible = images[index], shown[index]
         energy = (mine**2).mean(1)[:, None] + (mean**2).mean(1)[None]
         squared = energy - 2.0 * mine @ mean.T / mean.shape[1]
-        offer = (np.inf, (_STACK - len(mine)) // 2)
+        lowest, highest = 0, _STACK - len(mine)
+        offer = (np.inf, highest // 2)
+        if heights_mm is not None:
+            expected = heights[seed] + round((heights_mm[index] - heights_mm[seed]) / REGISTRATION_SPACING_MM)
+            expected = min(max(expected, lowest), highest)
+            offer = (np.inf, expected)
+            lowest, highest = max(lowest, expected - _EXPECTED), min(highest, expected + _EXPECTED + 1)
         occupied = np.flatnonzero(filled)
-        for height in range(max(0, occupied[0] - len(mine)), min(_STACK - len(mine), occupied[-1] + 1)):
+        for height in range(max(lowest, occupied[0] - len(mine)), min(highest, occupied[-1] + 1)):
             rows = np.flatnonzero(visible & filled[height : height + len(mine)])
             if len(rows) < min(_MIN_OVERLAP, 0.9 * visible.sum()):
                 continue

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rprloc.files import atomic_path
-from rprloc.geometry import Grid
+from rprloc.geometry import Grid, Points
 from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.dense import compute_latents
 from rprloc.model.field import find_agreement, register_input
@@ -55,27 +55,23 @@ def link_to_body_frame(
 ) -> tuple[list[BodyMap], BodyAtlas]:
     """The maps of scans of a second modality to the body frame of a model, and their atlas there, kept in ``path``.
 
-    They make a frame of their own. From all their places together, the coarse Pnet then sees how the one frame lies in
-    the other: it errs in each scan, but not in all alike.
+    They make a frame of their own, each beginning about where the coarse Pnet sees it. From all their places together
+    the Pnet then sees how the one frame lies in the other: it errs in each scan, but not in all alike.
     """
     everyone = [*scans, *validation]
     kept = _read(path, everyone) if resume else None
     if kept is not None:
         return kept
-    own, _ = align(everyone, _makers(len(scans)))
-    places, latents = [], []
-    for scan, body_map in zip(scans, own, strict=False):  # those of validation come behind
-        device = next(model.parameters()).device
-        seen = NetworkInput.of(torch.from_numpy(scan.image).float().to(device) / 255.0, scan.grid)
-        with torch.no_grad(), mixed_precision(device):
-            places_ras, theirs = compute_latents(model.coarse, seen).places()
-        places.append(body_map.body(places_ras))
-        latents.append(theirs)
-    link = find_agreement(np.concatenate(places), np.concatenate(latents)).body_from_ras
+    seen = [_places_seen_in(model, scan) for scan in tqdm(everyone, "looking at scans", unit="scan")]
+    own, _ = align(everyone, _makers(len(scans)), starts=[find_agreement(*both) for both in seen])
+    # Those of validation come behind, and take no part.
+    places = [body_map.body(places_ras) for body_map, (places_ras, _) in zip(own, seen[: len(scans)], strict=False)]
+    link = find_agreement(np.concatenate(places), np.concatenate([latents for _, latents in seen[: len(scans)]]))
+    link_mm = link.body_from_ras
     maps = [
         BodyMap(
-            link @ body_map.body_from_ras,
-            np.einsum("ab,bijk->aijk", link[:3, :3], body_map.displacement_mm).astype(np.float32),
+            link_mm @ body_map.body_from_ras,
+            np.einsum("ab,bijk->aijk", link_mm[:3, :3], body_map.displacement_mm).astype(np.float32),
             body_map.control_grid,
         )
         for body_map in own
@@ -83,6 +79,14 @@ def link_to_body_frame(
     atlas = mean_image(scans, maps[: len(scans)], model.atlas)
     _write(path, everyone, maps, atlas)
     return maps, atlas
+
+
+def _places_seen_in(model: RPRNet, scan: TrainingScan) -> tuple[Points, NDArray[np.float32]]:
+    """Places (N, 3) of the body in a scan, and the body coordinates (N, 3) that the coarse Pnet sees there."""
+    device = next(model.parameters()).device
+    seen = NetworkInput.of(torch.from_numpy(scan.image).float().to(device) / 255.0, scan.grid)
+    with torch.no_grad(), mixed_precision(device):
+        return compute_latents(model.coarse, seen).places()
 
 
 def _makers(count: int) -> list[int]:
