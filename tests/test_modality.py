@@ -258,7 +258,7 @@ def test_hostile_weights_are_neither_run_nor_built(tmp_path: Path) -> None:
 
 def test_damaged_weights_tell_no_other_modality(tmp_path: Path) -> None:
     net = RPRNet()
-    net.modality = MR
+    net.modality = "MR"
     save_model(net, tmp_path / "model.pt")
     whole, generator = (tmp_path / "model.pt").read_bytes(), np.random.default_rng(0)
     start = whole.index(b"data.pkl")

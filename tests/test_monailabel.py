@@ -34,7 +34,6 @@ from rprloc.io.mask_files import read_label_map
 from rprloc.io.reading import read_volume
 from rprloc.localization.localizer import Localizer
 from rprloc.localization.support import SupportSet
-from rprloc.modality import MR
 from rprloc.model.network import RPRNet, save_model
 from rprloc.volume import to_sitk
 from tests.command_line import rprloc
@@ -341,7 +340,7 @@ def test_ready_made_sets_are_offered_and_find_what_locate_finds(
 
 def test_weights_for_mr_say_so_and_ct_is_refused(example: ExampleFiles, tmp_path: Path) -> None:
     net = RPRNet()
-    net.modality = MR
+    net.modality = "MR"
     save_model(net, tmp_path / "mr.pt")
     marked = read_example(example.image, labels=example.labels, names={1: "bone"}, name="anna")
     mr = replace(marked.volume, hu=imitate_mr(marked.volume.hu))

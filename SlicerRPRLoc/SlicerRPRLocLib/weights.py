@@ -14,7 +14,7 @@ import slicer
 
 from rprloc import InputError
 from rprloc.files import status_of
-from rprloc.modality import MODALITIES
+from rprloc.modality import WEIGHTS_FOR, modalities_named
 from rprloc.model.shipped import CALIBRATION_FILE, find_weights, read_licence, read_modality, shipped_models
 from SlicerRPRLocLib import nodes
 from SlicerRPRLocLib.nodes import Node, Scene
@@ -69,8 +69,8 @@ def fits(volume: Node, weights: str) -> bool:
 
     Of weights that this version does not know nothing is said here; the child refuses them.
     """
-    modality = MODALITIES.get(modality_of_weights(weights))
-    return modality is None or modality.takes(modality_of_scan(volume))
+    name, said = modality_of_weights(weights), modality_of_scan(volume)
+    return name not in WEIGHTS_FOR or any(modality.takes(said) for modality in modalities_named(name))
 
 
 def describe_scans(scene: Scene, weights: str) -> dict[str, str]:

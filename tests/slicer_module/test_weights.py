@@ -13,7 +13,6 @@ import torch
 from rprloc.errors import InputError
 from rprloc.evaluation.views import imitate_mr
 from rprloc.io.results import TABLE
-from rprloc.modality import MR
 from rprloc.model.network import RPRNet, save_model
 from rprloc.model.shipped import find_weights, read_licence
 from tests.example import ExampleFiles
@@ -42,7 +41,7 @@ from SlicerRPRLocLib.weights import (
 def for_mr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hospital's own weights."""
     net = RPRNet()
-    net.modality = MR
+    net.modality = "MR"
     folder = tmp_path_factory.mktemp("weights") / "abdomen"
     folder.mkdir()
     save_model(net, folder / "model.pt")
@@ -68,12 +67,16 @@ def like_mr(scene: Scene, volume: Any, name: str) -> Any:
 
 
 def test_scans_that_are_known_to_be_of_another_modality_do_not_fit(
-    scene: Scene, anna: Any, bert: Any, for_mr: Path
+    scene: Scene, anna: Any, bert: Any, for_mr: Path, tmp_path: Path
 ) -> None:
     say(bert, "MR")
     pet = say(like_mr(scene, anna, "pet"), "PT")
     assert [modality_of_scan(volume) for volume in (anna, bert, pet)] == ["", "MR", "PT"]
-    for weights, misfits in {"open": {"bert": "MR", "pet": "PT"}, str(for_mr): {"pet": "PT"}}.items():
+    both = RPRNet()
+    both.modality = "CT+MR"
+    save_model(both, for_both := tmp_path / "both.pt")
+    misfits_of = {"open": {"bert": "MR", "pet": "PT"}, str(for_mr): {"pet": "PT"}, str(for_both): {"pet": "PT"}}
+    for weights, misfits in misfits_of.items():
         wanted = modality_of_weights(weights)
         told = describe_scans(scene.mrml, weights)
         assert list(told) == [volume.GetID() for volume in (anna, bert, pet)]
@@ -111,7 +114,7 @@ def test_weights_that_are_written_anew_are_looked_at_again(tmp_path: Path) -> No
     net, path = RPRNet(), tmp_path / "model.pt"
     save_model(net, path)
     assert modality_of_weights(str(path)) == "CT"
-    net.modality = MR
+    net.modality = "MR"
     save_model(net, path)
     assert modality_of_weights(str(path)) == "MR"
 

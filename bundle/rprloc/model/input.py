@@ -75,8 +75,8 @@ def image_at_network_spacing(volume: Volume, modality: Modality) -> tuple[NDArra
     sign = modality.sign_of_another(volume.hu, volume.modality)
     if sign is not None:
         raise InputError(
-            f"{volume.name or 'The scan'} {sign}, but {modality.name} is needed here: weights are for one modality. "
-            "Give another scan, or other weights."
+            f"{volume.name or 'The scan'} {sign}, but {modality.name} is needed here. Give another scan, or weights "
+            "for this one."
         )
     resampled = resample(volume, network_grid(volume.grid, SPACING_MM, LATTICE_ANCHOR_MM), modality.fill)
     return modality.to_input(resampled.hu.astype(np.float32, copy=False), volume.hu), resampled.grid
