@@ -45,13 +45,14 @@ class Modality(ABC):
     """What :meth:`to_input` takes for places outside of the scan."""
 
     def takes(self, said: str) -> bool:
-        """Whether weights for this modality take a scan that ``said``, as DICOM calls it, what it is; "" says nothing.
+        """Whether this modality may be that of a scan that ``said``, as DICOM calls it, what it is; "" says nothing.
 
         All that compares a scan with weights asks here. Of what is not taken, people are told;
         :meth:`sign_of_another` tells what is refused.
 
         Examples
         --------
+        >>> from rprloc.modality import CT
         >>> CT.takes("CT"), CT.takes(""), CT.takes("MR"), CT.takes("PT")
         (True, True, False, False)
         """
