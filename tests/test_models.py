@@ -45,7 +45,7 @@ def test_the_command_line_lists_the_models_and_their_licences() -> None:
     assert done.exit_code == 0
     for name in NAMES:
         assert name in done.stdout and str(find_weights(name)) in done.stdout
-        assert f"For {load_model(name).modality.name}. {read_licence(find_weights(name))}" in done.stdout
+        assert f"For {load_model(name).modality}. {read_licence(find_weights(name))}" in done.stdout
 
 
 def test_a_set_of_one_model_is_refused_by_the_other_in_words_that_help(example: ExampleFiles, tmp_path: Path) -> None:

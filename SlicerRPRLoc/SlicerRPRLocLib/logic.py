@@ -188,8 +188,7 @@ class RPRLocLogic:
 
         def finish() -> str:
             run.remarks += dict.fromkeys(f"{v.GetName()}: {w}" for v, found in answers for w in found.warnings)
-            others = self.results.of_other_weights(answers[-1][1].model_id) if answers else []
-            if others:
+            if answers and (others := self.results.of_other_weights(answers[-1][1].model_id)):
                 run.remarks.append(f"Still of other weights: {', '.join(others)}. Locate or delete these, too.")
             return so_far()
 
