@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import numpy as np
 import vtk
 from numpy.typing import ArrayLike
 
@@ -22,7 +21,7 @@ from SlicerRPRLocLib import landmarks, nodes, views
 from SlicerRPRLocLib.handover import same_voxels
 from SlicerRPRLocLib.landmarks import FoundLandmark, Landmarks, with_targets
 from SlicerRPRLocLib.nodes import ROLE, Node, Pose, Scene, find_volume, is_clone, organ_of, volume_of
-from SlicerRPRLocLib.review import Key, Row, most_doubtful_first
+from SlicerRPRLocLib.review import Key, Row, most_doubtful_first, with_box
 
 _FOUND, _CHECKED = landmarks.FOUND, landmarks.CHECKED
 _ABSENT, _ABSENT_CHECKED = "RPRLoc.Absent", "RPRLoc.AbsentChecked"
@@ -79,7 +78,7 @@ class Results:
         return self._point_lists().get(_key(roi))
 
     def _by_key(self) -> dict[Key, Node]:
-        return {_key(roi): roi for roi in self.rois()}
+        return {_key(roi): roi for roi in reversed(self.rois())}
 
     def _point_lists(self) -> dict[Key, Node]:
         lists = nodes.of_class(self.scene, "vtkMRMLMarkupsFiducialNode")
@@ -100,7 +99,7 @@ class Results:
     def as_it_is(self, roi: Node) -> OrganDetection:
         """The organ of a ROI with its box as the user has left it."""
         found = self.record(roi).found
-        return _with_box(found, nodes.box_of_roi(roi)) if self.is_corrected(roi) else found
+        return with_box(found, nodes.box_of_roi(roi)) if self.is_corrected(roi) else found
 
     def require_unmoved(self, located: Node) -> None:
         """Raise InputError if a result's scan was moved since it was searched: the box or point stayed behind."""
@@ -113,7 +112,7 @@ class Results:
 
     def points_on_walls(self, roi: Node) -> Points:
         """The six extreme points (6, 3) on the walls of a ROI as the user has left it, in the order of WALLS."""
-        return _with_box(self.record(roi).found, nodes.box_of_roi(roi)).points_ras
+        return with_box(self.record(roi).found, nodes.box_of_roi(roi)).points_ras
 
     def as_they_are(self, volume: Node) -> Detections:
         """All organs and landmarks of a volume as the user has left them, then of each kind those that are absent.
@@ -398,15 +397,3 @@ def _row_of_landmark(record: FoundLandmark, scan: str, corrected: bool) -> Row:
 
 def _key(node: Node) -> Key:
     return node.GetNodeReferenceID(nodes.VOLUME), organ_of(node)
-
-
-def _with_box(found: OrganDetection, box: Box) -> OrganDetection:
-    """The organ with its points moved to the walls of a box, each at the same place of its wall as before.
-
-    No point lies outside of the box, so that another one than its own never marks a wall.
-    """
-    size_mm = np.where(found.box.size_mm > 0, found.box.size_mm, np.inf)
-    share = ((found.points_ras - found.box.min_ras) / size_mm).clip(0.0, 1.0)
-    points_ras = box.min_ras + share * box.size_mm
-    points_ras[np.arange(6), np.arange(6) // 2] = box.walls_mm
-    return replace(found, points_ras=points_ras)

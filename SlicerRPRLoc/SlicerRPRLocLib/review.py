@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
+
+import numpy as np
 
 from rprloc import AbsentOrgan, Box, OrganDetection
 from rprloc.detection import AbsentLandmark, LandmarkDetection
@@ -203,3 +205,15 @@ def _in_the_scan(found: OrganDetection) -> str:
         return "not calibrated"
     chance = found.presence.part if found.is_cut else found.presence.whole
     return f"{'partly' if found.is_cut else 'wholly'} ({100.0 * chance:.0f} %)"
+
+
+def with_box(found: OrganDetection, box: Box) -> OrganDetection:
+    """The organ with its points moved to the walls of a box, each at the same place of its wall as before.
+
+    No point lies outside of the box, so that another one than its own never marks a wall.
+    """
+    size_mm = np.where(found.box.size_mm > 0, found.box.size_mm, np.inf)
+    share = ((found.points_ras - found.box.min_ras) / size_mm).clip(0.0, 1.0)
+    points_ras = box.min_ras + share * box.size_mm
+    points_ras[np.arange(6), np.arange(6) // 2] = box.walls_mm
+    return replace(found, points_ras=points_ras)

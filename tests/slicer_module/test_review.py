@@ -144,18 +144,18 @@ def test_colours_are_read_without_seeing_hues_and_text_is_read_on_each() -> None
 
 def test_points_on_corrected_walls_mark_just_these_walls() -> None:
     """Also those of points that were found outside of their own box, or on the wrong side."""
-    from SlicerRPRLocLib.results import _with_box
+    from SlicerRPRLocLib.review import with_box
 
     generator = np.random.default_rng(5)
     for _ in range(200):
         found = detection("heart", INSIDE + generator.normal(0.0, 15.0, (6, 3)))
         corner = generator.uniform(-100.0, 100.0, 3)
         box = Box(corner, corner + generator.uniform(2.0, 90.0, 3))
-        points = _with_box(found, box).points_ras
+        points = with_box(found, box).points_ras
         marked = Box.from_extreme_points(assign_extreme_points(points[generator.permutation(6)]))
         np.testing.assert_allclose(marked.walls_mm, box.walls_mm)
         assert (points >= box.min_ras - 1e-9).all() and (points <= box.max_ras + 1e-9).all()
-    shifted = _with_box(detection("heart", INSIDE), Box(INSIDE.min(0) + 7.0, INSIDE.max(0) + 7.0))
+    shifted = with_box(detection("heart", INSIDE), Box(INSIDE.min(0) + 7.0, INSIDE.max(0) + 7.0))
     np.testing.assert_allclose(shifted.points_ras, INSIDE + 7.0)
 
 
