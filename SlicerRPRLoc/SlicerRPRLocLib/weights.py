@@ -69,20 +69,23 @@ def fits(volume: Node, weights: str) -> bool:
 
     Of weights that this version does not know nothing is said here; the child refuses them.
     """
-    name, said = modality_of_weights(weights), modality_of_scan(volume)
-    return name not in WEIGHTS_FOR or any(modality.takes(said) for modality in modalities_named(name))
+    return _takes(modality_of_weights(weights), modality_of_scan(volume))
 
 
 def describe_scans(scene: Scene, weights: str) -> dict[str, str]:
     """By their ids, what a list says of the scans of a scene."""
+    wanted = modality_of_weights(weights)
 
     def describe(volume: Node) -> str:
-        name = str(volume.GetName())
-        if fits(volume, weights):
-            return name
-        return f"{name} ({modality_of_scan(volume)}; the weights are for {modality_of_weights(weights)})"
+        name, said = str(volume.GetName()), modality_of_scan(volume)
+        return name if _takes(wanted, said) else f"{name} ({said}; the weights are for {wanted})"
 
     return {volume.GetID(): describe(volume) for volume in nodes.scans(scene)}
+
+
+def _takes(wanted: str, said: str) -> bool:
+    """Whether weights that are for ``wanted`` may take a scan of which Slicer has said what it is."""
+    return wanted not in WEIGHTS_FOR or any(modality.takes(said) for modality in modalities_named(wanted))
 
 
 def _place(volume: Node) -> tuple[Node, int]:

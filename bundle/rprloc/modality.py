@@ -8,6 +8,7 @@ scan is registered to, nothing knows it any more: tissue of either takes the ran
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -196,6 +197,11 @@ def modalities_named(name: str) -> tuple[Modality, ...]:
             "others."
         )
     return tuple(MODALITIES[one] for one in name.split("+"))
+
+
+def modality_among(modalities: Sequence[Modality], values: Values, said: str) -> Modality:
+    """As what weights for some modalities see a scan: as the only one, or as the one that it seems to be."""
+    return modalities[0] if len(modalities) == 1 else guess_modality(values, said)
 
 
 def guess_modality(values: Values, said: str) -> Modality:

@@ -53,7 +53,7 @@ def _save(path: Path, looked_at: CaseViews, model: RPRNet) -> None:
                 "kind": view.kind.value,
                 "warnings": view.warnings,
                 "shares": view.shares,
-                "modality": next(one.name for one in model.modalities if model.atlas_of(one) is view.field.atlas),
+                "modality": _modality_of(view.field, model),
             }
             for view in looked_at.views
         ],
@@ -63,6 +63,14 @@ def _save(path: Path, looked_at: CaseViews, model: RPRNet) -> None:
         arrays |= {f"{number}/{name}": array for name, array in _arrays_of(view.field).items()}
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _modality_of(field: PositionField, model: RPRNet) -> str:
+    """As which modality a scan was seen: by the values of its atlas, because the weights may have moved since, when a
+    GPU's memory did not suffice.
+    """
+    values = field.atlas.values.cpu()
+    return next(one.name for one in model.modalities if torch.equal(model.atlas_of(one).values.cpu(), values))
 
 
 def _load(path: Path, case: Case, model: RPRNet) -> CaseViews:

@@ -33,6 +33,11 @@ class BodyMap:
         body_from_ras[:3, :3], body_from_ras[:3, 3] = matrix, shift_mm
         return cls(body_from_ras, np.zeros((3, 1, 1, 1), np.float32), Grid.isotropic((1, 1, 1), 1.0, np.zeros(3)))
 
+    def followed_by(self, affine: NDArray[np.float64]) -> BodyMap:
+        """This map and then an affine one (4, 4) of the body frame, mm."""
+        moved_mm = np.einsum("ab,bijk->aijk", affine[:3, :3], self.displacement_mm).astype(np.float32)
+        return BodyMap(affine @ self.body_from_ras, moved_mm, self.control_grid)
+
     def body(self, points_ras: Points) -> Points:
         """Body coordinates (..., 3) of world points (..., 3)."""
         displacement = sample(torch.from_numpy(self.displacement_mm), self.control_grid, points_ras)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rprloc.errors import InputError
 from rprloc.files import atomic_path
-from rprloc.modality import CT, Modality, guess_modality, modalities_named
+from rprloc.modality import CT, Modality, modalities_named, modality_among
 from rprloc.model.body import BodyAtlas
 from rprloc.model.shipped import find_weights
 from rprloc.volume import Volume
@@ -174,8 +174,7 @@ class RPRNet(nn.Module):
 
     def modality_of(self, volume: Volume) -> Modality:
         """As what the weights see a scan: as their one modality, or as the one of two that it seems to be."""
-        modalities = self.modalities
-        return modalities[0] if len(modalities) == 1 else guess_modality(volume.hu, volume.modality)
+        return modality_among(self.modalities, volume.hu, volume.modality)
 
     def forward(self, image: Tensor) -> Tensor:
         """Coarse latent positions (N, 3, i, j, k) in mm of an image (N, 1, I, J, K) in [0, 1]."""

@@ -25,7 +25,6 @@ from tqdm import tqdm
 from rprloc.geometry import Grid
 from rprloc.intensity import SOFT_TISSUE_SHARE
 from rprloc.model.body import BodyAtlas, BodyMap
-from rprloc.model.input import NetworkInput
 from rprloc.model.looks import REGISTRATION_SPACING_MM, RegistrationImage, Stage, Stages, grey
 from rprloc.model.registration import register
 from rprloc.training.sampling import TrainingScan
@@ -70,19 +69,14 @@ def align(
         progress = tqdm(zip(images, maps, strict=True), f"registering scans, round {number}", len(scans), unit="scan")
         maps = [register(image, atlas, start, stages) for image, start in progress]
     middle_mm = np.mean([maps[n].body(images[n].places_ras).mean(0) for n in makers], 0)
-    maps = [_shifted(body_map, -middle_mm) for body_map in maps]
+    to_middle = np.eye(4)
+    to_middle[:3, 3] = -middle_mm
+    maps = [body_map.followed_by(to_middle) for body_map in maps]
     return maps, _mean_image(making, [maps[n] for n in makers])
 
 
-def _shifted(body_map: BodyMap, by_mm: NDArray[np.float64]) -> BodyMap:
-    affine = body_map.body_from_ras.copy()
-    affine[:3, 3] += by_mm
-    return BodyMap(affine, body_map.displacement_mm, body_map.control_grid)
-
-
 def _registration_image(scan: TrainingScan) -> RegistrationImage:
-    source = torch.from_numpy(scan.image).float() / 255.0
-    return RegistrationImage.of(NetworkInput.of(source, scan.grid))
+    return RegistrationImage.of(scan.as_input())
 
 
 def _slice_images(scan: RegistrationImage) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:

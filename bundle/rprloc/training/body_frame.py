@@ -15,7 +15,6 @@ from rprloc.geometry import Grid, Points
 from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.dense import compute_latents
 from rprloc.model.field import find_agreement, register_input
-from rprloc.model.input import NetworkInput
 from rprloc.model.network import RPRNet, mixed_precision
 from rprloc.training.alignment import align, mean_image
 from rprloc.training.sampling import TrainingScan
@@ -64,19 +63,11 @@ def link_to_body_frame(
         return kept
     seen = [_places_seen_in(model, scan) for scan in tqdm(everyone, "looking at scans", unit="scan")]
     own, _ = align(everyone, _makers(len(scans)), starts=[find_agreement(*both) for both in seen])
-    # Those of validation come behind, and take no part.
-    places = [body_map.body(places_ras) for body_map, (places_ras, _) in zip(own, seen[: len(scans)], strict=False)]
-    link = find_agreement(np.concatenate(places), np.concatenate([latents for _, latents in seen[: len(scans)]]))
-    link_mm = link.body_from_ras
-    maps = [
-        BodyMap(
-            link_mm @ body_map.body_from_ras,
-            np.einsum("ab,bijk->aijk", link_mm[:3, :3], body_map.displacement_mm).astype(np.float32),
-            body_map.control_grid,
-        )
-        for body_map in own
-    ]
-    atlas = mean_image(scans, maps[: len(scans)], model.atlas)
+    count = len(scans)  # those of validation come behind, and take no part
+    places = [body_map.body(places_ras) for body_map, (places_ras, _) in zip(own[:count], seen[:count], strict=True)]
+    link = find_agreement(np.concatenate(places), np.concatenate([latents for _, latents in seen[:count]]))
+    maps = [body_map.followed_by(link.body_from_ras) for body_map in own]
+    atlas = mean_image(scans, maps[:count], model.atlas)
     _write(path, everyone, maps, atlas)
     return maps, atlas
 
@@ -84,9 +75,8 @@ def link_to_body_frame(
 def _places_seen_in(model: RPRNet, scan: TrainingScan) -> tuple[Points, NDArray[np.float32]]:
     """Places (N, 3) of the body in a scan, and the body coordinates (N, 3) that the coarse Pnet sees there."""
     device = next(model.parameters()).device
-    seen = NetworkInput.of(torch.from_numpy(scan.image).float().to(device) / 255.0, scan.grid)
     with torch.no_grad(), mixed_precision(device):
-        return compute_latents(model.coarse, seen).places()
+        return compute_latents(model.coarse, scan.as_input(device)).places()
 
 
 def _makers(count: int) -> list[int]:
@@ -134,5 +124,4 @@ def _write(path: Path, scans: Sequence[TrainingScan], maps: Sequence[BodyMap], a
 
 def _registered(model: RPRNet, scan: TrainingScan) -> BodyMap:
     """The map of a scan to the frame of a trained model, found as in a query scan."""
-    image = torch.from_numpy(scan.image).float() / 255.0
-    return register_input(model, NetworkInput.of(image, scan.grid), scan.name)
+    return register_input(model, scan.as_input(), scan.name)

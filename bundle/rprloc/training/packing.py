@@ -16,7 +16,7 @@ from rprloc.geometry import Grid
 from rprloc.io.dataset import ScanFile
 from rprloc.io.plausibility import reason_not_to_train_on
 from rprloc.io.reading import read_volume
-from rprloc.modality import CT, Modality, guess_modality
+from rprloc.modality import CT, Modality, modality_among
 from rprloc.model.input import image_at_network_spacing
 from rprloc.training.sampling import TrainingScan
 
@@ -65,7 +65,7 @@ def _packed(file: ScanFile, folder: Path, modalities: Sequence[Modality], *, str
     modality = next((modality for modality, path in paths.items() if path.exists()), None)
     if modality is None:
         volume = read_volume(file.path)
-        modality = modalities[0] if len(modalities) == 1 else guess_modality(volume.hu, volume.modality)
+        modality = modality_among(modalities, volume.hu, volume.modality)
         doubt = reason_not_to_train_on(volume, modality) if strict else None
         if doubt:
             raise InputError(doubt)

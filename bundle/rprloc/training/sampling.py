@@ -15,7 +15,7 @@ from torch import Tensor
 from rprloc.geometry import Grid, Points
 from rprloc.intensity import BODY_INPUT, DISPLAY_WINDOW
 from rprloc.modality import CT, Modality
-from rprloc.model.input import find_body
+from rprloc.model.input import NetworkInput, find_body
 from rprloc.model.network import Pnet
 
 _RECOLOURED = 0.8  # the share of crops that do not look like their modality, where they are to look like any
@@ -40,6 +40,10 @@ class TrainingScan:
     ) -> TrainingScan:
         inside = find_body(torch.from_numpy(image)[None, None].float() / 255.0)[0, 0].numpy()
         return cls(name, group, image, grid, np.argwhere(inside).astype(np.int16), modality)
+
+    def as_input(self, device: torch.device | str = "cpu") -> NetworkInput:
+        """The whole scan as the networks' input, as it is in use."""
+        return NetworkInput.of(torch.from_numpy(self.image).to(device).float() / 255.0, self.grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +142,7 @@ def _recolour(image: Tensor, generator: np.random.Generator) -> Tensor:
     """Every tissue brighter or darker than it was, by a smooth random curve that may fall; air stays 0."""
     soft = np.sort(generator.uniform(*_SOFT_TISSUE, int(generator.integers(2, 8))))
     knots = np.concatenate([[0.0, _AIR, 0.15], soft, [0.8, 1.0]])
-    knots = np.maximum.accumulate(knots + 1e-4 * np.arange(len(knots)))
+    knots += 1e-4 * np.arange(len(knots))  # no two are alike
     values = generator.uniform(*_TISSUE, len(knots))
     values[:2], values[2] = 0.0, generator.uniform(0.0, 0.4)  # air, lung
     table = PchipInterpolator(knots, values)(np.linspace(0.0, 1.0, 256)).clip(0.0, 1.0)
