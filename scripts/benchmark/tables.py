@@ -108,11 +108,12 @@ def format_times(results: Sequence[Result], region: str, threaded: Mapping[int, 
 
 
 def format_other(results: Sequence[Result], region: str) -> str:
-    """The rows of table 3 on pairs whose queries are training cases."""
+    """The rows of table 3 in a region that the paper's tables do not have, such as training cases as queries."""
     shown = [result for result in results if result.region == region and result.row.table == 3]
     targets = list(dict.fromkeys(target for result in shown for target in _format_cells(result)))
+    name = name_region(region)
     lines = [
-        f"### {name_region(region).capitalize()}\n",
+        f"### {name[0].upper()}{name[1:]}\n",
         "| row | " + " | ".join(map(name_target, targets)) + " | n |",
         "|---" * (len(targets) + 2) + "|",
     ]

@@ -10,9 +10,6 @@ every pair and organ, table.md, and a picture of every query with what its first
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +20,10 @@ from rprloc.io.dataset import Case, read_dataset
 from rprloc.io.pictures import save_picture
 from scripts.benchmark.predictions import Pair, Prediction, path_of, predict
 from scripts.benchmark.registry import Setting, load_methods
-from scripts.benchmark.scoring import Result, awd_mm_of, iou_of, score_rows
-from scripts.benchmark.wording import PRODUCT, format_interval, format_scores, name_target
+from scripts.benchmark.scoring import Result, score_rows
+from scripts.benchmark.tables import format_other
+from scripts.benchmark.wording import PRODUCT
+from scripts.research.measure_shots import write_table
 
 METHODS = (PRODUCT, "mean-box", "registration", "gs")
 TARGETS = ("liver", "kidney_right", "kidney_left", "spleen")
@@ -51,9 +50,15 @@ def main() -> None:
     regions = list(dict.fromkeys(case.region for case in cases))
     setting = Setting(tuple(cases), given.runs, dict.fromkeys(regions, TARGETS), model=given.model)
     results = [result for region in regions for result in measure(setting, region, given.split, given.out)]
-    write_pairs(given.out / "pairs.csv", results)
-    write_text_atomically(given.out / "table.md", format_table(results))
-    print(format_table(results))
+    pairs = [
+        (result.region, result.row.name, pair.support, pair.query, pair.target, pair.iou, pair.awd_mm)
+        for result in results
+        for pair in result.scores
+    ]
+    write_table(given.out / "pairs.csv", ["row", "example", "query", "organ", "iou", "awd_mm"], pairs)
+    table = "\n".join(format_other(results, region) for region in regions)
+    write_text_atomically(given.out / "table.md", table)
+    print(table)
 
 
 def measure(setting: Setting, region: str, split: str, out: Path) -> list[Result]:
@@ -79,35 +84,6 @@ def draw(setting: Setting, pair: Pair, query: Case, out: Path) -> None:
     )
     name = f"{pair.region.lower().replace(' ', '-')}-{pair.query}.png"
     save_picture(out / name, example.volume, boxes, truth=truth)
-
-
-def write_pairs(path: Path, results: Sequence[Result]) -> None:
-    """Every row, pair and organ as CSV."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["examples in", "row", "example", "query", "organ", "iou", "awd_mm"])
-    for result in results:
-        for pair in result.scores:
-            scores = (f"{pair.iou:.3f}", f"{pair.awd_mm:.1f}")
-            writer.writerow([result.region[:2], result.row.name, pair.support, pair.query, pair.target, *scores])
-    write_text_atomically(path, text.getvalue())
-
-
-def format_table(results: Sequence[Result]) -> str:
-    """A Markdown table: IoU in per cent and AWD in mm of each row and organ, and of their mean with its interval."""
-    lines = [
-        "| examples in | row | " + " | ".join(map(name_target, TARGETS)) + " | mean (95 % over queries) | n |",
-        "|---" * (len(TARGETS) + 4) + "|",
-    ]
-    for result in results:
-        cells = [format_scores(result.summaries[organ].iou, result.summaries[organ].awd_mm) for organ in TARGETS]
-        iou = format_interval(tuple(100 * end for end in result.interval(iou_of)))  # type: ignore[arg-type]
-        ends = f"({iou}; {format_interval(result.interval(awd_mm_of), 1)})"
-        mean = f"{format_scores(result.iou, result.awd_mm)} {ends}"
-        lines.append(
-            f"| {result.region[:2]} | `{result.row.name}` | {' | '.join(cells)} | {mean} | {len(result.seconds)} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
