@@ -22,7 +22,7 @@ from rprloc.apps.bundle import TrainingData
 from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import read_case
 from rprloc.evaluation.views import imitate_mr
-from rprloc.geometry import Grid
+from rprloc.geometry import Grid, apply_affine
 from rprloc.io.dataset import read_dataset
 from rprloc.io.pictures import display_volume
 from rprloc.io.plausibility import image_warnings
@@ -30,12 +30,13 @@ from rprloc.io.reading import read_scan
 from rprloc.localization.confidence import NOT_CALIBRATED
 from rprloc.localization.localizer import Localizer
 from rprloc.modality import CT, MR, WEIGHTS_FOR, Modality, guess_modality
-from rprloc.model.body import BodyAtlas
+from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.dense import LatentMap
 from rprloc.model.input import NetworkInput, image_at_network_spacing, prepare_input
 from rprloc.model.network import RPRNet, load_model, save_model
 from rprloc.model.shipped import read_modality, shipped_models
 from rprloc.training import body_frame
+from rprloc.training.alignment import find_affine, mean_image
 from rprloc.training.body_frame import link_to_body_frame
 from rprloc.training.sampling import TrainingScan
 from rprloc.volume import Volume, to_sitk
@@ -305,40 +306,95 @@ def test_scans_of_a_second_modality_come_to_the_frame_that_the_network_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    shifts = [np.array(v, float) for v in ([0, 0, 0], [50, -30, 700], [-80, 20, -300])]
-    scales, ranges = [1.0, 0.94, 1.06], [(0, 400), (0, 480), (60, 440)]
-    drawn = [person(v, s, *r) for v, s, r in zip(shifts, scales, ranges, strict=True)]
+    shifts = [np.array(v, float) for v in ([0, 0, 0], [50, -30, 700], [-80, 20, -300], [0, 40, 90])]
+    scales, ranges = [1.0, 0.94, 1.06, 1.0], [(0, 400), (0, 480), (60, 440), (40, 460)]
+    persons = [person(v, s, *r) for v, s, r in zip(shifts, scales, ranges, strict=True)]
     scans = []
-    for number, scan in enumerate(drawn):  # dark where CT is bright
+    for number, scan in enumerate(persons):  # dark where CT is bright
         image = np.where(scan.image > 20, 255 - scan.image, scan.image).astype(np.uint8)
         scans.append(TrainingScan.from_array(f"drawn{number}", "g", image, scan.grid, MR))
+    firsts_mm = [[144.0, 112.0, -first * scale] for (first, _), scale in zip(ranges, scales, strict=True)]
 
     def of_person(places_ras: np.ndarray, number: int) -> np.ndarray:
-        return (places_ras - shifts[number] - [144.0, 112.0, -ranges[number][0] * scales[number]]) / scales[number]
+        return (places_ras - shifts[number] - firsts_mm[number]) / scales[number]
 
     def see(net: object, seen: NetworkInput) -> LatentMap:
-        """As a network that errs by 25 mm everywhere, and by 25 mm more in each scan as a whole."""
+        """As a network that errs by 25 mm everywhere, by 25 mm more in each scan as a whole, and badly in the last."""
         number = next(n for n, scan in enumerate(scans) if scan.grid == seen.grid)
         places = seen.grid.centres_ras()[::4, ::4, ::4]
-        errors_mm = rng.normal(0.0, 25.0, places.shape) + [(25.0, -25.0, 0.0)[number]] * 3
+        errors_mm = rng.normal(0.0, 25.0, places.shape) + [[25.0] * 3, [-25.0] * 3, [0.0] * 3, [0, 0, 150.0]][number]
         latents = torch.from_numpy(of_person(places, number) + errors_mm).float().permute(3, 0, 1, 2)
         grid = Grid.isotropic(places.shape[:3], 16.0, seen.grid.ras(np.zeros(3)))
         return LatentMap(grid=grid, latents=latents, inside=seen.body[::4, ::4, ::4])
 
     monkeypatch.setattr(body_frame, "compute_latents", see)
     net = RPRNet()
-    net.atlas = BodyAtlas.at(torch.zeros(2, 40, 32, 70), [-160.0, -128.0, -30.0])
+    truth = [
+        BodyMap.affine(np.eye(3) / s, -(v + first) / s) for v, s, first in zip(shifts, scales, firsts_mm, strict=True)
+    ]
+    empty = BodyAtlas.at(torch.zeros(2, 40, 32, 70), [-160.0, -128.0, -30.0])
+    net.atlas = mean_image(persons, truth, empty)
     maps, atlas = link_to_body_frame(scans, [], tmp_path / "frame.npz", net, resume=False)
     landmarks = np.array([[0.0, -25, 200], [45, 0, 110], [-45, 0, 230]])  # spine, organ, lung
-    found = [
-        maps[n].body(landmarks * scales[n] + shifts[n] + [144.0, 112.0, -ranges[n][0] * scales[n]]) for n in range(3)
-    ]
-    assert np.median(np.linalg.norm(np.array(found) - landmarks, axis=2)) < 12.0
+    away_mm = np.array(
+        [maps[n].body(landmarks * scales[n] + shifts[n] + firsts_mm[n]) - landmarks for n in range(len(scans))]
+    )
+    # That of which the network sees something else than the others show is left out, and lies where it is seen.
+    assert np.abs(away_mm[:3]).max() < 12.0
+    assert np.median(away_mm[3, :, 2]) > 100.0
     assert atlas.grid == net.atlas.grid and atlas.values[1].mean() > 0.1
     monkeypatch.undo()
     again, kept = link_to_body_frame(scans, [], tmp_path / "frame.npz", net, resume=True)
     np.testing.assert_array_equal(again[1].displacement_mm, maps[1].displacement_mm)
     assert torch.equal(kept.values, atlas.values)
+
+
+def test_frames_are_linked_by_all_scans_that_agree() -> None:
+    rng = np.random.default_rng(1)
+    frame = np.diag([1.05, 0.95, 0.9, 1.0])
+    frame[:3, 3] = [10.0, -20.0, 300.0]
+    places = [rng.uniform(-150.0, 150.0, (400, 3)) for _ in range(7)]
+    errors_mm = [rng.uniform(-20.0, 20.0, 3) for _ in places]
+    errors_mm[2], errors_mm[5], errors_mm[6] = (
+        np.array([0, -40.0, -100]),
+        np.array([0, 0, 90.0]),
+        np.array([60.0, 0, 0]),
+    )
+    latents = [
+        (apply_affine(frame, p) + e + rng.normal(0.0, 25.0, p.shape)).astype(np.float32)
+        for p, e in zip(places, errors_mm, strict=True)
+    ]
+    link, in_line = body_frame._find_link(places, latents, 6)  # the last one is of validation
+    assert in_line == [True, True, False, True, True, False, False]
+    corners = np.array([[x, y, z] for x in (-100, 100) for y in (-100, 100) for z in (-100, 100)], float)
+    assert np.abs(apply_affine(link, corners) - apply_affine(frame, corners)).max() < 20.0
+    scattered = [apply_affine(frame, places[n]) + 120.0 * np.eye(3)[n] for n in range(3)]
+    assert body_frame._find_link(places[:3], scattered, 3)[1] == [True] * 3  # nothing says which of them is right
+
+
+@pytest.mark.parametrize("moved_mm", [(0.0, 0.0, 0.0), (12.0, -8.0, 25.0), (-6.0, 10.0, -20.0)])
+def test_atlases_of_two_modalities_come_into_line(moved_mm: tuple[float, float, float]) -> None:
+    """Whatever is dark in the one and bright in the other."""
+    scan = person(np.zeros(3), 1.0, 0, 400)
+    negative = np.where(scan.image > 20, 255 - scan.image, scan.image).astype(np.uint8)
+    other = TrainingScan.from_array("mr", "g", negative, scan.grid, MR)
+    pose = np.eye(4)
+    pose[:3, 3] = [-144.0, -112.0, 0.0]
+    moved = np.diag([1.04, 0.97, 0.94, 1.0])
+    moved[:3, 3] = moved_mm
+    empty = BodyAtlas.at(torch.zeros(2, 44, 36, 64), [-176.0, -144.0, -50.0])
+    two = [BodyMap.affine(pose[:3, :3], pose[:3, 3])] * 2  # an atlas knows what several scans show
+    three = [body_map.followed_by(moved) for body_map in two]
+    found = find_affine(mean_image([other] * 2, three, empty), mean_image([scan] * 2, two, empty))
+    corners = np.array([[x, y, z] for x in (-90, 90) for y in (-60, 60) for z in (30, 370)], float)
+    assert np.linalg.norm(apply_affine(found @ moved, corners) - corners, axis=1).max() < 8.0
+
+
+def test_atlases_of_different_parts_of_the_body_do_not_come_into_line() -> None:
+    here = BodyAtlas.at(torch.ones(2, 12, 12, 12), [0.0, 0.0, 0.0])
+    there = BodyAtlas.at(torch.rand(2, 12, 12, 12, generator=torch.Generator().manual_seed(0)), [0.0, 0.0, 900.0])
+    with pytest.raises(InputError, match="hardly show the same parts of the body"):
+        find_affine(here, there)
 
 
 def as_mr(hu: np.ndarray, folder: Path, **tags: object) -> None:

@@ -17,22 +17,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rprloc.geometry import Grid
+from rprloc.errors import InputError
+from rprloc.geometry import Grid, lps_from_ras, ras_from_lps
 from rprloc.intensity import SOFT_TISSUE_SHARE
 from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.looks import REGISTRATION_SPACING_MM, RegistrationImage, Stage, Stages, grey
 from rprloc.model.registration import register
 from rprloc.training.sampling import TrainingScan
+from rprloc.volume import to_sitk
 
 _SLICE_SHAPE, _SLICE_STEP = (30, 22), 2  # cells of a slice's picture, and voxels of 8 mm between them
 _MIN_OVERLAP = 15  # slices of 8 mm
 _EXPECTED = 10  # slices of 8 mm: how far from where a network sees it a scan may come to lie
 _STACK = 600  # slices of 8 mm: more than any dataset spans
+_FARTHEST_MM, _LARGEST = 80.0, 1.5  # of a map between atlases that is believed: the middle's way, and the growth
 
 _ROUNDS: Sequence[Stages] = (
     (Stage(40, None, grey),),
@@ -163,6 +167,48 @@ def _stack_along_body(
 def mean_image(scans: Sequence[TrainingScan], maps: Sequence[BodyMap], like: BodyAtlas) -> BodyAtlas:
     """The atlas of scans under their maps, on the grid of another atlas."""
     return _mean_image([_registration_image(scan) for scan in scans], maps, like.grid)
+
+
+def find_affine(atlas: BodyAtlas, other: BodyAtlas) -> NDArray[np.float64]:
+    """The affine map (4, 4) of the body frame, mm, that brings an atlas into line with one of another modality.
+
+    Mattes' mutual information (IEEE Trans. Med. Imaging 22 (1), 2003) of the mean images where the atlas is known, by
+    SimpleITK. Both should lie within some centimetres of each other. A map that leads further than people differ is not
+    believed: then it is the identity.
+
+    Raises InputError if the atlases do not overlap.
+    """
+    fixed, known = (to_sitk(values.cpu().numpy(), atlas.grid) for values in atlas.values)
+    moving = to_sitk(other.values[0].cpu().numpy(), other.grid)
+    transform = sitk.AffineTransform(3)
+    middle_ras = atlas.grid.ras(np.argwhere(atlas.values[1].numpy() > 0.5).mean(axis=0))
+    transform.SetCenter(lps_from_ras(middle_ras).tolist())
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricFixedMask(sitk.Cast(known > 0.5, sitk.sitkUInt8))
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(4.0, 0.01, 200, relaxationFactor=0.7)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel([2, 1])
+    method.SetSmoothingSigmasPerLevel([2.0, 1.0])
+    method.SetInitialTransform(transform, inPlace=False)
+    try:
+        found = method.Execute(fixed, moving)
+    except RuntimeError as error:
+        raise InputError(
+            "The scans of the two modalities cannot be brought into line: they hardly show the same parts of the body. "
+            "Train on scans of the same parts, or for each modality alone."
+        ) from error
+    corners_ras = np.vstack([middle_ras, middle_ras + 100.0 * np.eye(3)])
+    moved_ras = ras_from_lps([found.TransformPoint(corner.tolist()) for corner in lps_from_ras(corners_ras)])
+    affine = np.eye(4)
+    affine[:3, :3] = (moved_ras[1:] - moved_ras[0]).T / 100.0
+    affine[:3, 3] = moved_ras[0] - affine[:3, :3] @ middle_ras
+    sizes = np.linalg.svd(affine[:3, :3], compute_uv=False)
+    believed = (
+        np.linalg.norm(moved_ras[0] - middle_ras) < _FARTHEST_MM and sizes[2] > 1 / _LARGEST and sizes[0] < _LARGEST
+    )
+    return affine if believed else np.eye(4)
 
 
 def _mean_image(images: Sequence[RegistrationImage], maps: Sequence[BodyMap], grid: Grid | None = None) -> BodyAtlas:

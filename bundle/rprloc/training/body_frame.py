@@ -16,11 +16,14 @@ from rprloc.model.body import BodyAtlas, BodyMap
 from rprloc.model.dense import compute_latents
 from rprloc.model.field import find_agreement, register_input
 from rprloc.model.network import RPRNet, mixed_precision
-from rprloc.training.alignment import align, mean_image
+from rprloc.training.alignment import align, find_affine, mean_image
 from rprloc.training.sampling import TrainingScan
 
 _MAX_MAKERS = 300
 """Scans that make the body frame, chosen at random: the time of stacking them grows with the square of their number."""
+_OUT_OF_LINE_MM = 40.0
+"""So far along an axis a scan lies from the others of its frame that it shows something else, or looks different."""
+_LINK_ROUNDS = 4
 
 
 def make_body_frame(
@@ -55,21 +58,51 @@ def link_to_body_frame(
     """The maps of scans of a second modality to the body frame of a model, and their atlas there, kept in ``path``.
 
     They make a frame of their own, each beginning about where the coarse Pnet sees it. From all their places together
-    the Pnet then sees how the one frame lies in the other: it errs in each scan, but not in all alike.
+    the Pnet then sees how the one frame lies in the other: it errs in each scan, but not in all alike. Last, mutual
+    information between the mean images of both modalities brings the frames into line: docs/experiments.md, E47.
+
+    Scans that come to lie far from where the others of their frame do look different, as of another sequence. They take
+    no part, and keep the pose that the coarse Pnet sees.
+
+    Raises InputError if the mean images hardly overlap.
     """
     everyone = [*scans, *validation]
     kept = _read(path, everyone) if resume else None
     if kept is not None:
         return kept
     seen = [_places_seen_in(model, scan) for scan in tqdm(everyone, "looking at scans", unit="scan")]
-    own, _ = align(everyone, _makers(len(scans)), starts=[find_agreement(*both) for both in seen])
-    count = len(scans)  # those of validation come behind, and take no part
-    places = [body_map.body(places_ras) for body_map, (places_ras, _) in zip(own[:count], seen[:count], strict=True)]
-    link = find_agreement(np.concatenate(places), np.concatenate([latents for _, latents in seen[:count]]))
-    maps = [body_map.followed_by(link.body_from_ras) for body_map in own]
-    atlas = mean_image(scans, maps[:count], model.atlas)
+    poses = [find_agreement(*both) for both in seen]
+    own, _ = align(everyone, _makers(len(scans)), starts=poses)
+    places = [body_map.body(places_ras) for body_map, (places_ras, _) in zip(own, seen, strict=True)]
+    link, in_line = _find_link(places, [latents for _, latents in seen], len(scans))
+    maps = [
+        body_map.followed_by(link) if fits else pose for body_map, pose, fits in zip(own, poses, in_line, strict=True)
+    ]
+    # Those of validation come behind, and take no part.
+    makers = [n for n in range(len(scans)) if in_line[n]]
+    making = [scans[n] for n in makers]
+    by_looks = find_affine(mean_image(making, [maps[n] for n in makers], model.atlas), model.atlas)
+    maps = [body_map.followed_by(by_looks) for body_map in maps]
+    atlas = mean_image(making, [maps[n] for n in makers], model.atlas)
     _write(path, everyone, maps, atlas)
     return maps, atlas
+
+
+def _find_link(
+    places: Sequence[Points], latents: Sequence[NDArray[np.float32]], count: int
+) -> tuple[NDArray[np.float64], list[bool]]:
+    """The affine map (4, 4) from places in the frame of some scans to the body coordinates that the coarse Pnet sees
+    there, from the first ``count`` scans; and of each scan whether it lies in that frame as the others do.
+    """
+    in_line = np.ones(len(places), bool)
+    for _ in range(_LINK_ROUNDS):
+        makers = np.flatnonzero(in_line[:count]).tolist()
+        link = find_agreement(np.concatenate([places[n] for n in makers]), np.concatenate([latents[n] for n in makers]))
+        away_mm = np.array([np.median(theirs - link.body(p), 0) for p, theirs in zip(places, latents, strict=True)])
+        in_line = np.abs(away_mm - np.median(away_mm[:count], axis=0)).max(axis=1) < _OUT_OF_LINE_MM
+        if 2 * in_line[:count].sum() < count:  # there is no line to be out of
+            in_line[:] = True
+    return link.body_from_ras, in_line.tolist()
 
 
 def _places_seen_in(model: RPRNet, scan: TrainingScan) -> tuple[Points, NDArray[np.float32]]:
