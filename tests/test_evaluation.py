@@ -256,7 +256,7 @@ def test_an_organ_that_is_said_to_be_absent_counts_as_a_miss() -> None:
     assert one.awd_mm == pytest.approx(2.0)  # of the place where it was withheld: errors stay honest
     results = replace(made_up(), scores=(one, replace(one, iou=0.5, missed=False)))
     assert results.targets["heart"].missed == 1 and results.targets["heart"].iou == pytest.approx(0.25)
-    assert "1 organs got no box" in results.to_table()
+    assert "1 of 2 boxes were withheld" in results.to_table()
     rows = list(csv.DictReader(io.StringIO(results.to_csv())))
     assert [(row["missed"], float(row["expected_wall_error_mm"])) for row in rows] == [("1", 3.0), ("0", 3.0)]
 
@@ -269,9 +269,9 @@ def pair(support: str, target: str, iou: float, awd_mm: float) -> PairScore:
 def test_a_landmark_that_is_said_to_be_absent_counts_as_a_miss() -> None:
     scores = tuple(LandmarkScore("a", "q", "carina", mm, missed) for mm, missed in ((4.0, False), (30.0, True)))
     results = replace(made_up("heart"), landmark_scores=scores)
-    assert "1 landmarks got no point" in results.to_table()
+    assert "1 of 2 points were withheld" in results.to_table()
     assert results.landmarks["carina"].missed == 1
-    assert "landmarks got no point" not in replace(results, landmark_scores=scores[:1]).to_table()
+    assert "points were withheld" not in replace(results, landmark_scores=scores[:1]).to_table()
 
 
 def test_means_over_pairs_and_deviation_over_supports() -> None:

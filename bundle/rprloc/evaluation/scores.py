@@ -246,7 +246,11 @@ class Evaluation:
             )
         missed = sum(summary.missed for summary in targets.values())
         if missed:
-            lines.append(f"{missed} organs got no box, because RPR-Loc took them for absent. Their IoU counts as 0.")
+            tried = sum(summary.n for summary in targets.values())
+            lines.append(
+                f"{missed} of {tried} boxes were withheld, because RPR-Loc took the organ for absent. Their IoU counts "
+                "as 0."
+            )
         if mean is not None:
             lines.append(f"{'mean':{width}}  {mean.iou:.3f}  {'':16}  {mean.awd_mm:6.1f}  {mean.point_mm:9.1f}")
             if mean.targets != tuple(targets):
@@ -261,9 +265,10 @@ class Evaluation:
             )
         missed = sum(points.missed for points in landmarks.values())
         if missed:
+            tried = sum(points.n for points in landmarks.values())
             lines.append(
-                f"{missed} landmarks got no point, because RPR-Loc took them for absent. Their error is that of the "
-                "place where it was withheld."
+                f"{missed} of {tried} points were withheld, because RPR-Loc took the landmark for absent. Their error "
+                "is that of the place where it looked."
             )
         lines.append(
             f"{self.seconds_per_query:.2f} s a query for {self.organs_per_query} organs, from the array in memory "
