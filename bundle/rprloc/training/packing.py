@@ -61,6 +61,8 @@ def pack(
 
 def _packed(file: ScanFile, folder: Path, modalities: Sequence[Modality], *, strict: bool) -> TrainingScan:
     name = f"{file.group}-{file.name.replace('/', '+')}.npz"
+    if len(modalities) > 1:  # what was packed for one modality is not of that modality for certain
+        folder = folder / "both"
     paths = {modality: _folder_of(folder, modality) / name for modality in modalities}
     modality = next((modality for modality, path in paths.items() if path.exists()), None)
     if modality is None:
