@@ -142,6 +142,27 @@ def test_hounsfield_units_that_are_said_to_be_mr_are_used_with_a_warning() -> No
     assert "says that it is MR, not CT" in image_warnings(volume, CT)[0]
 
 
+def test_weights_for_both_see_hounsfield_units_as_ct_whatever_the_file_says() -> None:
+    net = RPRNet()
+    net.modality = "CT+MR"
+    hu = phantom_hu(PHANTOM_GRID)
+    volume = Volume(hu, PHANTOM_GRID, "anna", "MR")
+    assert net.modality_of(volume) is CT
+    prepare_input(volume, CPU, CT)
+    assert net.modality_of(Volume(imitate_mr(hu), PHANTOM_GRID, "anna", "MR")) is MR
+
+
+@pytest.mark.parametrize("offset", [1000, 1024])
+@pytest.mark.parametrize("storage", [np.uint16, np.int16, np.float32])
+def test_ct_stored_with_an_offset_is_no_ordinary_mr(offset: int, storage: type) -> None:
+    """It reaches nowhere below zero, as MR."""
+    noise = np.random.default_rng(0).normal(0.0, 12.0, PHANTOM_GRID.shape)
+    stored = np.rint(phantom_hu(PHANTOM_GRID) + noise + offset).clip(0).astype(storage)
+    assert guess_modality(stored, "") is MR
+    warnings = image_warnings(Volume(stored, PHANTOM_GRID), MR)
+    assert len(warnings) == 1 and "looks like CT stored with an offset" in warnings[0]
+
+
 def test_doubtful_mr_is_named_and_ordinary_mr_is_not() -> None:
     hu = phantom_hu(PHANTOM_GRID)
     mr = imitate_mr(hu)
@@ -590,12 +611,14 @@ def test_scans_that_are_no_mr_are_left_out_of_training_on_mr(example: ExampleFil
 
 
 def test_packed_copies_of_one_modality_are_no_use_to_another(mr_data: Path, tmp_path: Path) -> None:
-    as_ct, as_mr = (
-        TrainingData(str(mr_data.parent), str(tmp_path), "val", modality=name).scans[0].image for name in ("CT", "MR")
+    as_ct, as_mr, as_both = (
+        TrainingData(str(mr_data.parent), str(tmp_path), "val", modality=name).scans[0] for name in WEIGHTS_FOR
     )
-    alone = TrainingData(str(mr_data.parent), str(tmp_path / "alone"), "val", modality="MR").scans[0].image
-    assert (as_ct != as_mr).mean() > 0.1
-    np.testing.assert_array_equal(as_mr, alone)
+    alone = TrainingData(str(mr_data.parent), str(tmp_path / "alone"), "val", modality="MR").scans[0]
+    assert (as_ct.image != as_mr.image).mean() > 0.1
+    assert as_both.modality is MR
+    for scan in (as_mr, as_both):
+        np.testing.assert_array_equal(scan.image, alone.image)
 
 
 @pytest.fixture(scope="module")

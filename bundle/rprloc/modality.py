@@ -92,7 +92,7 @@ class _CT(Modality):
         return to_network_input(resampled, find_display_window_air(values))
 
     def sign_of_another(self, values: Values, said: str) -> str | None:
-        return "says that it is MR" if said == MR.name and not _is_surely_ct(values) else None
+        return "says that it is MR" if said == MR.name and not _is_surely_ct(_some(values)) else None
 
     def find_doubt(self, values: Values) -> Doubt | None:
         hu = _some(values)
@@ -155,7 +155,7 @@ class _MR(Modality):
     def sign_of_another(self, values: Values, said: str) -> str | None:
         if said == CT.name:
             return "says that it is CT"
-        return "holds Hounsfield units, as CT does" if _is_surely_ct(values) else None
+        return "holds Hounsfield units, as CT does" if _is_surely_ct(_some(values)) else None
 
     def find_doubt(self, values: Values) -> Doubt | None:
         some = _some(values)
@@ -164,6 +164,12 @@ class _MR(Modality):
             return Doubt(
                 f"The image may not be MR: its {span}, and MR has nothing far below zero. "
                 "If it is CT, use weights for CT.",
+                False,
+            )
+        if _is_surely_ct(some - 1024.0):
+            return Doubt(
+                f"The image looks like CT stored with an offset of about 1000 or 1024 (its {span}). Apply the rescale "
+                "intercept to it, which gives Hounsfield units, and use weights for CT.",
                 False,
             )
         count = len(np.unique(some))
@@ -200,8 +206,14 @@ def modalities_named(name: str) -> tuple[Modality, ...]:
 
 
 def modality_among(modalities: Sequence[Modality], values: Values, said: str) -> Modality:
-    """As what weights for some modalities see a scan: as the only one, or as the one that it seems to be."""
-    return modalities[0] if len(modalities) == 1 else guess_modality(values, said)
+    """As what weights for some modalities see a scan: as the only one, or as the one that it seems to be.
+
+    That is not what its file says if the values surely are of the other, as of CT that was computed from MR.
+    """
+    if len(modalities) == 1:
+        return modalities[0]
+    seems = guess_modality(values, said)
+    return next((one for one in (seems, *modalities) if one.sign_of_another(values, said) is None), seems)
 
 
 def guess_modality(values: Values, said: str) -> Modality:
@@ -220,9 +232,8 @@ def _reaches_below_zero(values: Values) -> bool:
     return bool(np.mean(_some(values) < _BELOW_ZERO) > 0.01)
 
 
-def _is_surely_ct(values: Values) -> bool:
+def _is_surely_ct(hu: NDArray[np.float32]) -> bool:
     """Whether there are air near -1000 and soft tissue near 0 HU, and little that is darker than fat and no lung."""
-    hu = _some(values)
     dense, solid = hu[hu > -900.0], hu[hu > -500.0]
     if len(solid) < 0.01 * len(hu) or np.mean(hu < -950.0) < 0.01:
         return False
