@@ -166,7 +166,7 @@ class _MR(Modality):
                 "If it is CT, use weights for CT.",
                 False,
             )
-        if _is_surely_ct(some - 1024.0):
+        if _is_surely_ct(some - 1024.0, tissue_share=0.75):  # MR of such a scale had up to 0.64, CT from 0.88
             return Doubt(
                 f"The image looks like CT stored with an offset of about 1000 or 1024 (its {span}). Apply the rescale "
                 "intercept to it, which gives Hounsfield units, and use weights for CT.",
@@ -232,13 +232,13 @@ def _reaches_below_zero(values: Values) -> bool:
     return bool(np.mean(_some(values) < _BELOW_ZERO) > 0.01)
 
 
-def _is_surely_ct(hu: NDArray[np.float32]) -> bool:
+def _is_surely_ct(hu: NDArray[np.float32], tissue_share: float = 0.6) -> bool:
     """Whether there are air near -1000 and soft tissue near 0 HU, and little that is darker than fat and no lung."""
     dense, solid = hu[hu > -900.0], hu[hu > -500.0]
     if len(solid) < 0.01 * len(hu) or np.mean(hu < -950.0) < 0.01:
         return False
     tissue, between = (solid > -200.0) & (solid < 300.0), (dense > -700.0) & (dense < -300.0)
-    return bool(tissue.mean() > 0.6 and between.mean() < 0.15)
+    return bool(tissue.mean() > tissue_share and between.mean() < 0.15)
 
 
 def _tissue_scale(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], tuple[float, ...]]:
