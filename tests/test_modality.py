@@ -506,7 +506,7 @@ def mr_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n, last_mm in enumerate((300, 280, 320)):
         scan = person(np.array([10.0 * n, 0.0, 0.0]), 1.0, 60, last_mm)
         hu = np.interp(scan.image / 255.0, [0.0, 0.2, 0.8, 1.0], [-1000, -200, 300, 1500])
-        values = (imitate_mr(hu) * (0.5 + n)).astype(np.int16)
+        values = (imitate_mr(hu) * (0.5 + 0.7 * n)).astype(np.int16)
         sitk.WriteImage(to_sitk(values, scan.grid), folder / "body" / "images" / f"scan{n}.nii.gz")
     cases = {f"scan{n}": {"split": "val" if n == 2 else "train", "targets": []} for n in range(3)}
     (folder / "datasets.json").write_text(json.dumps({"body": {"labels": {"1": "lung"}, "cases": cases}}))
@@ -584,7 +584,12 @@ def test_one_training_makes_weights_for_both(mr_data: Path, example: ExampleFile
     done = rprloc("train", *few, "--out", tmp_path / "mr", "--init", example.weights)
     assert done.exit_code == 2 and "There is no CT scan to train on" in done.stderr, done.stderr
     (images / "ct.nii.gz").symlink_to(example.image)
-    done = rprloc("train", *few, "--out", tmp_path / "both", "--init", example.weights)
+    (tmp_path / "one").mkdir()
+    for name in ("scan0.nii.gz", "ct.nii.gz"):
+        (tmp_path / "one" / name).symlink_to(images / name)
+    done = rprloc("train", *few[:-1], tmp_path / "one", "--out", tmp_path / "mr", "--init", example.weights)
+    assert done.exit_code == 2 and "There is only one MR scan" in done.stderr, done.stderr
+    done = rprloc("train", *few, "--out", tmp_path / "both", "--init", "research")  # which has an atlas
     assert done.exit_code == 0 and "for CT+MR" in done.stdout, done.stderr
     of_it = ("--model", tmp_path / "both" / "model.pt", "--device", "cpu")
     sitk.WriteImage(to_sitk(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID), tmp_path / "mr.nii.gz")

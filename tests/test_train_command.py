@@ -104,6 +104,11 @@ def test_a_folder_of_scans_is_trained_on_from_given_weights_and_bad_ones_are_lis
     shipped = Localizer.load(example.weights, "cpu").model
     assert trained.identity() != shipped.identity()
     np.testing.assert_array_equal(trained.atlas.values, shipped.atlas.values)  # the frame stays
+    go_on = ("train", "--images", images, "--out", out, "--device", "cpu", "--resume")
+    done = rprloc(*go_on)  # what was not begun before it stopped would begin from nothing
+    assert done.exit_code == 2 and f"began from weights {shipped.identity()}" in done.stderr, done.stderr
+    done = rprloc(*go_on, "--init", example.weights)
+    assert done.exit_code == 0 and trained.identity() in done.stdout, done.stderr
 
 
 def test_training_on_a_folder_without_usable_scans_is_refused(example: ExampleFiles, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from rprloc.errors import InputError
 from rprloc.geometry import Grid
 from rprloc.model.body import BodyMap
 from rprloc.model.network import Pnet
+from rprloc.training import training
+from rprloc.training.body_frame import make_body_frame
 from rprloc.training.config import TrainingConfig
 from rprloc.training.losses import Batch, _descriptor_loss, coarse_draw, coarse_loss, fine_draw, fine_loss, standardize
 from rprloc.training.sampling import TrainingScan
-from rprloc.training.training import _held_out, _write_config, fit
+from rprloc.training.training import _held_out, _write_config, fit, train
 from tests.persons import person
 
 LAYERS = ((8, 4, 2, 1), (16, 3, 2, 1), (16, 3, 1, 1))
@@ -178,3 +181,39 @@ def test_descriptor_loss_without_common_places_is_zero_and_has_a_gradient() -> N
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert descriptors.grad is not None
+
+
+FEW = TrainingConfig(coarse_steps=1, fine_steps=1, coarse_outputs=3, fine_outputs=3)
+
+
+def test_a_run_that_began_anew_and_stopped_goes_on_from_nothing_older(
+    tmp_path: Path, scans: list[TrainingScan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier run in its folder had all of its parts done."""
+    cpu, config = torch.device("cpu"), replace(FEW, seed=1)
+    named = [replace(scan, name=f"drawn{n}") for n, scan in enumerate(scans)]
+    train(named, tmp_path / "a", FEW, device=cpu)
+    (tmp_path / "a" / "second_body_frame.npz").write_bytes(b"of the earlier run")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(training, "_fit_stage", stop)
+        train(named, tmp_path / "a", config, device=cpu)
+    assert not (tmp_path / "a" / "second_body_frame.npz").exists()
+    again = train(named, tmp_path / "a", config, device=cpu, resume=True)
+    unbroken = train(named, tmp_path / "b", config, device=cpu)
+    for ours, theirs in zip(again.parameters(), unbroken.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_does_not_go_on_in_the_frame_of_other_scans(tmp_path: Path, scans: list[TrainingScan]) -> None:
+    """Its networks, and scans of a second modality, lie in the frame that it began with."""
+    named = [replace(scan, name=f"drawn{n}") for n, scan in enumerate(scans)]
+    maps, _ = make_body_frame(named, [], tmp_path / "body_frame.npz", None, resume=True)  # nothing was kept yet
+    again, _ = make_body_frame(named, [], tmp_path / "body_frame.npz", None, resume=True)
+    np.testing.assert_array_equal(maps[0].body_from_ras, again[0].body_from_ras)
+    more = [*named, replace(scans[0], name="another")]
+    with pytest.raises(InputError, match="began with other scans"):
+        make_body_frame(more, [], tmp_path / "body_frame.npz", None, resume=True)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rprloc.errors import InputError
 from rprloc.files import atomic_path
 from rprloc.geometry import Grid, Points
 from rprloc.model.body import BodyAtlas, BodyMap
@@ -34,11 +35,19 @@ def make_body_frame(
     *,
     resume: bool,
 ) -> tuple[list[BodyMap], BodyAtlas]:
-    """The maps of scans and validation scans to the body frame, and its atlas, kept in ``path``."""
+    """The maps of scans and validation scans to the body frame, and its atlas, kept in ``path``.
+
+    Raises InputError if a run that goes on began with other scans, which made its frame.
+    """
     everyone = [*scans, *validation]
     kept = _read(path, everyone) if resume else None
     if kept is not None:
         return kept
+    if resume and init is None and path.is_file():  # another frame is none that its networks know
+        raise InputError(
+            f"The run in {path.parent} began with other scans, and they made its body frame. Go on with the same "
+            "scans, or name another folder for these."
+        )
     if init is None:
         maps, atlas = align(everyone, _makers(len(scans)))
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rprloc.errors import InputError
+from rprloc.files import parse_json
 from rprloc.io.dataset import scans_below, training_files
 from rprloc.modality import modalities_named
 from rprloc.model.network import RPRNet
@@ -43,7 +44,7 @@ def prepare_run(
     The recipe is that of the file ``recipe``; else, where a run goes on, the one that it began with; else the default.
     ``changes`` are fields of it that are set anew, where not None. Without a recipe, a run that starts from ``init``
     has its modality. Raises InputError if the folder holds a run that is not to go on, if the scans or the recipe
-    cannot be used, or if run, recipe and ``init`` differ in modality.
+    cannot be used, if run, recipe and ``init`` differ in modality, or if a run that goes on began with other weights.
     """
     if (data is None) == (images is None):
         raise InputError("Scans to train on come from --data or from --images. Give one of them.")
@@ -66,6 +67,8 @@ def prepare_run(
         raise InputError(
             f"The run in {folder} is not for {config.modality}. Name another folder, or leave --modality out."
         )
+    if resume and own.is_file():
+        _require_same_start(own, init)
     packed = folder / "packed"
     if images is None:
         assert data is not None
@@ -79,3 +82,15 @@ def prepare_run(
     validation = scans[HELD_OUT - 1 :: HELD_OUT]
     del scans[HELD_OUT - 1 :: HELD_OUT]
     return Prepared(scans, validation, config)
+
+
+def _require_same_start(path: Path, init: RPRNet | None) -> None:
+    """Raises InputError if a run, by its ``config.json``, began with other weights: it has not gone on from them in all
+    of its parts yet.
+    """
+    made_with = parse_json(path.read_text(encoding="utf-8")).get("made_with", {})
+    given = None if init is None else init.identity()
+    began = made_with.get("init", given) if isinstance(made_with, dict) else given
+    if began != given:
+        how = "without --init. Leave it out" if began is None else f"from weights {began}. Give them again with --init"
+        raise InputError(f"The run in {path.parent} began {how}, or name another folder.")

@@ -50,6 +50,8 @@ from rprloc.version import __version__
 
 _VALIDATION_BATCHES = 8
 _ALIGNMENT_SECONDS = 1.0  # a scan; 179 scans took 170 s on two cores
+_STATE = ("body_frame.npz", "coarse.pt", "second_body_frame.npz", "fine.pt")
+"""What a run keeps to go on from."""
 _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each byte of its packed image
 
 Measure = Callable[[Pnet], dict[str, NDArray[np.float64]]]
@@ -211,8 +213,8 @@ def train(
     For two modalities, scans of the first make the frame and teach the coarse Pnet, their contrast drawn at random; it
     then sees scans of the second well enough to bring theirs into the frame, and all teach the fine Pnet.
 
-    Raises InputError if ``init`` is for another modality than ``config`` or the first of two, or if there are no scans
-    of one modality.
+    Raises InputError if ``init`` is for another modality than ``config`` or the first of two, if there are no scans of
+    one modality or one alone of the second, or if a run that goes on began with other scans.
     """
     modalities = modalities_named(config.modality)
     require_scans(scans, modalities)
@@ -227,6 +229,8 @@ def train(
     with one_process_first():
         rank = rank_and_processes()[0]
         if rank == 0:
+            for name in () if resume else _STATE:  # of an earlier run; this one, if it stops, must not go on from it
+                (folder / name).unlink(missing_ok=True)
             _write_config(folder / "config.json", config, scans, validation, init, device)
         maps, atlas = make_body_frame(first, theirs, folder / "body_frame.npz", init, resume=resume or rank > 0)
     torch.manual_seed(config.seed)
@@ -283,13 +287,18 @@ def _fit_stage(
 
 
 def require_scans(scans: Sequence[TrainingScan], modalities: Sequence[Modality]) -> None:
-    """Raises InputError if there are no scans of one of the modalities."""
-    for modality in modalities:
-        if not any(scan.modality is modality for scan in scans):
-            raise InputError(
-                f"There is no {modality.name} scan to train on. Add some, or train for "
-                f"{' or '.join(other.name for other in modalities if other is not modality)} alone (--modality)."
-            )
+    """Raises InputError if there are no scans of one of the modalities, or of the second just one.
+
+    Those of the second come into the frame by what several of them show.
+    """
+    for least, modality in enumerate(modalities, 1):
+        count = sum(scan.modality is modality for scan in scans)
+        if count < least:
+            few = f"is no {modality.name} scan to train on" if count == 0 else f"is only one {modality.name} scan"
+            others = [
+                f", or train for {other.name} alone (--modality)" for other in modalities if other is not modality
+            ]
+            raise InputError(f"There {few}, and training needs several. Add some{''.join(others)}.")
 
 
 def require_same_modality(config: TrainingConfig, init: RPRNet) -> None:
