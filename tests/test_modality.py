@@ -35,7 +35,7 @@ from rprloc.model.dense import LatentMap
 from rprloc.model.input import NetworkInput, image_at_network_spacing, prepare_input
 from rprloc.model.network import RPRNet, load_model, save_model
 from rprloc.model.shipped import read_modality, shipped_models
-from rprloc.training import body_frame
+from rprloc.training import alignment, body_frame
 from rprloc.training.alignment import find_affine, mean_image
 from rprloc.training.body_frame import link_to_body_frame
 from rprloc.training.sampling import TrainingScan
@@ -324,7 +324,7 @@ def test_weights_for_both_have_an_atlas_of_each_and_see_each_scan_as_what_it_is(
 
 @pytest.mark.slow
 def test_scans_of_a_second_modality_come_to_the_frame_that_the_network_sees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng = np.random.default_rng(0)
     shifts = [np.array(v, float) for v in ([0, 0, 0], [50, -30, 700], [-80, 20, -300], [0, 40, 90])]
@@ -363,6 +363,7 @@ def test_scans_of_a_second_modality_come_to_the_frame_that_the_network_sees(
     # That of which the network sees something else than the others show is left out, and lies where it is seen.
     assert np.abs(away_mm[:3]).max() < 12.0
     assert np.median(away_mm[3, :, 2]) > 100.0
+    assert [message.partition(": ")[2][:8] for message in caplog.messages] == ["drawn3. "]
     assert atlas.grid == net.atlas.grid and atlas.values[1].mean() > 0.1
     monkeypatch.undo()
     again, kept = link_to_body_frame(scans, [], tmp_path / "frame.npz", net, resume=True)
@@ -409,6 +410,20 @@ def test_atlases_of_two_modalities_come_into_line(moved_mm: tuple[float, float, 
     found = find_affine(mean_image([other] * 2, three, empty), mean_image([scan] * 2, two, empty))
     corners = np.array([[x, y, z] for x in (-90, 90) for y in (-60, 60) for z in (30, 370)], float)
     assert np.linalg.norm(apply_affine(found @ moved, corners) - corners, axis=1).max() < 8.0
+
+
+def test_a_map_between_atlases_that_leads_too_far_is_left_out_and_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.nn.functional.interpolate(torch.rand(1, 1, 5, 5, 5, generator=generator), 30, mode="trilinear")[0]
+    here, there = (
+        BodyAtlas.at(torch.cat([values, torch.ones_like(values)]), [moved_mm] * 3) for moved_mm in (0.0, 16.0)
+    )
+    assert np.abs(find_affine(here, there)[:3, 3]).max() > 5.0 and not caplog.messages
+    monkeypatch.setattr(alignment, "_FARTHEST_MM", 10.0)
+    np.testing.assert_array_equal(find_affine(here, there), np.eye(4))
+    assert len(caplog.messages) == 1 and "do not come into line" in caplog.messages[0]
 
 
 def test_atlases_of_different_parts_of_the_body_do_not_come_into_line() -> None:

@@ -14,6 +14,7 @@ Offsets between places, of one scan or of two people's, are then differences of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,8 @@ from rprloc.model.looks import REGISTRATION_SPACING_MM, RegistrationImage, Stage
 from rprloc.model.registration import register
 from rprloc.training.sampling import TrainingScan
 from rprloc.volume import to_sitk
+
+_log = logging.getLogger(__name__)
 
 _SLICE_SHAPE, _SLICE_STEP = (30, 22), 2  # cells of a slice's picture, and voxels of 8 mm between them
 _MIN_OVERLAP = 15  # slices of 8 mm
@@ -174,7 +177,7 @@ def find_affine(atlas: BodyAtlas, other: BodyAtlas) -> NDArray[np.float64]:
 
     Mattes' mutual information (IEEE Trans. Med. Imaging 22 (1), 2003) of the mean images where the atlas is known, by
     SimpleITK. Both should lie within some centimetres of each other. A map that leads further than people differ is not
-    believed: then it is the identity.
+    believed: then it is the identity, with a warning.
 
     Raises InputError if the atlases do not overlap.
     """
@@ -208,6 +211,11 @@ def find_affine(atlas: BodyAtlas, other: BodyAtlas) -> NDArray[np.float64]:
     believed = (
         np.linalg.norm(moved_ras[0] - middle_ras) < _FARTHEST_MM and sizes[2] > 1 / _LARGEST and sizes[0] < _LARGEST
     )
+    if not believed:
+        _log.warning(
+            "The mean images of the two modalities do not come into line, so the scans of the second lie where the "
+            "coarse network sees them. Check that the scans of both show the same parts of the body."
+        )
     return affine if believed else np.eye(4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +21,14 @@ from rprloc.model.network import RPRNet, mixed_precision
 from rprloc.training.alignment import align, find_affine, mean_image
 from rprloc.training.sampling import TrainingScan
 
+_log = logging.getLogger(__name__)
+
 _MAX_MAKERS = 300
 """Scans that make the body frame, chosen at random: the time of stacking them grows with the square of their number."""
 _OUT_OF_LINE_MM = 40.0
 """So far along an axis a scan lies from the others of its frame that it shows something else, or looks different."""
 _LINK_ROUNDS = 4
+_NAMED = 10  # scans in a message
 
 
 def make_body_frame(
@@ -87,6 +91,14 @@ def link_to_body_frame(
     maps = [
         body_map.followed_by(link) if fits else pose for body_map, pose, fits in zip(own, poses, in_line, strict=True)
     ]
+    if not all(in_line):
+        others = [scan.name for scan, fits in zip(everyone, in_line, strict=True) if not fits]
+        _log.warning(
+            "%d of %d %s scans do not lie as the others do, and take no part in bringing these into the body frame: "
+            "%s%s. Leave out what is no ordinary scan, or shows something else.",
+            *(len(others), len(everyone), scans[0].modality.name, ", ".join(others[:_NAMED])),
+            ", ..." if len(others) > _NAMED else "",
+        )
     # Those of validation come behind, and take no part.
     makers = [n for n in range(len(scans)) if in_line[n]]
     making = [scans[n] for n in makers]
