@@ -38,7 +38,9 @@ from rprloc.model.shipped import read_modality, shipped_models
 from rprloc.training import alignment, body_frame
 from rprloc.training.alignment import find_affine, mean_image
 from rprloc.training.body_frame import link_to_body_frame
+from rprloc.training.config import TrainingConfig
 from rprloc.training.sampling import TrainingScan
+from rprloc.training.training import require_same_modality
 from rprloc.volume import Volume, to_sitk
 from tests.command_line import rprloc
 from tests.dicoms import edited, write_series
@@ -587,6 +589,18 @@ def test_a_training_keeps_its_modality(mr_run: Path, mr_data: Path, example: Exa
     done = rprloc("train", *data, "--init", mr_run / "model.pt", "--out", tmp_path / "b", *few)
     assert done.exit_code == 0 and "for MR" in done.stdout, done.stderr
     assert load_model(tmp_path / "b" / "model.pt").modality == "MR"
+
+
+def test_weights_to_start_from_are_for_the_same_modality_or_the_first_of_both() -> None:
+    net, both = RPRNet(), TrainingConfig(modality="CT+MR")
+    for name in ("CT", "CT+MR"):
+        net.modality = name
+        require_same_modality(both, net)
+    net.modality = "MR"
+    with pytest.raises(InputError, match=r"for CT\+MR\. Start from weights for CT or CT\+MR, leave"):
+        require_same_modality(both, net)
+    with pytest.raises(InputError, match="Start from weights for CT, leave"):
+        require_same_modality(TrainingConfig(), net)
 
 
 @pytest.mark.slow

@@ -303,10 +303,11 @@ def require_scans(scans: Sequence[TrainingScan], modalities: Sequence[Modality])
 
 def require_same_modality(config: TrainingConfig, init: RPRNet) -> None:
     """Raises InputError if a model to go on from is neither for the modality of a run, nor for the first of two."""
-    if init.modality not in (config.modality, modalities_named(config.modality)[0].name):
+    fitting = dict.fromkeys((modalities_named(config.modality)[0].name, config.modality))
+    if init.modality not in fitting:
         raise InputError(
             f"The weights to start from are for {init.modality}, and this training is for {config.modality}. "
-            f"Start from weights for {config.modality}, leave --init out, or give --modality {init.modality.lower()}."
+            f"Start from weights for {' or '.join(fitting)}, leave --init out, or give --modality {init.modality.lower()}."
         )
 
 
