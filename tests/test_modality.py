@@ -42,6 +42,7 @@ from rprloc.training.config import TrainingConfig
 from rprloc.training.sampling import TrainingScan
 from rprloc.training.training import require_same_modality
 from rprloc.volume import Volume, to_sitk
+from scripts.research import measure_mr
 from tests.command_line import rprloc
 from tests.dicoms import edited, write_series
 from tests.example import ExampleFiles
@@ -633,6 +634,15 @@ def test_one_training_makes_weights_for_both(mr_data: Path, example: ExampleFile
     assert done.exit_code == 0 and "look like CT" not in done.stderr, done.stderr
     for name in ("mr", example.image.name.removesuffix(".nii.gz")):
         assert (tmp_path / "out" / f"{name}.detections.json").is_file()
+
+
+def test_mr_without_examples_is_refused_before_it_is_measured(
+    mr_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["measure_mr", str(mr_data), "--split", "val", "--out", str(tmp_path / "out")])
+    with pytest.raises(InputError, match="For MR to MR there is no support case or no val case with all of liver"):
+        measure_mr.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_scans_that_are_no_mr_are_left_out_of_training_on_mr(example: ExampleFiles, tmp_path: Path) -> None:

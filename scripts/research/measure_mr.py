@@ -13,6 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from rprloc.errors import InputError
 from rprloc.evaluation.evaluate import read_case
 from rprloc.files import require_folder, write_text_atomically
 from rprloc.geometry import Box
@@ -46,9 +47,15 @@ def main() -> None:
         examples = [case for case in read_dataset(given.ct) if case.split == "support"]
         cases += [replace(case, region="CT to MR") for case in examples if set(TARGETS) <= set(case.targets)]
         cases += [replace(case, region="CT to MR") for case in mr if case.split == given.split]
-    given.out.mkdir(parents=True, exist_ok=True)
-    regions = list(dict.fromkeys(case.region for case in cases))
+    regions = ["MR to MR"] if given.ct is None else ["MR to MR", "CT to MR"]
     setting = Setting(tuple(cases), given.runs, dict.fromkeys(regions, TARGETS), model=given.model)
+    for region in regions:
+        if not setting.split(region, "support") or not setting.split(region, given.split):
+            raise InputError(
+                f"For {region} there is no support case or no {given.split} case with all of {', '.join(TARGETS)}. "
+                "Check the datasets.json."
+            )
+    given.out.mkdir(parents=True, exist_ok=True)
     results = [result for region in regions for result in measure(setting, region, given.split, given.out)]
     pairs = [
         (result.region, result.row.name, pair.support, pair.query, pair.target, pair.iou, pair.awd_mm)
