@@ -307,7 +307,8 @@ def require_same_modality(config: TrainingConfig, init: RPRNet) -> None:
     if init.modality not in fitting:
         raise InputError(
             f"The weights to start from are for {init.modality}, and this training is for {config.modality}. "
-            f"Start from weights for {' or '.join(fitting)}, leave --init out, or give --modality {init.modality.lower()}."
+            f"Start from weights for {' or '.join(fitting)}, leave --init out, or give "
+            f"--modality {init.modality.lower()}."
         )
 
 
