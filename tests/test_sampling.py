@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -95,10 +98,9 @@ def test_random_places_lie_in_the_body() -> None:
     assert (places[:, 0] < 13 * 4.0).all()
 
 
-def test_small_groups_are_chosen_more_often_than_their_share() -> None:
-    scans = [coded_scan(0)] * 16 + [
-        TrainingScan("rare", "rare", coded_scan(0).image, coded_scan(0).grid, np.zeros((1, 3)))
-    ]
+@pytest.mark.parametrize("rare", [{"group": "rare"}, {"modality": MR}])
+def test_small_groups_are_chosen_more_often_than_their_share(rare: dict[str, Any]) -> None:
+    scans = [coded_scan(0)] * 16 + [replace(coded_scan(0), **rare)]
     generator = np.random.default_rng(0)
-    rare = sum(choose_scan(scans, generator) == 16 for _ in range(500))
-    assert 60 < rare < 140  # one in five instead of one in seventeen
+    count = sum(choose_scan(scans, generator) == 16 for _ in range(500))
+    assert 60 < count < 140  # one in five instead of one in seventeen

@@ -74,8 +74,8 @@ def link_to_body_frame(
     the Pnet then sees how the one frame lies in the other: it errs in each scan, but not in all alike. Last, mutual
     information between the mean images of both modalities brings the frames into line: docs/experiments.md, E47.
 
-    Scans that come to lie far from where the others of their frame do look different, as of another sequence. They take
-    no part, and keep the pose that the coarse Pnet sees.
+    Scans that lie far from where the others of their frame do look different, as of another sequence. They take no
+    part, and lie where the coarse Pnet sees them, but for that last step.
 
     Raises InputError if the mean images hardly overlap.
     """

@@ -200,8 +200,11 @@ def random_crop(
 
 
 def choose_scan(scans: Sequence[TrainingScan], generator: np.random.Generator, group_power: float = 0.5) -> int:
-    """The index of a random scan; a group of n scans weighs n ** ``group_power``, so that none drowns another."""
-    groups = sorted({scan.group for scan in scans})
-    members = [[index for index, scan in enumerate(scans) if scan.group == group] for group in groups]
+    """The index of a random scan; a group of n scans weighs n ** ``group_power``, so that none drowns another.
+
+    CT and MR of a group are two groups.
+    """
+    groups = sorted({(scan.group, scan.modality.name) for scan in scans})
+    members = [[i for i, scan in enumerate(scans) if (scan.group, scan.modality.name) == group] for group in groups]
     weights = np.array([len(group) for group in members], float) ** group_power
     return int(generator.choice(members[int(generator.choice(len(groups), p=weights / weights.sum()))]))
