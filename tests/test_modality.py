@@ -621,6 +621,8 @@ def test_one_training_makes_weights_for_both(mr_data: Path, example: ExampleFile
     assert done.exit_code == 2 and "There is only one MR scan" in done.stderr, done.stderr
     done = rprloc("train", *few, "--out", tmp_path / "both", "--init", "research")  # which has an atlas
     assert done.exit_code == 0 and "for CT+MR" in done.stdout, done.stderr
+    for log in ("coarse", "coarse_both", "fine"):
+        assert (tmp_path / "both" / f"{log}.csv").read_text().count("\n") == 2  # a step of each
     of_it = ("--model", tmp_path / "both" / "model.pt", "--device", "cpu")
     sitk.WriteImage(to_sitk(imitate_mr(phantom_hu(PHANTOM_GRID)), PHANTOM_GRID), tmp_path / "mr.nii.gz")
     done = rprloc(

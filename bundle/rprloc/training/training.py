@@ -50,7 +50,7 @@ from rprloc.version import __version__
 
 _VALIDATION_BATCHES = 8
 _ALIGNMENT_SECONDS = 1.0  # a scan; 179 scans took 170 s on two cores
-_STATE = ("body_frame.npz", "coarse.pt", "second_body_frame.npz", "fine.pt")
+_STATE = ("body_frame.npz", "coarse.pt", "second_body_frame.npz", "coarse_both.pt", "fine.pt")
 """What a run keeps to go on from."""
 _PICTURE_SHARE = 3.0  # bytes of a scan and of its picture in alignment for each byte of its packed image
 
@@ -211,7 +211,8 @@ def train(
     default the scans make a frame of their own and the networks start anew.
 
     For two modalities, scans of the first make the frame and teach the coarse Pnet, their contrast drawn at random; it
-    then sees scans of the second well enough to bring theirs into the frame, and all teach the fine Pnet.
+    then sees scans of the second well enough to bring theirs into the frame. There all teach the coarse Pnet once more,
+    because it saw people of the second in a wrong size (docs/experiments.md, E48), and then the fine Pnet.
 
     Raises InputError if ``init`` is for another modality than ``config`` or the first of two, if there are no scans of
     one modality or one alone of the second, or if a run that goes on began with other scans.
@@ -250,6 +251,7 @@ def train(
         model.add_second_atlas(atlas)
         own = ([*first, *second], [*own[1], *maps[: len(second)]])
         held_out = ([*theirs, *their_second], [*held_out[1], *maps[len(second) :]])
+        _fit_stage("coarse_both", model.coarse, own, held_out, folder, config, resume=resume, fresh=False)
     _fit_stage("fine", model.fine, own, held_out, folder, config, resume=resume, fresh=init is None)
     if rank_and_processes()[0] == 0:
         save_model(model.eval(), folder / "model.pt")
@@ -273,9 +275,9 @@ def _fit_stage(
 ) -> None:
     """Fit one of the networks to scans of ``own``, measuring on ``theirs``; ``fresh``: a network that knows nothing."""
     steps, draw_of, loss_of, outputs = (
-        (config.coarse_steps, coarse_draw, coarse_loss, config.coarse_outputs)
-        if name == "coarse"
-        else (config.fine_steps, fine_draw, fine_loss, config.fine_outputs)
+        (config.fine_steps, fine_draw, fine_loss, config.fine_outputs)
+        if name == "fine"
+        else (config.coarse_steps, coarse_draw, coarse_loss, config.coarse_outputs)
     )
     draw, held_out = draw_of(*own, net, config), None
     if theirs[0]:
@@ -339,7 +341,7 @@ def estimate(scans: Sequence[TrainingScan], config: TrainingConfig, device: torc
     unmoved = [BodyMap.affine(np.eye(3), np.zeros(3))] * len(scans)
     minutes = len(scans) * _ALIGNMENT_SECONDS / 60.0
     for steps, net, draw_of, loss_of in (
-        (config.coarse_steps, model.coarse, coarse_draw, coarse_loss),
+        (config.coarse_steps * len(modalities_named(config.modality)), model.coarse, coarse_draw, coarse_loss),
         (config.fine_steps, model.fine, fine_draw, fine_loss),
     ):
         draw = draw_of(scans, unmoved, net, config)
