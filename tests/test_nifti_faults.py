@@ -255,6 +255,15 @@ def test_a_qform_alone_lies_where_the_standard_says(tmp_path: Path, hu, qfac: fl
     assert read_volume(path).grid.same_as(Grid(SHAPE, expected), tolerance_mm=1e-3)
 
 
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_half_turn_whose_quaternion_is_rounded_stays_along_the_axes(tmp_path: Path, hu, off: int) -> None:
+    half = np.sqrt(0.5).astype(np.float32)
+    part = half + np.float32(off) * np.spacing(half)
+    path = patched(write_nifti(tmp_path / "scan.nii", hu, None, AFFINE), {256: floats(0, part, -part)})
+    axes = read_volume(path).grid.ras_from_ijk[:3, :3]
+    assert np.abs(axes[np.abs(axes) < 1.0]).max() < 1e-6
+
+
 @pytest.mark.parametrize("quaternion", [(0.9, 0.9, 0.9), (np.nan, 0, 0), (0, np.inf, 0)])
 def test_a_quaternion_that_is_none_is_refused(tmp_path: Path, hu, quaternion) -> None:
     path = patched(write_nifti(tmp_path / "scan.nii", hu, None, AFFINE), {256: floats(*quaternion)})

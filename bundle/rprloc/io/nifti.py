@@ -30,6 +30,7 @@ _COLOURS = {128: 3, 2304: 4, 32: 2, 1792: 2, 2048: 2}  # RGB, RGBA, complex numb
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}  # unknown is millimetres in practice
 _CODES = {0, 1, 2, 3, 4, 5}  # unknown, scanner, aligned with another scan, Talairach, MNI, other template
 _SAME_MM = 0.1
+_HALF_TURN = 6e-4  # of a quaternion's fourth part, as in NiBabel: three times what 32-bit numbers round off its square
 _QUATERNION_COSINE = 1e-3  # how exactly a quaternion of 32-bit numbers tells a direction near half a turn
 
 
@@ -125,8 +126,10 @@ def _qform(path: Path, header: Nifti1Header, unit_mm: float) -> NDArray[np.float
     qfac, length2 = float(header["pixdim"][0]), float(np.square(quaternion).sum())
     if qfac not in (-1.0, 0.0, 1.0) or not length2 <= 1.0 + 1e-5:  # so written, NaN counts as well
         raise broken(path, f"its qform has the quaternion {quaternion.tolist()} and qfac {qfac:g}")
-    b, c, d = quaternion / max(1.0, math.sqrt(length2))
-    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    a = math.sqrt(max(0.0, 1.0 - length2))
+    if a < _HALF_TURN:  # so little is rounding, above all of scans along the axes, and would tilt them
+        a, quaternion = 0.0, quaternion / math.sqrt(length2)
+    b, c, d = quaternion
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
