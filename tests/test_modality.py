@@ -372,6 +372,8 @@ def test_scans_of_a_second_modality_come_to_the_frame_that_the_network_sees(
     again, kept = link_to_body_frame(scans, [], tmp_path / "frame.npz", net, resume=True)
     np.testing.assert_array_equal(again[1].displacement_mm, maps[1].displacement_mm)
     assert torch.equal(kept.values, atlas.values)
+    with pytest.raises(InputError, match="began with other scans"):  # its networks have learned how these lie
+        link_to_body_frame(scans[1:], [], tmp_path / "frame.npz", net, resume=True)
 
 
 def test_frames_are_linked_by_all_scans_that_agree() -> None:

@@ -181,14 +181,14 @@ def find_affine(atlas: BodyAtlas, other: BodyAtlas) -> NDArray[np.float64]:
 
     Raises InputError if the atlases do not overlap.
     """
-    fixed, known = (to_sitk(values.cpu().numpy(), atlas.grid) for values in atlas.values)
-    moving = to_sitk(other.values[0].cpu().numpy(), other.grid)
+    mean, known = atlas.values.cpu().numpy()
+    fixed, moving = to_sitk(mean, atlas.grid), to_sitk(other.values[0].cpu().numpy(), other.grid)
     transform = sitk.AffineTransform(3)
-    middle_ras = atlas.grid.ras(np.argwhere(atlas.values[1].numpy() > 0.5).mean(axis=0))
+    middle_ras = atlas.grid.ras(np.argwhere(known > 0.5).mean(axis=0))
     transform.SetCenter(lps_from_ras(middle_ras).tolist())
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricFixedMask(sitk.Cast(known > 0.5, sitk.sitkUInt8))
+    method.SetMetricFixedMask(to_sitk((known > 0.5).astype(np.uint8), atlas.grid))
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(4.0, 0.01, 200, relaxationFactor=0.7)
     method.SetOptimizerScalesFromPhysicalShift()

@@ -47,11 +47,8 @@ def make_body_frame(
     kept = _read(path, everyone) if resume else None
     if kept is not None:
         return kept
-    if resume and init is None and path.is_file():  # another frame is none that its networks know
-        raise InputError(
-            f"The run in {path.parent} began with other scans, and they made its body frame. Go on with the same "
-            "scans, or name another folder for these."
-        )
+    if resume and init is None:
+        _require_none(path)
     if init is None:
         maps, atlas = align(everyone, _makers(len(scans)))
     else:
@@ -77,12 +74,14 @@ def link_to_body_frame(
     Scans that lie far from where the others of their frame do look different, as of another sequence. They take no
     part, and lie where the coarse Pnet sees them, but for that last step.
 
-    Raises InputError if the mean images hardly overlap.
+    Raises InputError if the mean images hardly overlap, or if a run that goes on began with other scans.
     """
     everyone = [*scans, *validation]
     kept = _read(path, everyone) if resume else None
     if kept is not None:
         return kept
+    if resume:
+        _require_none(path)
     seen = [_places_seen_in(model, scan) for scan in tqdm(everyone, "looking at scans", unit="scan")]
     poses = [find_agreement(*both) for both in seen]
     own, _ = align(everyone, _makers(len(scans)), starts=poses)
@@ -142,6 +141,15 @@ def _makers(count: int) -> list[int]:
 
 def _names(scans: Sequence[TrainingScan]) -> list[str]:
     return [f"{scan.group}-{scan.name}" for scan in scans]
+
+
+def _require_none(path: Path) -> None:
+    """Raises InputError if scans of a run that goes on lie in a frame already: its networks know no other one."""
+    if path.is_file():
+        raise InputError(
+            f"The run in {path.parent} began with other scans, and they made its body frame. Go on with the same "
+            "scans, or name another folder for these."
+        )
 
 
 def _read(path: Path, scans: Sequence[TrainingScan]) -> tuple[list[BodyMap], BodyAtlas] | None:
