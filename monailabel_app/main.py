@@ -43,7 +43,7 @@ class RPRLocApp(MONAILabelApp):
     It may be a ready-made set, such as ``@head-neck``, or several, also with files: ``@head-neck,@trunk,mine.json``.
 
     ``--conf rprloc PATH``: the command ``rprloc``, by default the one that the shell finds; ``--conf weights FILE``:
-    other weights than the shipped ones; ``--conf device``: auto, cpu or cuda. Raises MONAILabelException if one of them
+    other weights than the default ones; ``--conf device``: auto, cpu or cuda. Raises MONAILabelException if one of them
     cannot be used.
     """
 

@@ -221,7 +221,7 @@ def test_the_file_of_weights_tells_their_modality_without_pytorch(tmp_path: Path
         code = f"import sys; sys.modules['torch'] = None; from pathlib import Path; {told}"
         names = [tmp_path / "model.pt", tmp_path / "whole.pt", *shipped_models().values()]
         done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == [modality] * 2 + ["CT"] * len(shipped_models())
+        assert done.stdout.split() == [modality] * 2 + ["CT", "CT", "CT+MR"]
 
 
 def test_of_other_files_no_modality_is_told(tmp_path: Path, example: ExampleFiles) -> None:

@@ -28,7 +28,7 @@ def test_every_shipped_model_is_calibrated_and_says_what_it_may_be_used_for(name
     calibration = load_calibration(weights)
     assert calibration is not None and calibration.model_id == load_model(name).identity()
     licence = read_licence(weights)
-    assert "\n" not in licence and "OpenKBP" in licence and ("research" in licence) == (name == DEFAULT)
+    assert "\n" not in licence and "OpenKBP" in licence and ("research" in licence) == (name != "open")
 
 
 def test_the_shipped_models_are_different_and_small() -> None:

@@ -1,15 +1,18 @@
 """How well organs are found in MR by examples in MR and in CT, beside registration and template matching.
 
-    python -m scripts.research.measure_mr MR/datasets.json --ct CT/datasets.json --model MODEL --out docs/mr
+    python -m scripts.research.measure_mr MR/datasets.json --ct CT/datasets.json --model ct-mr \
+        --out docs/accuracy/mr
 
-MODEL are weights for MR, or with ``--ct`` weights for both. All methods get the same pairs: every example with all of
-the organs and every query of the split. ``rprloc few-shot`` takes all examples together. Written are pairs.csv, with
-every pair and organ, table.md, and a picture of every query with what its first example found in it.
+The weights are for MR, or with ``--ct`` for both. All methods get the same pairs: every example with all of the organs
+and every query of the split. ``rprloc few-shot`` takes all examples together. Written are pairs.csv, with every pair
+and organ of every method, and table.md. A picture of every query with what its first example found in it stays with the
+predictions: such scans are not ours to publish.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from scripts.benchmark.predictions import Pair, Prediction, path_of, predict
 from scripts.benchmark.registry import Setting, load_methods
 from scripts.benchmark.scoring import Result, score_rows
 from scripts.benchmark.tables import format_other
-from scripts.benchmark.wording import PRODUCT
+from scripts.benchmark.wording import PRODUCT, name_target
 from scripts.research.measure_shots import write_table
 
 METHODS = (PRODUCT, "mean-box", "registration", "gs")
@@ -37,8 +40,10 @@ def main() -> None:
     parser.add_argument("--ct", type=Path, help="a datasets.json whose support cases are examples, too")
     parser.add_argument("--split", default="test", help="which MR cases are queries (%(default)s)")
     parser.add_argument("--model", help="the weights, a path or a shipped model's name")
-    parser.add_argument("--runs", type=Path, default=Path("runs/mr"), help="folder of predictions (%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the table and the pictures")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/mr"), help="folder of predictions and pictures (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     given = parser.parse_args()
     require_folder(given.out)
     mr = [case for case in read_dataset(given.data) if set(TARGETS) <= set(case.targets)]
@@ -56,19 +61,19 @@ def main() -> None:
                 "Check the datasets.json."
             )
     given.out.mkdir(parents=True, exist_ok=True)
-    results = [result for region in regions for result in measure(setting, region, given.split, given.out)]
+    results = [result for region in regions for result in measure(setting, region, given.split)]
     pairs = [
         (result.region, result.row.name, pair.support, pair.query, pair.target, pair.iou, pair.awd_mm)
         for result in results
         for pair in result.scores
     ]
     write_table(given.out / "pairs.csv", ["row", "example", "query", "organ", "iou", "awd_mm"], pairs)
-    table = "\n".join(format_other(results, region) for region in regions)
+    table = "\n".join(format_other(results, region) + format_pairs(results, region) for region in regions)
     write_text_atomically(given.out / "table.md", table)
     print(table)
 
 
-def measure(setting: Setting, region: str, split: str, out: Path) -> list[Result]:
+def measure(setting: Setting, region: str, split: str) -> list[Result]:
     """All methods on all pairs of a region, and the pictures."""
     examples, queries = setting.split(region, "support"), setting.split(region, split)
     pairs = [Pair(region, example.name, query.name) for query in queries for example in examples]
@@ -78,11 +83,28 @@ def measure(setting: Setting, region: str, split: str, out: Path) -> list[Result
     for method in methods:
         predict(method, region, pairs, own.folder)
     for query in queries:
-        draw(own, Pair(region, examples[0].name, query.name), query, out)
+        draw(own, Pair(region, examples[0].name, query.name), query)
     return score_rows(own, [row for method in methods for row in method.rows], region, pairs, own.folder)
 
 
-def draw(setting: Setting, pair: Pair, query: Case, out: Path) -> None:
+def format_pairs(results: Sequence[Result], region: str) -> str:
+    """Every pair of the product with one example."""
+    found = next(result for result in results if (result.region, result.row.name) == (region, PRODUCT))
+    cells = {(pair.support, pair.query, pair.target): f"{pair.iou:.2f} / {pair.awd_mm:.0f}" for pair in found.scores}
+    pairs = dict.fromkeys((pair.support, pair.query) for pair in found.scores)
+    lines = [
+        f"\nEvery pair of `{PRODUCT}`, IoU / AWD in mm:\n",
+        "| example | query | " + " | ".join(map(name_target, TARGETS)) + " |",
+        "|---" * (len(TARGETS) + 2) + "|",
+        *(
+            f"| {example} | {query} | " + " | ".join(cells[example, query, target] for target in TARGETS) + " |"
+            for example, query in pairs
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(setting: Setting, pair: Pair, query: Case) -> None:
     """A query with the product's boxes by one example."""
     found, example = Prediction.read(path_of(setting.folder, PRODUCT, pair)).points_ras, read_case(query)
     boxes, truth = (
@@ -90,7 +112,9 @@ def draw(setting: Setting, pair: Pair, query: Case, out: Path) -> None:
         for marked in (found, example.annotation.points_ras)
     )
     name = f"{pair.region.lower().replace(' ', '-')}-{pair.query}.png"
-    save_picture(out / name, example.volume, boxes, truth=truth)
+    pictures = setting.folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    save_picture(pictures / name, example.volume, boxes, truth=truth)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ from SlicerRPRLocLib.weights import (
     require_weights,
 )
 
+SHIPPED = ["research (CT)", "open (CT)", "ct-mr (CT+MR)"]
+
 
 @pytest.fixture(scope="module")
 def for_mr(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -208,20 +210,20 @@ def test_own_weights_are_chosen_and_the_next_run_takes_them(
     say(mr, "MR"), say(ct, "CT")
     panel.refresh()
     box = panel.ui.weightsBox
-    assert entries(box) == ["research (CT)", "open (CT)", "A file of your own..."]
+    assert entries(box) == [*SHIPPED, "A file of your own..."]
     assert box.currentIndex() == 0 and read_licence(find_weights()) in box.toolTip()
     assert scans(panel) == ["anna", "mr (MR; the weights are for CT)", "ct", "untold"]
     panel.ui.allButton.click()
     assert panel.scans.ticked() == [ct.GetID(), untold.GetID()]
     # No file is chosen.
-    choose(panel, 2)
+    choose(panel, 3)
     assert box.currentIndex() == 0 and panel.parameters.weights == "research"
     # One is.
     desktop.file = str(for_mr)
-    choose(panel, 2)
+    choose(panel, 3)
     assert desktop.offers("model.pt") and panel.parameters.weights == str(for_mr)
-    assert entries(box) == ["research (CT)", "open (CT)", "abdomen/model.pt (MR)", "A file of your own..."]
-    assert box.currentIndex() == 2 and str(for_mr) in box.toolTip()
+    assert entries(box) == [*SHIPPED, "abdomen/model.pt (MR)", "A file of your own..."]
+    assert box.currentIndex() == 3 and str(for_mr) in box.toolTip()
     assert scans(panel) == ["anna", "mr", "ct (CT; the weights are for MR)", "untold"]
     panel.ui.allButton.click()
     assert panel.scans.ticked() == [mr.GetID(), untold.GetID()]
@@ -245,7 +247,7 @@ def test_weights_that_were_written_anew_are_run_anew(
     anna = choose_heart_of(panel, scene.load(example.image, "anna"))
     click_six_points(panel, bone(anna))
     desktop.file = str(own)
-    choose(panel, 2)
+    choose(panel, 3)
     panel.scans.tick([anna.GetID()])
     for _ in range(2):
         panel.ui.locateButton.click()
@@ -278,4 +280,4 @@ def test_weights_that_are_gone_are_told_and_nothing_is_started(
     scene.mrml.Clear(0)
     settle(panel)
     assert panel.ui.weightsBox.currentText() == "research (CT)"
-    assert entries(panel.ui.weightsBox) == ["research (CT)", "open (CT)", "A file of your own..."]
+    assert entries(panel.ui.weightsBox) == [*SHIPPED, "A file of your own..."]

@@ -335,11 +335,11 @@ def list_sets(verbose: Verbose = False) -> None:
 @app.command("models")
 def list_models(verbose: Verbose = False) -> None:
     """List the models that are shipped, for --model, and the licence of each."""
-    from rprloc.model.shipped import DEFAULT, SHIPPED_FOR, read_licence, shipped_models
+    from rprloc.model.shipped import DEFAULT, read_licence, read_modality, shipped_models
 
     for name, weights in shipped_models().items():
         typer.echo(f"{name}{' (the default)' if name == DEFAULT else ''}: {weights}")
-        typer.echo(f"    For {SHIPPED_FOR}. {read_licence(weights)}")
+        typer.echo(f"    For {read_modality(weights)}. {read_licence(weights)}")
 
 
 @app.command()

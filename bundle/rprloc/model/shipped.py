@@ -9,8 +9,6 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 from rprloc.files import shipped_folder
 
 DEFAULT = "research"
-SHIPPED_FOR = "CT"
-"""The modality of all of them."""
 
 LICENCE_FILE = "license.txt"
 """Beside each file of shipped weights: in a line, what they may be used for, and what they were trained on."""
@@ -24,7 +22,7 @@ _OUTLINE_BYTES, _NAME_BYTES = 1 << 20, 16  # of which weights have 5 kB and two 
 def shipped_models() -> dict[str, Path]:
     """The files of the shipped weights by the model's name, the default first."""
     folder = shipped_folder("models")
-    return {DEFAULT: folder / "model.pt", "open": folder / "open" / "model.pt"}
+    return {DEFAULT: folder / "model.pt", **{name: folder / name / "model.pt" for name in ("open", "ct-mr")}}
 
 
 def find_weights(model: str | Path | None = None) -> Path:
