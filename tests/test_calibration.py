@@ -176,13 +176,15 @@ def test_thresholds_worked_out_by_hand() -> None:
     ordinary = [scan(kind, 0.5 + 0.01 * n, n / 100) for n in range(51) for kind in (Kind.WHOLE, Kind.CUT_ALONG)]
     # A hundredth of 102 values is 1.01 along the sorted ones, which come in pairs: 0.01 of the way to the second pair.
     lowest = 0.01 * 0.01
-    likeness, sidedness = find_thresholds([*ordinary, scan(Kind.CUT_SIDEWAYS, 0.0, -2.0)])
+    likeness, sidedness, scale = find_thresholds([*ordinary, scan(Kind.CUT_SIDEWAYS, 0.0, -2.0)]).values()
+    assert scale == pytest.approx(1.0)
     assert likeness == pytest.approx(0.5 + lowest) and sidedness == pytest.approx(lowest)
-    _, sidedness = find_thresholds([*ordinary, scan(Kind.MIRRORED, 0.0, -0.8), scan(Kind.MIRRORED, 0.0, -0.4)])
+    sided = find_thresholds([*ordinary, scan(Kind.MIRRORED, 0.0, -0.8), scan(Kind.MIRRORED, 0.0, -0.4)])
+    sidedness = sided["least_sidedness"]
     assert sidedness == pytest.approx(0.5 * (lowest - 0.4))
-    _, sidedness = find_thresholds([*ordinary, scan(Kind.MIRRORED, 0.0, 0.9)])
+    sidedness = find_thresholds([*ordinary, scan(Kind.MIRRORED, 0.0, 0.9)])["least_sidedness"]
     assert sidedness == pytest.approx(lowest)
-    _, sidedness = find_thresholds([scan(Kind.WHOLE, 0.5, None), scan(Kind.MIRRORED, 0.0, -0.4)])
+    sidedness = find_thresholds([scan(Kind.WHOLE, 0.5, None), scan(Kind.MIRRORED, 0.0, -0.4)])["least_sidedness"]
     assert sidedness == 0.0
 
 
@@ -222,15 +224,17 @@ def test_every_doubt_is_counted_in_its_column(phantom: Volume) -> None:
     doubted = {
         "upside down": (ScanEvidence(0.9, 1.0, upside_down=True), ()),
         "mirrored": (ScanEvidence(0.9, -1.0, upside_down=False), ()),
+        "too long": (ScanEvidence(0.9, 1.0, upside_down=False, length_scale=0.4), ()),
         "hardly like a body": (ScanEvidence(0.1, 1.0, upside_down=False), ()),
         "values unlike CT": (ORDINARY, tuple(image_warnings(strange))),
     }
     scans = [ScanObservation("r", Kind.WHOLE, (), ORDINARY)]
     scans += [ScanObservation(name, Kind.WHOLE, said, evidence) for name, (evidence, said) in doubted.items()]
     header, _, ordinary, *rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in doubts_table(TRUE, scans).splitlines()
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in doubts_table(replace(TRUE, least_length_scale=0.7), scans).splitlines()
     ]
-    assert ordinary == ["r, whole", "1", "0", "0", "0", "0", "0"]
+    assert ordinary == ["r, whole", "1", "0", "0", "0", "0", "0", "0"]
     for name, row in zip(doubted, rows, strict=True):
         assert [title for title, count in zip(header[2:], row[2:], strict=True) if count == "1"] == [name, "any"]
 

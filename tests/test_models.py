@@ -55,6 +55,13 @@ def test_a_set_of_one_model_is_refused_by_the_other_in_words_that_help(example: 
             assert done.exit_code == 2 and "--model" in done.stderr and not (tmp_path / "out").exists()
 
 
+def test_a_set_of_a_shipped_model_names_it_to_another(example: ExampleFiles, tmp_path: Path) -> None:
+    done = rprloc("locate", "@head-neck", example.image, "--out", tmp_path, "--model", "ct-mr", "--device", "cpu")
+    assert done.exit_code == 2
+    wanted = (f"{name} ({load_model(name).identity()})" for name in ("research", "ct-mr"))
+    assert all(name in " ".join(done.stderr.split()) for name in wanted), done.stderr
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_loaded_by_its_name(name: str) -> None:
     localizer = Localizer.load(name, "cpu")

@@ -15,6 +15,7 @@ from rprloc.annotation import Example
 from rprloc.evaluation.evaluate import read_case
 from rprloc.geometry import Box
 from rprloc.io.dataset import Case, read_dataset
+from rprloc.io.reading import read_volume
 from rprloc.localization.support import SupportSet
 from tests.phantoms import STORAGES, stored_otherwise
 from tests.scans import ANNOTATED, MORE
@@ -70,6 +71,14 @@ def test_the_scale_of_mr_and_how_it_is_stored_do_not_matter(
     other = both.locate(replace(query.volume, hu=3.7 * values.astype(np.float32) + 50.0, grid=grid), support_set)
     for name in ORGANS:
         np.testing.assert_allclose(other.boxes[name].walls_mm, found.boxes[name].walls_mm, atol=2.0, err_msg=name)
+
+
+def test_mr_that_is_upside_down_is_not_located_without_a_word(both: Localizer, support_set: SupportSet) -> None:
+    volume = read_volume(MORE / "mr_abdomen" / "images" / "chaos_mr_03.nii.gz")
+    values, grid = volume.hu, volume.grid
+    axis = int(np.argmax(np.abs(grid.ras_from_ijk[2, :3])))
+    found = both.locate(replace(volume, hu=np.ascontiguousarray(np.flip(values, axis))), support_set)
+    assert any("times as long" in warning and "head" in warning for warning in found.warnings), found.warnings
 
 
 def test_what_was_marked_in_mr_is_found_in_ct(both: Localizer) -> None:

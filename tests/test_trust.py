@@ -158,6 +158,15 @@ def test_what_is_wrong_with_a_scan_is_said(
     assert len(doubts) == len(said) and all(word in doubt for word, doubt in zip(said, doubts, strict=True))
 
 
+def test_a_body_that_is_too_long_is_told_where_the_calibration_knows_how_long_bodies_are(shipped: Calibration) -> None:
+    stretched = replace(ORDINARY, length_scale=0.4)
+    known = replace(shipped, least_length_scale=0.7)
+    assert "2.5 times as long" in known.doubts(stretched, ())[0] and known.doubts(ORDINARY, ()) == ()
+    assert Calibration.from_json(known.to_json()) == known
+    older = replace(shipped, least_length_scale=None)
+    assert older.doubts(stretched, ()) == () and Calibration.from_json(older.to_json()) == older
+
+
 def test_a_scan_of_another_part_of_the_body_is_said_to_be_one(shipped: Calibration) -> None:
     absent = AbsentOrgan("liver", Presence(0.0, 0.1, 0.9), ("a",))
     present = OrganDetection("heart", POINTS, np.zeros(6), 1, ("a",), 4.0, Presence(1.0, 0.0, 0.0))

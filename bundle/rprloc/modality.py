@@ -111,7 +111,7 @@ class _CT(Modality):
                 )
             return Doubt(
                 f"The image does not look like CT: its {span}, as in MR or an 8-bit picture, with nothing near "
-                "air's -1000 HU. Use the original CT, in Hounsfield units.",
+                "air's -1000 HU. Use the original CT, in Hounsfield units; if it is MR, weights for MR, such as ct-mr.",
                 False,
             )
         if low > -800.0:
@@ -169,7 +169,7 @@ class _MR(Modality):
         if _is_surely_ct(some - 1024.0, tissue_share=0.75):  # MR of such a scale had up to 0.64, CT from 0.88
             return Doubt(
                 f"The image looks like CT stored with an offset of about 1000 or 1024 (its {span}). Apply the rescale "
-                "intercept to it, which gives Hounsfield units, and use weights for CT.",
+                "intercept to it, which gives Hounsfield units, and use weights that are for CT.",
                 False,
             )
         count = len(np.unique(some))

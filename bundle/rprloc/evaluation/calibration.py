@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _RIDGE_OF_ERRORS, _RIDGE_OF_ODDS = 100.0, 1.0  # observations' worth, on standardized evidence (E24)
 _LEAST_QUERIES, _LEAST_OBSERVATIONS = 3, 20  # with fewer the fits say nothing
 _SHARE_DOUBTED = 0.01  # of ordinary scans
+_THRESHOLDS = ("least_likeness", "least_sidedness", "least_length_scale")
 _NOTHING = Linear(0.0, {})
 
 
@@ -79,7 +80,7 @@ def cross_validate(
 
     Groups without which too little is left are not judged.
     """
-    thresholds = calibration.least_likeness, calibration.least_sidedness
+    thresholds = {name: getattr(calibration, name) for name in _THRESHOLDS}
     found = []
     for group, own, others in _left_out(seen, group_of):
         if min(_counts(others).values()) == 0:
@@ -139,30 +140,32 @@ def bin_by_expected(expected: Sequence[float], true: Sequence[float], count: int
     return np.array([part.mean(0) for part in np.array_split(pairs, min(count, len(pairs)))])
 
 
-def find_thresholds(scans: Sequence[ScanObservation]) -> tuple[float, float]:
-    """The least likeness and the least sidedness of a scan that is not doubted.
+def find_thresholds(scans: Sequence[ScanObservation]) -> dict[str, float | None]:
+    """What a scan must have so that it is not doubted, by the names that a calibration gives it.
 
-    The likeness that all but _SHARE_DOUBTED of ordinary scans exceed, be they cut along the body (half a body may
-    rightly be doubted); and halfway from that share of the sidedness to the most one-sided of mirrored scans. Where no
-    scan shows sides, 0: what lies below is mirrored.
+    The likeness and the length scale that all but _SHARE_DOUBTED of ordinary scans exceed, be they cut along the body
+    (half a body may rightly be doubted). Of sidedness, halfway from what they exceed to the most one-sided of mirrored
+    scans. Where no scan shows sides, 0: what lies below is mirrored.
     """
     ordinary = [scan.evidence for scan in scans if scan.kind in (Kind.WHOLE, Kind.CUT_ALONG)]
     likeness = float(np.quantile([scan.likeness for scan in ordinary], _SHARE_DOUBTED))
     sided = [scan.sidedness for scan in ordinary if scan.sidedness is not None]
+    length_scale = float(np.quantile([scan.length_scale for scan in ordinary], _SHARE_DOUBTED))
     if not sided:
-        return likeness, 0.0
+        return dict(zip(_THRESHOLDS, (likeness, 0.0, length_scale), strict=True))
     lowest = float(np.quantile(sided, _SHARE_DOUBTED))
     mirrored = [scan.evidence.sidedness for scan in scans if scan.kind is Kind.MIRRORED]
     highest = max((sidedness for sidedness in mirrored if sidedness is not None), default=lowest)
-    return likeness, min(lowest, 0.5 * (lowest + highest))
+    sidedness = min(lowest, 0.5 * (lowest + highest))
+    return dict(zip(_THRESHOLDS, (likeness, sidedness, length_scale), strict=True))
 
 
-def _fit(model_id: str, seen: Sequence[Observation], thresholds: tuple[float, float]) -> Calibration:
+def _fit(model_id: str, seen: Sequence[Observation], thresholds: Mapping[str, Any]) -> Calibration:
     whole = [one for one in seen if one.tells_error]
     error = fit_log_mean(
         [vars(one.evidence) for one in whole], ERROR_EVIDENCE, [one.error_mm for one in whole], _weights(whole)
     )
-    partial = Calibration(model_id, error, _NOTHING, _NOTHING, *thresholds)
+    partial = Calibration(model_id, error, _NOTHING, _NOTHING, **thresholds)
     known = [one for one in seen if one.tells_presence]
     rows = [presence_evidence(one.evidence, partial.expected_mm(one.evidence)) for one in known]
     absent = fit_log_odds(rows, ("seen",), [one.state is State.ABSENT for one in known], _weights(known))

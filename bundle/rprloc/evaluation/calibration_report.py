@@ -26,6 +26,7 @@ _MANY_PAIRS, _FEW_PAIRS = 200, 30  # deciles of the former are compared, else fi
 _SAID = {
     "upside down": "upside down",
     "mirrored": "mirrored",
+    "times as long": "too long",
     "hardly looks like": "hardly like a body",
     "does not look like CT": "values unlike CT",
 }

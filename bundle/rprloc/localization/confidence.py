@@ -86,12 +86,15 @@ class ScanEvidence:
     ``likeness``: its correlation (-1 to 1) with the atlas. ``sidedness``: how much of the difference between left and
     right that the atlas has is in the scan: about 1 in a body like the atlas's, 0 or less in one that is mirrored; None
     where the atlas is much the same on both sides, as it is without liver and heart. ``upside_down``: whether the scan
-    fits the body frame with its axis turned only.
+    fits the body frame with its axis turned only. ``length_scale``: how long the atlas's body is along its axis, beside
+    the scan's; about 1, and far less if a scan that is upside down, or whose slices are said to lie too far apart, was
+    fitted by stretching.
     """
 
     likeness: float
     sidedness: float | None
     upside_down: bool
+    length_scale: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +158,7 @@ class FieldEvidence:
             likeness=_correlation(self.grey, self.atlas, self.known),
             sidedness=both / squares if differs else None,
             upside_down=bool(self.field.body.body_from_ras[2, 2] < 0.0),
+            length_scale=float(np.linalg.norm(self.field.body.body_from_ras[:3, 2])),
         )
 
     def near(self, box: Box) -> float:
@@ -263,9 +267,10 @@ class Calibration:
 
     ``error``: the logarithm of the expected wall error in mm. ``absent``: the log odds that an organ is absent;
     ``whole``: those that one which is not absent lies wholly in the scan. Of these two the evidence is ``seen`` and
-    ``inside``, the distances to the scan's end over the expected error. ``least_likeness`` and ``least_sidedness``:
-    what a scan must have so that it is not doubted; see :class:`ScanEvidence`. ``landmark_error`` and
-    ``landmark_absent``: the same of landmarks; None if no landmarks were known.
+    ``inside``, the distances to the scan's end over the expected error. ``least_likeness``, ``least_sidedness``
+    and ``least_length_scale``: what a scan must have so that it is not doubted; see :class:`ScanEvidence`. The last is
+    None in older calibrations. ``landmark_error`` and ``landmark_absent``: the same of landmarks; None if no landmarks
+    were known.
     """
 
     model_id: str
@@ -276,6 +281,7 @@ class Calibration:
     least_sidedness: float
     landmark_error: Linear | None = None
     landmark_absent: Linear | None = None
+    least_length_scale: float | None = None
 
     def judge(self, detection: Target, evidence: Evidence) -> Target:
         """The detection with its expected error and presence."""
@@ -319,8 +325,13 @@ class Calibration:
             doubts.append(
                 f"The scan hardly looks like a body that the weights know (correlation {scan.likeness:.2f}, usually at "
                 f"least {self.least_likeness:.2f}). Boxes may lie anywhere. Check that it shows a person on the "
-                "back, not turned, and more than a small part of the body, in the values that the weights know (CT in "
+                "back, not turned, and more than a small part of the body, in the values that the weights know (of CT "
                 "Hounsfield units)."
+            )
+        elif self.least_length_scale is not None and scan.length_scale < self.least_length_scale:
+            doubts.append(
+                f"The body in the scan seems to be {1.0 / max(scan.length_scale, 0.1):.1f} times as long as it usually "
+                "is. Boxes may lie anywhere. Check that the head is towards +S, and the distance of the slices."
             )
         elif scan.sidedness is not None and scan.sidedness < self.least_sidedness:
             doubts.append(
@@ -336,7 +347,7 @@ class Calibration:
 
     def to_json(self) -> str:
         record = dataclasses.asdict(self)
-        for name in _OF_LANDMARKS:
+        for name in (*_OF_LANDMARKS, "least_length_scale"):
             if record[name] is None:
                 del record[name]
         return json.dumps(record, indent=2) + "\n"
@@ -348,7 +359,7 @@ class Calibration:
             record: dict[str, Any] = dict(parse_json(text))
             names = ["error", "absent", "whole", *(name for name in _OF_LANDMARKS if name in record)]
             lines: dict[str, Any] = {name: Linear(**record.pop(name)) for name in names}
-            numbers = [record["least_likeness"], record["least_sidedness"]]
+            numbers = [record["least_likeness"], record["least_sidedness"], record.get("least_length_scale", 1.0)]
             numbers += [number for line in lines.values() for number in (line.intercept, *line.weights.values())]
             if not np.isfinite(np.array(numbers, float)).all():
                 raise ValueError("a number is not finite")

@@ -25,6 +25,7 @@ from rprloc.localization.one_shot import locate_by_one
 from rprloc.localization.support import SupportSet
 from rprloc.model.device import small_steps
 from rprloc.model.field import PositionField
+from rprloc.model.shipped import name_model
 
 
 def detect(
@@ -91,8 +92,8 @@ def check_support_set(support_set: SupportSet, model_id: str, organs: Sequence[s
     """Raise InputError if the set's latents come from another model, or if it lacks what is asked for."""
     if support_set.model_id != model_id:
         raise InputError(
-            f"The support set was built with model {support_set.model_id}, but the model in use is {model_id}. "
-            "Build the support set again with this model, or choose the one that it was built with (--model)."
+            f"The support set was built with model {name_model(support_set.model_id)}, but the model in use is "
+            f"{name_model(model_id)}. Choose the one that it was built with (--model), or build the support set again."
         )
     missing = [name for name in organs or () if name not in support_set.targets]
     if missing:

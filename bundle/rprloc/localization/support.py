@@ -30,6 +30,7 @@ from rprloc.geometry import Box, Grid, Points, wall_coordinates
 from rprloc.localization.cuts import cut_warnings
 from rprloc.localization.ready_made import find_set
 from rprloc.localization.surroundings import CELL_MM, Surroundings
+from rprloc.model.shipped import name_model
 from rprloc.version import __version__
 
 FORMAT, VERSION = "rprloc-support", 4  # raise it when latents mean something else, too, with the same weights
@@ -310,7 +311,8 @@ class SupportSet:
         models = list(dict.fromkeys(support_set.model_id for support_set in sets))
         if len(models) != 1:
             raise InputError(
-                f"The support sets belong to different weights ({', '.join(models) or 'no set was given'}) and cannot "
+                f"The support sets belong to different weights "
+                f"({', '.join(map(name_model, models)) or 'no set was given'}) and cannot "
                 "be merged. Build them again with the same weights."
             )
         supports: dict[str, Support] = {}

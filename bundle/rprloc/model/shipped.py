@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from pickletools import genops
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -28,6 +29,15 @@ def shipped_models() -> dict[str, Path]:
 def find_weights(model: str | Path | None = None) -> Path:
     """The file of weights that the name of a shipped model or a path stands for; by default the default model's."""
     return shipped_models().get(DEFAULT if model is None else str(model)) or Path(str(model))
+
+
+def name_model(model_id: str) -> str:
+    """Which weights an id stands for, in words: "ct-mr (b6fca2228c351178)" of a shipped model, else the id alone."""
+    for name, weights in shipped_models().items():
+        calibration = weights.with_name(CALIBRATION_FILE)
+        if calibration.is_file() and json.loads(calibration.read_text(encoding="utf-8"))["model_id"] == model_id:
+            return f"{name} ({model_id})"
+    return model_id
 
 
 def read_licence(weights: Path) -> str:
