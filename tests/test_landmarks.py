@@ -77,7 +77,8 @@ def test_organs_and_landmarks_of_one_set_are_found_together_or_as_asked_for() ->
     assert list(found.targets) == ["organ", *TIPS] and list(found.points_ras) == list(TIPS)
     (apex,) = detect(query, "q", support_set, ["apex"]).targets.values()
     assert apex.landmark == "apex"
-    assert np.array_equal(apex.point_ras, found["apex"].point_ras)
+    # Up to rounding: matrix products of other sizes are added up in another order on some processors.
+    assert apex.point_ras == pytest.approx(found["apex"].point_ras, abs=1e-6)
     again = SupportSet.from_json(support_set.to_json())
     assert again.to_json() == support_set.to_json()
     assert detect(query, "q", again)["carina"].point_ras == pytest.approx(found["carina"].point_ras, abs=1e-2)
