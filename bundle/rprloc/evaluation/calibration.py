@@ -140,7 +140,7 @@ def bin_by_expected(expected: Sequence[float], true: Sequence[float], count: int
     return np.array([part.mean(0) for part in np.array_split(pairs, min(count, len(pairs)))])
 
 
-def find_thresholds(scans: Sequence[ScanObservation]) -> dict[str, float | None]:
+def find_thresholds(scans: Sequence[ScanObservation]) -> dict[str, float]:
     """What a scan must have so that it is not doubted, by the names that a calibration gives it.
 
     The likeness and the length scale that all but _SHARE_DOUBTED of ordinary scans exceed, be they cut along the body
@@ -149,15 +149,15 @@ def find_thresholds(scans: Sequence[ScanObservation]) -> dict[str, float | None]
     """
     ordinary = [scan.evidence for scan in scans if scan.kind in (Kind.WHOLE, Kind.CUT_ALONG)]
     likeness = float(np.quantile([scan.likeness for scan in ordinary], _SHARE_DOUBTED))
-    sided = [scan.sidedness for scan in ordinary if scan.sidedness is not None]
     length_scale = float(np.quantile([scan.length_scale for scan in ordinary], _SHARE_DOUBTED))
-    if not sided:
-        return dict(zip(_THRESHOLDS, (likeness, 0.0, length_scale), strict=True))
-    lowest = float(np.quantile(sided, _SHARE_DOUBTED))
-    mirrored = [scan.evidence.sidedness for scan in scans if scan.kind is Kind.MIRRORED]
-    highest = max((sidedness for sidedness in mirrored if sidedness is not None), default=lowest)
-    sidedness = min(lowest, 0.5 * (lowest + highest))
-    return dict(zip(_THRESHOLDS, (likeness, sidedness, length_scale), strict=True))
+    sided = [scan.sidedness for scan in ordinary if scan.sidedness is not None]
+    least_sidedness = 0.0
+    if sided:
+        lowest = float(np.quantile(sided, _SHARE_DOUBTED))
+        mirrored = [scan.evidence.sidedness for scan in scans if scan.kind is Kind.MIRRORED]
+        highest = max((sidedness for sidedness in mirrored if sidedness is not None), default=lowest)
+        least_sidedness = min(lowest, 0.5 * (lowest + highest))
+    return dict(zip(_THRESHOLDS, (likeness, least_sidedness, length_scale), strict=True))
 
 
 def _fit(model_id: str, seen: Sequence[Observation], thresholds: Mapping[str, Any]) -> Calibration:

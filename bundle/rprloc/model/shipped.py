@@ -23,7 +23,8 @@ _OUTLINE_BYTES, _NAME_BYTES = 1 << 20, 16  # of which weights have 5 kB and two 
 def shipped_models() -> dict[str, Path]:
     """The files of the shipped weights by the model's name, the default first."""
     folder = shipped_folder("models")
-    return {DEFAULT: folder / "model.pt", **{name: folder / name / "model.pt" for name in ("open", "ct-mr")}}
+    others = {name: folder / name / "model.pt" for name in ("open", "ct-mr")}
+    return {DEFAULT: folder / "model.pt", **others}
 
 
 def find_weights(model: str | Path | None = None) -> Path:
