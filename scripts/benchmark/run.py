@@ -186,7 +186,7 @@ def main() -> None:
         "--runs", type=Path, default=Path("runs/benchmark"), help="weights and predictions (%(default)s)"
     )
     parser.add_argument("--docs", type=Path, default=Path("docs/benchmark"), help="folder of the report (%(default)s)")
-    parser.add_argument("--pairs", type=int, default=84, help="pairs of an example and a query in han (%(default)s)")
+    parser.add_argument("--pairs", type=int, default=85, help="pairs of an example and a query in han (%(default)s)")
     parser.add_argument("--abdomen-pairs", type=int, default=20, help="the same in the abdomen (%(default)s)")
     parser.add_argument(
         "--other-pairs", type=int, default=0, help="in the abdomen, with training cases as queries (%(default)s)"

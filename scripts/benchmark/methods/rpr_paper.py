@@ -41,7 +41,7 @@ WARM_UP, COOL_DOWN = 0.02, 0.4
 
 RUNS = (1, 5, 10, 15, 20)
 STEP_RUNS = {"han": 15, "abdomen": 20}
-MINUTES = {"han": (140.0, 45.0), "abdomen": (60.0, 30.0)}
+MINUTES = {"han": (140.0, 45.0), "abdomen": (60.0, 20.0)}
 """The usual budget of the coarse and of the fine network on one CPU core."""
 FULL_PAIRS = 250 * 12_000
 """The paper's recipe: 250 epochs."""
