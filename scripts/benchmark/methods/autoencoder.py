@@ -29,7 +29,7 @@ STRIDE = 2
 _NET_STRIDE = 4
 _LATENT = 64
 _BATCH = 48
-MINUTES = {"han": 60.0, "abdomen": 10.0}
+MINUTES = {"han": 60.0, "abdomen": 5.0}
 
 
 class Autoencoder(nn.Module):
