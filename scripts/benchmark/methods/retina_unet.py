@@ -32,7 +32,7 @@ from scripts.benchmark.registry import SUPERVISED, Example, Method, Row, Setting
 from scripts.benchmark.scans import SPACING_MM, Scan, pack_scans, resample_labels
 
 VOXEL_MM = 2 * SPACING_MM
-MINUTES = {"han": 60.0, "abdomen": 10.0}
+MINUTES = {"han": 60.0, "abdomen": 8.0}
 _STRIDES = (4, 8)
 _MERGED_IOU, _MERGED_BOXES = 0.4, 20
 
