@@ -199,6 +199,9 @@ class RetinaUNet(Method):
             self._detectors[region] = detector.eval()
         return self._detectors[region]
 
+    def caution(self, region: str) -> str:
+        return f"it sees voxels of {VOXEL_MM:g} mm, which may hold it back; half as large ones take eight times as long."
+
     def prepare(self, example: Example, organs: Sequence[str]) -> str:
         return example.case.region
 
