@@ -200,7 +200,7 @@ class RetinaUNet(Method):
         return self._detectors[region]
 
     def caution(self, region: str) -> str:
-        return f"it sees voxels of {VOXEL_MM:g} mm, which may hold it back; half as large ones take eight times as long."
+        return f"its voxels of {VOXEL_MM:g} mm may hold it back; half as large ones take eight times as long."
 
     def prepare(self, example: Example, organs: Sequence[str]) -> str:
         return example.case.region
