@@ -64,3 +64,11 @@ def test_methods_that_are_not_shown_are_not_judged() -> None:
 def test_it_is_told_that_the_product_was_set_by_training_cases() -> None:
     ours = replace(result("rprloc", [0.6, 0.7], [5.0, 6.0]), region="han" + OTHER)
     assert "**Beware**, `rprloc`: its settings were chosen" in describe_findings([ours], "han" + OTHER, {})
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [([0.2, 0.3], [0.6, 0.8]), ([0.6, 0.8], [0.2, 0.3])])
+def test_a_difference_whose_sign_is_told_in_words_lies_between_positive_ends(
+    ours: Sequence[float], theirs: Sequence[float]
+) -> None:
+    said = describe_findings([result("rprloc", ours, [5.0, 6.0]), result("other", theirs, [5.0, 6.0])], "han", {})
+    assert "by 45.0 % IoU (40.0 to 50.0)" in said

@@ -85,7 +85,7 @@ def difference(ours: Result, theirs: Result, measure: Callable[[PairScore], floa
 
 def _compare(ours: Result, theirs: Result) -> str:
     mean, ends = difference(ours, theirs)
-    span = f"by {100 * abs(mean):.1f} % IoU ({format_interval((100 * ends[0], 100 * ends[1]), 1)})"
+    span = f"by {100 * abs(mean):.1f} % IoU ({_amount(100 * ends[0], 100 * ends[1])})"
     if ends[0] > 0:
         return f"`{PRODUCT}` is better {span}."
     if ends[1] < 0:
@@ -97,12 +97,17 @@ def _compare(ours: Result, theirs: Result) -> str:
 
 def _compare_awd(ours: Result, theirs: Result) -> str:
     mean, ends = difference(ours, theirs, awd_mm_of)
-    span = f"{abs(mean):.1f} mm ({format_interval(ends, 1)})"
+    span = f"{abs(mean):.1f} mm ({_amount(*ends)})"
     if ends[1] < 0:
         return f"the walls of `{PRODUCT}` are closer by {span}."
     if ends[0] > 0:
         return f"**the walls of `{PRODUCT}` are farther off** by {span}."
     return f"the two cannot be told apart ({mean:+.1f} mm, {format_interval(ends, 1)})."
+
+
+def _amount(low: float, high: float) -> str:
+    """The interval of a difference whose sign is told in words: from the smaller amount to the larger one."""
+    return format_interval((-high, -low) if high < 0 else (low, high), 1)
 
 
 def _describe_paper(results: Sequence[Result], region: str) -> list[str]:
