@@ -6,7 +6,7 @@ inference and training use the same mixed precision as the product. Training dif
 possible on a CPU: all pairs among several patches of a scan count, in place of one pair of two patches; Muon, with a
 rate that rises at the beginning of the budget and falls at its end, takes the place of Adam; and the fine network
 starts as the coarse one, because one that starts anew hardly learns in an hour. The networks of the abdomen learn from
-the chest's training scans, too: of sixteen scans alone they remember the places along the body.
+the chest's training scans, too, because the agents of long scans start there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WARM_UP, COOL_DOWN = 0.02, 0.4
 """Shares of the budget in which the rate rises and falls."""
 
 ALSO_TRAINED_ON = {"abdomen": ("thorax",)}
-"""Further regions whose training scans teach a network: agents of the abdomen start in the chest, too."""
+"""Further regions whose training scans teach a region's networks."""
 
 RUNS = (1, 5, 10, 15, 20)
 STEP_RUNS = {"han": 15, "abdomen": 20}
