@@ -183,6 +183,14 @@ def test_a_method_can_be_asked_again_and_a_row_without_predictions_is_left_out(t
     assert {one["row"] for one in records} == {"same-place"}
 
 
+def test_predictions_of_other_weights_are_not_reported(toy: Setting, tmp_path: Path) -> None:
+    run_toy(toy, tmp_path)
+    path = path_of(toy.folder, "same-place", choose_pairs(toy, "toy", 5)[0])
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"version": "0"}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"same-place.*Run the stage predict"):
+        run(toy, {"toy": 5}, tmp_path / "docs", stages=["report"], folders=[tmp_path / "methods"])
+
+
 def test_points_that_are_not_six_are_refused(toy: Setting, tmp_path: Path) -> None:
     bad = NEW_METHOD.replace("return prepared[0]", "return {organ: prepared[0][organ][:5] for organ in organs}")
     (tmp_path / "methods" / "same_place.py").write_text(bad, encoding="utf-8")
@@ -426,6 +434,7 @@ def test_an_interval_holds_the_mean_and_lies_within_the_values(values: list[floa
 def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, toy: Setting, phantom: Volume) -> None:
     module = method_module("rpr_paper")
     module.WIDTH["toy"], module.PATCH["toy"] = 2, ((32, 32, 32), (4.0, 4.0, 4.0))
+    module.LEARNING_RATE["toy"], module.COOL_DOWN["toy"] = (2e-3, 2e-3), 0.4
     # Two fine patches are often out of reach of each other, and then others are taken.
     module.REACH_MM["toy"], module.BATCH["toy"], module.MINUTES["toy"] = (300.0, 60.0), ((1, 6), (1, 2)), (0.1, 0.02)
     case = replace(toy.cases[0], split="train")

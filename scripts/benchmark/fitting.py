@@ -132,6 +132,14 @@ def version_of(*paths: Path) -> str:
     return ", ".join(f"{state['steps']} steps in {state['seconds']:.1f} s" for state in states) or "not trained"
 
 
+def describe_effort(path: Path) -> str:
+    """As part of a sentence: how long the weights in a file learned, and from how much."""
+    if not path.exists():
+        return "has not learned"
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    return f"learned for {state['seconds'] / 60:.0f} minutes from {state['scans']} scans"
+
+
 def describe_training(path: Path, what: str) -> str:
     """In words: how long the weights in ``path`` were trained, and on how much."""
     if not path.exists():

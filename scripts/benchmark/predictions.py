@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a row found in a pair's query: see :class:`registry.Found`. ``version`` is that of the method."""
+    """What a row found in a pair's query: see :class:`registry.Localization`. ``version`` is that of the method."""
 
     row: str
     version: str
@@ -159,6 +159,18 @@ def predict(method: Method, region: str, pairs: Sequence[Pair], folder: Path) ->
         for row in rows:
             _write(folder, row, version, pair, by_row[row.name], targets)
     return len(jobs)
+
+
+def require_current(method: Method, region: str, pairs: Sequence[Pair], folder: Path) -> None:
+    """Raise InputError if other weights than the method's present ones made a prediction of these pairs."""
+    version = method.version(region)
+    for row in method.rows:
+        for pair in for_shots(pairs, row.shots):
+            if path_of(folder, row.name, pair).exists() and not _is_done(folder, row, pair, version):
+                raise InputError(
+                    f"{row.name}: predictions in {pair.region} were made by other weights than those that the report "
+                    "would describe. Run the stage predict, too."
+                )
 
 
 def _prepare(method: Method, case: Case, targets: Sequence[str]) -> object:

@@ -152,7 +152,7 @@ class Method:
         return ""
 
     def version(self, region: str) -> str:
-        """Of weights and code: predictions that another version made are made again."""
+        """Of the weights: predictions that others made are made again. After a change of code, ask with ``--again``."""
         paths = self.weights(region).values()
         return version_of(*paths) if paths else "1"
 

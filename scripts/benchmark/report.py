@@ -96,9 +96,9 @@ def _introduce(
             "*scans* are training cases as queries: networks were trained on their grey values, the",
             "supervised one on their labels, so it is left out. Some labels also helped to choose the settings of",
             f"`{PRODUCT}`, but no label of a test case did. A cell is the mean IoU of the boxes in per cent and the",
-            "mean distance of their six walls (AWD) in mm; in brackets 95 % intervals over queries (bootstrap),",
-            "which with few queries are rough themselves. *±* is the standard deviation over examples of the",
-            f"mean IoU. Seed {setting.seed}.\n",
+            "mean distance of their six walls (AWD) in mm; in brackets 95 % intervals over queries (bootstrap) for",
+            "these examples, which with few queries are rough themselves. *±* is the standard deviation over",
+            f"examples of the mean IoU: other examples give other figures. Seed {setting.seed}.\n",
         ]
     )
 
@@ -114,8 +114,8 @@ def _describe_training(methods: Sequence[Method], regions: Sequence[str], docs: 
         lines.append("\n![What was followed on scans that nothing is trained on](training.png)")
     lines.append(
         "\nTrained on the `train` cases; only the supervised method sees their labels. Nothing is trained or chosen "
-        "on test cases. The curves are of `val` cases, in regions without any of the examples. A network that had less "
-        "than its recipe's budget shows what that gives, not all it can."
+        "on test cases. The curves are of `val` cases, or of the examples where a region has none. A network "
+        "that had less than its recipe's budget shows what that gives, not all it can."
     )
     return "\n".join(lines) + "\n"
 

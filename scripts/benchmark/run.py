@@ -26,7 +26,7 @@ from rprloc.errors import InputError
 from rprloc.io.dataset import read_dataset
 from scripts.benchmark.circumstances import describe_machine
 from scripts.benchmark.paper import order_of
-from scripts.benchmark.predictions import Pair, choose_other_pairs, choose_pairs, path_of, predict
+from scripts.benchmark.predictions import Pair, choose_other_pairs, choose_pairs, path_of, predict, require_current
 from scripts.benchmark.registry import METHODS, SUPERVISED, Method, Setting, load_methods
 from scripts.benchmark.report import write_report
 from scripts.benchmark.scoring import Result, score_rows, write_records
@@ -159,6 +159,11 @@ def _report(
     docs: Path,
 ) -> None:
     """Score what was predicted, and write results.json and the report into ``docs``."""
+    for method in methods:
+        for pairs in chosen.values():
+            require_current(method, pairs[0].region, pairs, setting.folder)
+        for timing in timings:
+            require_current(type(method)(timing.setting), timing.pairs[0].region, timing.pairs, timing.folder)
     rows = [row for method in methods for row in method.rows]
     rows.sort(key=lambda row: (row.table, not row.name.startswith(PRODUCT), order_of(row.table, row.paper)))
     results = [

@@ -18,7 +18,7 @@ _HEADINGS = {
 
 TIME_REMARK = (
     "Median over pairs, from the scan in memory to the boxes; what is made of an example before is not counted. "
-    "With one thread the process's own time counts, which is the wall time of an idle machine; with more threads the "
+    "With one thread the process's own time counts, so that other work on the machine does not; with more threads the "
     "wall time of the first pairs. *sliding*: window by window, as in the paper, by the time of some windows; "
     "*float32*: without the mixed precision that the networks here share, by the time of some patches.\n"
 )

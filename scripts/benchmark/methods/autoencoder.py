@@ -19,9 +19,9 @@ from rprloc.geometry import Points
 from rprloc.model.network import ChannelNorm, mixed_precision
 from rprloc.volume import Volume
 from scripts.benchmark.circumstances import read_clock
-from scripts.benchmark.fitting import fit, load_weights
+from scripts.benchmark.fitting import describe_effort, fit, load_weights
 from scripts.benchmark.registry import Example, Localization, Method, Row, Setting, register
-from scripts.benchmark.scans import Scan, pack_scans
+from scripts.benchmark.scans import SPACING_MM, Scan, pack_scans, patch_of
 
 EDGE_VOX = 22
 """66 mm: the in-plane edge of the paper's head-and-neck patch is 64 mm."""
@@ -90,6 +90,13 @@ class FeatureMaps(Method):
 
     def weights(self, region: str) -> dict[str, Path]:
         return {"autoencoder": self.setting.folder / "weights" / f"autoencoder-{region}.pt"}
+
+    def caution(self, region: str) -> str:
+        edges = " x ".join(f"{count * spacing:g}" for count, spacing in zip(*patch_of(region), strict=True))
+        return (
+            f"its autoencoder {describe_effort(self.weights(region)['autoencoder'])}, and sees windows with edges of "
+            f"{EDGE_VOX * SPACING_MM:g} mm; the paper's patches measure {edges} mm."
+        )
 
     def train(self, region: str) -> None:
         torch.manual_seed(self.setting.seed)

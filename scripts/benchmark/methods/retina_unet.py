@@ -27,7 +27,7 @@ from rprloc.files import atomic_path
 from rprloc.geometry import Box, Grid, Points
 from rprloc.model.network import mixed_precision
 from rprloc.volume import Volume
-from scripts.benchmark.fitting import fit, load_weights
+from scripts.benchmark.fitting import describe_effort, fit, load_weights
 from scripts.benchmark.registry import SUPERVISED, Example, Method, Row, Setting, face_centres, register
 from scripts.benchmark.scans import SPACING_MM, Scan, pack_scans, resample_labels
 
@@ -200,7 +200,10 @@ class RetinaUNet(Method):
         return self._detectors[region]
 
     def caution(self, region: str) -> str:
-        return f"its voxels of {VOXEL_MM:g} mm may hold it back; half as large ones take eight times as long."
+        return (
+            f"it {describe_effort(self._path(region))}. Its voxels of {VOXEL_MM:g} mm may hold it back, too; half as "
+            "large ones take eight times as long."
+        )
 
     def prepare(self, example: Example, organs: Sequence[str]) -> str:
         return example.case.region
