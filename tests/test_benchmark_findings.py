@@ -72,3 +72,12 @@ def test_a_difference_whose_sign_is_told_in_words_lies_between_positive_ends(
 ) -> None:
     said = describe_findings([result("rprloc", ours, [5.0, 6.0]), result("other", theirs, [5.0, 6.0])], "han", {})
     assert "by 45.0 % IoU (40.0 to 50.0)" in said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"), [(0.5, "0.5 s (**`rprloc` is slower than that**)"), (2.0, "2.0 s (2.0 times as long)")]
+)
+def test_it_is_told_which_method_takes_longer(seconds: float, verdict: str) -> None:
+    ours, paper = result("rprloc", [0.6, 0.7], [3.0, 3.0]), result("rpr-paper", [0.5, 0.6], [4.0, 4.0])
+
+    assert f"`rpr-paper` {verdict}" in describe_findings([ours, replace(paper, seconds=(seconds,) * 2)], "han", {})

@@ -145,15 +145,18 @@ def describe_speed(results: Sequence[Result], region: str) -> list[str]:
     organs = f"all {ours.organs} organs" if ours.organs > 1 else "one organ"
     line = f"- Time for {organs} of a query: `{PRODUCT}` {ours.seconds_per_query:.2f} s"
     if paper is not None:
-        factor = paper.seconds_per_query / ours.seconds_per_query
-        line += f", `{PAPER}` {paper.seconds_per_query:.1f} s ({factor:.0f} times as long)"
+        line += f", `{PAPER}` {_compare_seconds(ours, paper)}"
     matching = [result for result in results if result.region == region and result.row.name.startswith("gs-")]
     if matching:
         fastest = min(matching, key=lambda result: result.seconds_per_query)
-        slower = ours.seconds_per_query > fastest.seconds_per_query
-        line += f", template matching through FFTs (`{fastest.row.name}`) {fastest.seconds_per_query:.1f} s"
-        line += f": **`{PRODUCT}` is slower than that**" if slower else ""
+        line += f", template matching through FFTs (`{fastest.row.name}`) {_compare_seconds(ours, fastest)}"
     return [line + "."]
+
+
+def _compare_seconds(ours: Result, theirs: Result) -> str:
+    factor = theirs.seconds_per_query / ours.seconds_per_query
+    verdict = f"{factor:.1f} times as long" if factor >= 1.0 else f"**`{PRODUCT}` is slower than that**"
+    return f"{theirs.seconds_per_query:.1f} s ({verdict})"
 
 
 def _list_winners(ours: Result, rivals: Sequence[Result]) -> list[str]:
