@@ -80,7 +80,7 @@ def plot_training(methods: Sequence[Method], regions: Sequence[str], path: Path)
     if not followed:
         return False
     figure, axes = pyplot.subplots(
-        1, len(followed), figsize=(4.2 * len(followed), 3.6), layout="constrained", squeeze=False
+        1, len(followed), figsize=(4.2 * len(followed), 3.9), layout="constrained", squeeze=False
     )
     for axis, method in zip(axes[0], followed, strict=True):
         for (region, what), checks in curves[method].items():
@@ -90,7 +90,7 @@ def plot_training(methods: Sequence[Method], regions: Sequence[str], path: Path)
         axis.set_xlabel("minutes of training")
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         axis.grid(color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
