@@ -25,7 +25,7 @@ from rprloc.volume import Volume, to_sitk
 from scripts.benchmark.fitting import fit, read_checks, version_of
 from scripts.benchmark.matching import SIMILARITIES, FourierMatcher, best_place, sliding_sums
 from scripts.benchmark.predictions import Pair, Prediction, choose_other_pairs, choose_pairs, path_of, predict
-from scripts.benchmark.registry import METHODS, Setting, load_methods
+from scripts.benchmark.registry import METHODS, Example, Setting, load_methods
 from scripts.benchmark.run import TARGETS, run
 from scripts.benchmark.scans import Scan, cut_patches
 from scripts.benchmark.scoring import interval_over_queries, score_rows
@@ -187,7 +187,7 @@ def test_predictions_of_other_weights_are_not_reported(toy: Setting, tmp_path: P
     run_toy(toy, tmp_path)
     path = path_of(toy.folder, "same-place", choose_pairs(toy, "toy", 5)[0])
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"version": "0"}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"same-place.*Run the stage predict"):
+    with pytest.raises(InputError, match=r"same-place.*stage predict"):
         run(toy, {"toy": 5}, tmp_path / "docs", stages=["report"], folders=[tmp_path / "methods"])
 
 
@@ -449,6 +449,19 @@ def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, t
     steps = torch.load(fine, weights_only=True)["steps"]
     assert f"and {steps:,} pairs" in method.caution("toy")  # a pair counts once
 
+    sought, module.STEP_RUNS["toy"] = [], 2
+    latents_of = method._latents
+    method._latents = lambda region, stage, scan, places: (
+        sought.append(len(places)) or latents_of(region, stage, scan, places)
+    )
+    example = Example(toy.cases[0])
+    prepared = method.prepare(example, ("bone", "lung"))
+    sought.clear()
+    found = method.locate([prepared], example.volume, ("bone", "lung"))
+    assert set(found) == {row.name for row in method.rows}
+    # Two corners and each of twenty runs start at one place; from there on every point has an agent of its own.
+    assert sought == [1] * 21 + [12] * 4 + [12]
+
 
 def test_dense_latents_of_the_autoencoder_are_those_of_its_patches(method_module) -> None:
     module = method_module("autoencoder")
@@ -513,8 +526,6 @@ def test_an_augmented_box_holds_the_augmented_label(method_module) -> None:
 def test_a_method_finds_the_organs_of_the_example_in_itself(
     shared_data: Path, tmp_path: Path, name: str, row: str, limit_mm: float
 ) -> None:
-    from scripts.benchmark.registry import Example
-
     cases = read_dataset(shared_data / "datasets.json")
     setting = Setting(tuple(cases), tmp_path, TARGETS)
     example = Example(next(case for case in cases if case.region == "abdomen" and case.split == "support"))

@@ -45,10 +45,10 @@ def fit(
     alone. Returns the state: seconds, steps, checks (step, seconds, error), ...
     Raises InputError if the loss is no finite number.
     """
+    rates = [group["lr"] for group in optimizer.param_groups]  # before those that a resumed run ended with
     state = _resume(net, optimizer, path, scans)
     budget = 60.0 * minutes
     (modes or net).train()
-    rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     last = read_clock()
     saved = time.perf_counter()
     bar = tqdm(desc=path.stem, initial=state["steps"], unit="step", mininterval=20.0)
@@ -137,7 +137,7 @@ def describe_effort(path: Path) -> str:
     if not path.exists():
         return "has not learned"
     state = torch.load(path, weights_only=True, map_location="cpu")
-    return f"learned for {state['seconds'] / 60:.0f} minutes from {state['scans']} scans"
+    return f"learned for {state['seconds'] / 60:.1f} minutes from {state['scans']} scans"
 
 
 def describe_training(path: Path, what: str) -> str:

@@ -162,14 +162,14 @@ def predict(method: Method, region: str, pairs: Sequence[Pair], folder: Path) ->
 
 
 def require_current(method: Method, region: str, pairs: Sequence[Pair], folder: Path) -> None:
-    """Raise InputError if other weights than the method's present ones made a prediction of these pairs."""
+    """Raise InputError if another version of the method than the present one made a prediction of these pairs."""
     version = method.version(region)
     for row in method.rows:
         for pair in for_shots(pairs, row.shots):
             if path_of(folder, row.name, pair).exists() and not _is_done(folder, row, pair, version):
                 raise InputError(
-                    f"{row.name}: predictions in {pair.region} were made by other weights than those that the report "
-                    "would describe. Run the stage predict, too."
+                    f"{row.name}: predictions in {pair.region} were made by other weights or code than those that the "
+                    "report would describe. Run the stage predict for it, too."
                 )
 
 

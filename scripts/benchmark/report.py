@@ -97,7 +97,7 @@ def _introduce(
             "supervised one on their labels, so it is left out. Some labels also helped to choose the settings of",
             f"`{PRODUCT}`, but no label of a test case did. A cell is the mean IoU of the boxes in per cent and the",
             "mean distance of their six walls (AWD) in mm; in brackets 95 % intervals over queries (bootstrap) for",
-            "these examples, which with few queries are rough themselves. *±* is the standard deviation over",
+            "these examples; with few queries they are rough themselves. *±* is the standard deviation over",
             f"examples of the mean IoU: other examples give other figures. Seed {setting.seed}.\n",
         ]
     )

@@ -40,7 +40,7 @@ REACH_MM = {"han": (300.0, 30.0), "abdomen": (700.0, 50.0)}
 
 LEARNING_RATE, WEIGHT_DECAY = {"han": (2e-3, 2e-3), "abdomen": (1e-3, 5e-4)}, 1e-4
 WARM_UP, COOL_DOWN = 0.02, {"han": 0.4, "abdomen": 0.8}
-"""Shares of the budget in which the rate rises and falls; it falls for longer where a step sees one scan alone."""
+"""Shares of the budget in which the rate rises and falls; it falls for longer where a step sees a scan or two."""
 
 ALSO_TRAINED_ON = {"abdomen": ("thorax",)}
 """Further regions whose training scans teach a region's networks."""
@@ -181,7 +181,9 @@ class RprPaper(Method):
                 if stage == 1:
                     far = np.abs(body - body[generator.integers(len(body))]) * SPACING_MM
                     among = body[(far <= 0.75 * reach_mm).all(1)]
-                places_ras = scan.grid.ras(among[generator.integers(len(among), size=count)])
+                chosen = among[generator.integers(len(among), size=count)]
+                # Anywhere in the voxels, as agents are: at their centres all patches would be equally blurred.
+                places_ras = scan.grid.ras(chosen + generator.uniform(-0.5, 0.5, (count, 3)))
                 truth_mm = places_ras[second] - places_ras[first]
                 near = np.abs(truth_mm).max(1) <= (reach_mm if stage == 1 else np.inf)
             images = cut_patches(scan, places_ras, *PATCH[region])
@@ -224,7 +226,7 @@ class RprPaper(Method):
     def caution(self, region: str) -> str:
         shares = " and ".join(f"{self._pairs_seen(region, stage):,}" for stage in (0, 1))
         others = " and ".join(ALSO_TRAINED_ON.get(region, ()))
-        more = f" They learned from scans of the {others}, too." if others else ""
+        more = f" The networks learned from scans of the {others}, too." if others else ""
         return (
             f"its coarse and fine networks saw at most {shares} pairs of patches, the paper's about {FULL_PAIRS:,} "
             "each. Training differs from the paper's: all pairs among the patches of a step count, so that fewer "
