@@ -108,27 +108,32 @@ def _resume(net: nn.Module, optimizer: torch.optim.Optimizer | MuonWithAdamW, pa
     return state
 
 
+def _read_state(path: Path) -> dict[str, Any]:
+    """What :func:`fit` left in a file."""
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
 def load_weights(net: nn.Module, path: Path) -> None:
     """Put the weights that :func:`fit` left in ``path`` into a network. Raises InputError if there are none."""
     if not path.exists():
         raise InputError(f"There are no weights at {path}. Train the method first: run the stage train, too.")
-    net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["net"])
+    net.load_state_dict(_read_state(path)["net"])
     net.eval()
 
 
 def steps_of(path: Path) -> int:
     """How many steps the weights in a file were trained; 0 if there are none."""
-    return int(torch.load(path, weights_only=True, map_location="cpu")["steps"]) if path.exists() else 0
+    return int(_read_state(path)["steps"]) if path.exists() else 0
 
 
 def read_checks(path: Path) -> list[tuple[int, float, float]]:
     """Of the weights in a file what was followed: (step, seconds, error) of each check; [] if there are none."""
-    return torch.load(path, weights_only=True, map_location="cpu")["checks"] if path.exists() else []
+    return _read_state(path)["checks"] if path.exists() else []
 
 
 def version_of(*paths: Path) -> str:
     """What tells the weights in files from others: how much they were trained."""
-    states = [torch.load(path, weights_only=True, map_location="cpu") for path in paths if path.exists()]
+    states = [_read_state(path) for path in paths if path.exists()]
     return ", ".join(f"{state['steps']} steps in {state['seconds']:.1f} s" for state in states) or "not trained"
 
 
@@ -136,7 +141,7 @@ def describe_effort(path: Path) -> str:
     """As part of a sentence: how long the weights in a file learned, and from how much."""
     if not path.exists():
         return "has not learned"
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = _read_state(path)
     return f"learned for {state['seconds'] / 60:.1f} minutes from {state['scans']} scans"
 
 
@@ -144,9 +149,10 @@ def describe_training(path: Path, what: str) -> str:
     """In words: how long the weights in ``path`` were trained, and on how much."""
     if not path.exists():
         return f"{what}: not trained"
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = _read_state(path)
     last = np.mean(state["losses"][-50:]) if state["losses"] else float("nan")
     return (
         f"{what}: {state['seconds'] / 60:.1f} min on {state['machine']}, {state['steps']} steps, "
         f"{state['scans']} scans, final loss {last:.3g}"
+        + (f", the curve ends at {state['checks'][-1][2]:.3g}" if state["checks"] else "")
     )

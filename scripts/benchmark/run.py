@@ -115,15 +115,7 @@ def _run_method(
     again: bool,
 ) -> None:
     """Train a method and let it predict. ``again``: without the predictions that it made before."""
-    folder = method.setting.folder
-    supervised = any(row.given == SUPERVISED for row in method.rows)
-    jobs = [
-        (name, method, pairs, folder, None) for name, pairs in chosen.items() if not (supervised and OTHER in name)
-    ] + [
-        (timing.region, type(method)(timing.setting), timing.pairs, timing.folder, timing.threads)
-        for timing in timings
-        if not (supervised and timing.region == ALL_ORGANS)
-    ]
+    jobs = _list_jobs(method, chosen, timings)
     for _, _, pairs, home, _ in jobs if again else ():
         for row in method.rows:
             shutil.rmtree(path_of(home, row.name, pairs[0]).parent, ignore_errors=True)
@@ -135,6 +127,21 @@ def _run_method(
             with _threads(threads):
                 count = predict(predictor, pairs[0].region, pairs, home)
             _log.info("%s, %s: %d predictions made.", method.name, name, count)
+
+
+def _list_jobs(
+    method: Method, chosen: Mapping[str, Sequence[Pair]], timings: Sequence[_Timing]
+) -> list[tuple[str, Method, Sequence[Pair], Path, int | None]]:
+    """What a method predicts: the region's name, the method, the pairs, the folder, and the threads if they are set."""
+    folder = method.setting.folder
+    supervised = any(row.given == SUPERVISED for row in method.rows)
+    return [
+        (name, method, pairs, folder, None) for name, pairs in chosen.items() if not (supervised and OTHER in name)
+    ] + [
+        (timing.region, type(method)(timing.setting), timing.pairs, timing.folder, timing.threads)
+        for timing in timings
+        if not (supervised and timing.region == ALL_ORGANS)
+    ]
 
 
 @contextmanager
@@ -160,10 +167,8 @@ def _report(
 ) -> None:
     """Score what was predicted, and write results.json and the report into ``docs``."""
     for method in methods:
-        for pairs in chosen.values():
-            require_current(method, pairs[0].region, pairs, setting.folder)
-        for timing in timings:
-            require_current(type(method)(timing.setting), timing.pairs[0].region, timing.pairs, timing.folder)
+        for _, predictor, pairs, folder, _ in _list_jobs(method, chosen, timings):
+            require_current(predictor, pairs[0].region, pairs, folder)
     rows = [row for method in methods for row in method.rows]
     rows.sort(key=lambda row: (row.table, not row.name.startswith(PRODUCT), order_of(row.table, row.paper)))
     results = [

@@ -38,7 +38,9 @@ WIDTH = {"han": 16, "abdomen": 24}
 REACH_MM = {"han": (300.0, 30.0), "abdomen": (700.0, 50.0)}
 """r of the coarse and of the fine network; the last one is that of the code that was published with the paper."""
 
-LEARNING_RATE, WEIGHT_DECAY = {"han": (2e-3, 2e-3), "abdomen": (1e-3, 5e-4)}, 1e-4
+LEARNING_RATE = {"han": (2e-3, 2e-3), "abdomen": (1e-3, 5e-4)}
+"""Of the coarse and of the fine network."""
+WEIGHT_DECAY = 1e-4
 WARM_UP, COOL_DOWN = 0.02, {"han": 0.4, "abdomen": 0.8}
 """Shares of the budget in which the rate rises and falls; it falls for longer where a step sees a scan or two."""
 
@@ -271,7 +273,7 @@ class RprPaper(Method):
         reach_mm = REACH_MM[region]
 
         def move(stage: int, agents_ras: Points, targets: Tensor) -> tuple[Points, float]:
-            """One step of agents (P, 3), or of one (1, 3), towards targets (P, 3), and its seconds."""
+            """One step of agents (P, 3) or (1, 3) towards targets (P, 3), and its seconds; agents stay in the scan."""
             begun = read_clock()
             latents = self._latents(region, stage, scan, agents_ras)
             moved = agents_ras + offset_mm(latents, targets, reach_mm[stage]).double().numpy()
