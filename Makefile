@@ -93,8 +93,10 @@ audit: setup
 
 # Annotated scans; see bundle/docs/README.md for the format. More pairs or another budget: make BENCHMARK='--pairs 40' benchmark-full.
 DATA ?= $(firstword $(wildcard data/datasets.json ../shared/data/datasets.json) data/datasets.json)
+# More scans that networks learn from, without labels.
+DATA_MORE ?= $(firstword $(wildcard data_more/datasets.json ../shared/data_more/datasets.json))
 BENCHMARK ?=
-run_benchmark = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m scripts.benchmark.run $(DATA)
+run_benchmark = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m scripts.benchmark.run $(DATA) $(DATA_MORE)
 
 benchmark: setup
 	$(run_benchmark) --runs runs/benchmark-quick --docs runs/benchmark-quick/report \

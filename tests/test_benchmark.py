@@ -424,6 +424,11 @@ def test_pairs_are_timed_with_more_threads_and_the_number_of_threads_stays(toy: 
     assert f"s a query, {before + 1} threads" in report
 
 
+def test_two_cases_of_one_name_are_refused(toy: Setting) -> None:
+    with pytest.raises(InputError, match=f"called {toy.cases[0].name}. Give each"):
+        replace(toy, cases=(*toy.cases, toy.cases[0]))
+
+
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_an_interval_holds_the_mean_and_lies_within_the_values(values: list[float]) -> None:
     low, high = interval_over_queries({str(number): value for number, value in enumerate(values)})
@@ -433,10 +438,17 @@ def test_an_interval_holds_the_mean_and_lies_within_the_values(values: list[floa
 
 def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, toy: Setting, phantom: Volume) -> None:
     module = method_module("rpr_paper")
-    module.WIDTH["toy"], module.PATCH["toy"] = 2, ((32, 32, 32), (4.0, 4.0, 4.0))
-    module.LEARNING_RATE["toy"], module.COOL_DOWN["toy"] = (2e-3, 2e-3), 0.4
-    # Two fine patches are often out of reach of each other, and then others are taken.
-    module.REACH_MM["toy"], module.BATCH["toy"], module.MINUTES["toy"] = (300.0, 60.0), ((1, 6), (1, 2)), (0.1, 0.02)
+    module.PATCH["toy"] = (32, 32, 32), (4.0, 4.0, 4.0)
+    module.RECIPES["toy"] = module.Recipe(
+        width=2,
+        reach_mm=(300.0, 60.0),
+        learning_rate=(2e-3, 2e-3),
+        cool_down=0.4,
+        zoom=0.1,
+        batch=((1, 6), (1, 2)),  # two fine patches are often out of reach of each other, and then others are taken
+        minutes=(0.1, 0.02),
+        step_runs=2,
+    )
     case = replace(toy.cases[0], split="train")
     method = module.RprPaper(replace(toy, cases=(*toy.cases, replace(case, name="carl"))))
 
@@ -449,10 +461,10 @@ def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, t
     steps = torch.load(fine, weights_only=True)["steps"]
     assert f"and {steps:,} pairs" in method.caution("toy")  # a pair counts once
 
-    sought, module.STEP_RUNS["toy"] = [], 2
+    sought = []
     latents_of = method._latents
     method._latents = lambda region, stage, scan, places: (
-        sought.append(len(places)) or latents_of(region, stage, scan, places)
+        sought.append(places) or latents_of(region, stage, scan, places)
     )
     example = Example(toy.cases[0])
     prepared = method.prepare(example, ("bone", "lung"))
@@ -460,7 +472,27 @@ def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, t
     found = method.locate([prepared], example.volume, ("bone", "lung"))
     assert set(found) == {row.name for row in method.rows}
     # Two corners and each of twenty runs start at one place; from there on every point has an agent of its own.
-    assert sought == [1] * 21 + [12] * 4 + [12]
+    assert [len(places) for places in sought] == [1] * 21 + [12] * 4 + [12]
+    assert np.array_equal(sought[0], sought[1])  # the diagonal differs from the first run in nothing else
+    assert len(np.unique(np.concatenate(sought[1:21]), axis=0)) == 20
+
+
+@pytest.mark.parametrize("zoom", [0.85, 1.2])
+def test_a_zoomed_scan_teaches_what_a_scaled_patient_would(method_module, phantom: Volume, zoom: float) -> None:
+    module = method_module("rpr_paper")
+    module.PATCH["toy"] = (32, 32, 32), (4.0, 4.0, 4.0)
+    module.RECIPES["toy"] = replace(module.RECIPES["han"], reach_mm=(300.0, 60.0))
+    torch.manual_seed(0)
+    net = module.PatchPnet(2, (32, 32, 32)).eval()
+    scan = Scan.of(phantom)
+    small = replace(scan, grid=Grid(scan.grid.shape, np.diag([*[1.0 / zoom] * 3, 1.0]) @ scan.grid.ras_from_ijk))
+    body = np.argwhere(scan.body())
+    for stage in (0, 1):
+        zoomed, scaled = (
+            module.offset_errors_mm(net, "toy", stage, seen, body, 5, np.random.default_rng(7), factor)
+            for seen, factor in ((scan, zoom), (small, 1.0))
+        )
+        torch.testing.assert_close(zoomed, scaled, atol=1e-2, rtol=1e-3)
 
 
 def test_dense_latents_of_the_autoencoder_are_those_of_its_patches(method_module) -> None:

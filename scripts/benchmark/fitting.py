@@ -98,14 +98,13 @@ def fit(
 def _resume(net: nn.Module, optimizer: torch.optim.Optimizer | MuonWithAdamW, path: Path, scans: int) -> dict[str, Any]:
     """The state in ``path``, put into the net and the optimizer, or a new one; with the machine as it is now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "scans": scans, "losses": [], "checks": []}
+    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "losses": [], "checks": []}
     device = next(net.parameters()).device
     if path.exists():
         state = torch.load(path, weights_only=True, map_location=device)
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
-    state["machine"] = describe_machine(device)
-    return state
+    return state | {"scans": scans, "machine": describe_machine(device)}
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -103,7 +104,8 @@ class Setting:
     """Where a method finds what it may use: the dataset's cases, a folder for what it keeps, and its budget.
 
     ``minutes`` scales every method's training: 1 for the budgets that the methods name. ``targets``: of each region the
-    organs of the tables. ``model``: the product's weights, by default the shipped ones.
+    organs of the tables. ``model``: the product's weights, by default the shipped ones. Raises InputError if two cases
+    have one name.
     """
 
     cases: tuple[Case, ...]
@@ -112,6 +114,12 @@ class Setting:
     minutes: float = 1.0
     seed: int = 0
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        counts = Counter(case.name for case in self.cases)
+        twice = [name for name, count in counts.items() if count > 1]
+        if twice:
+            raise InputError(f"More than one case is called {', '.join(twice)}. Give each a name of its own.")
 
     def split(self, region: str, split: str) -> list[Case]:
         return [case for case in self.cases if case.region == region and case.split == split]

@@ -1,6 +1,6 @@
 """All methods on the same pairs of scans, and the report.
 
-    python -m scripts.benchmark.run DATASETS.json
+    python -m scripts.benchmark.run DATASETS.json [MORE.json]
 
 Trains what is not trained yet, predicts what is not predicted yet, scores everything, and writes the report. What was
 done stays in the folder of the runs, so a run that was interrupted goes on where it was. ``--again rprloc`` makes the
@@ -191,7 +191,7 @@ def _report(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="the datasets.json")
+    parser.add_argument("data", type=Path, nargs="+", help="the datasets.json, and more with scans to learn from")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/benchmark"), help="weights and predictions (%(default)s)"
     )
@@ -219,7 +219,8 @@ def main() -> None:
         _log.warning("Set OMP_NUM_THREADS=1, so that numerical libraries keep to one thread, too.")
     _log.info("%s", describe_machine())
     try:
-        setting = Setting(tuple(read_dataset(given.data)), given.runs, TARGETS, given.budget, given.seed)
+        cases = tuple(case for path in given.data for case in read_dataset(path))
+        setting = Setting(cases, given.runs, TARGETS, given.budget, given.seed)
         pairs = {region: count for region, count in (("han", given.pairs), ("abdomen", given.abdomen_pairs)) if count}
         run(
             setting,

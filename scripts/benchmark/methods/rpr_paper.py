@@ -3,11 +3,12 @@
 Lei et al., MICCAI 2021. Where the text leaves a choice, the one that helps the method was taken: training patches come
 from non-air places, patches are cut at exact places by interpolation, each wall of a box is that of its own point, a
 run's starting place serves all points, as its latent does not depend on them, and inference and training use the same
-mixed precision as the product. Training differs in three points, which make it possible on a CPU: all pairs among
+mixed precision as the product. Training differs in four points. Three make it possible on a CPU: all pairs among
 several patches of a scan count, in place of one pair of two patches; Muon, with a rate that rises at the beginning of
 the budget and falls at its end, takes the place of Adam; and the fine network starts as the coarse one, because one
-that starts anew hardly learns in an hour. The network's blocks have two convolutions, which the text leaves open. The
-networks of the abdomen learn from the chest's training scans, too, because the agents of long scans start there.
+that starts anew hardly learns in an hour. The fourth helps where there are few scans: each seems larger or smaller at
+every step. The network's blocks have two convolutions, which the text leaves open. The
+networks of the abdomen learn from other scans of the trunk, too, because the agents of long scans start there.
 """
 
 from __future__ import annotations
@@ -32,29 +33,61 @@ from rprloc.volume import Volume
 from scripts.benchmark.circumstances import read_clock
 from scripts.benchmark.fitting import fit, load_weights, steps_of
 from scripts.benchmark.registry import Example, Localization, Method, Row, Setting, face_centres, register
-from scripts.benchmark.scans import PATCH, SPACING_MM, Scan, cut_patches, pack_scans
-
-WIDTH = {"han": 16, "abdomen": 24}
-REACH_MM = {"han": (300.0, 30.0), "abdomen": (700.0, 50.0)}
-"""r of the coarse and of the fine network; the last one is that of the code that was published with the paper."""
-
-LEARNING_RATE = {"han": (2e-3, 2e-3), "abdomen": (1e-3, 5e-4)}
-"""Of the coarse and of the fine network."""
-WEIGHT_DECAY = 1e-4
-WARM_UP, COOL_DOWN = 0.02, {"han": 0.4, "abdomen": 0.8}
-"""Shares of the budget in which the rate rises and falls; it falls for longer where a step sees a scan or two."""
-
-ALSO_TRAINED_ON = {"abdomen": ("thorax",)}
-"""Further regions whose training scans teach a region's networks."""
+from scripts.benchmark.scans import PATCH, Scan, cut_patches, pack_scans
 
 RUNS = (1, 5, 10, 15, 20)
-STEP_RUNS = {"han": 15, "abdomen": 20}
-MINUTES = {"han": (140.0, 45.0), "abdomen": (150.0, 55.0)}
-"""The usual budget of the coarse and of the fine network on one CPU core."""
+WEIGHT_DECAY = 1e-4
+WARM_UP = 0.02
+"""Share of the budget in which the rate rises."""
 FULL_PAIRS = 250 * 12_000
 """The paper's recipe: 250 epochs, of 12,000 pairs by the settings that were published with it."""
-BATCH = {"han": ((2, 8), (4, 4)), "abdomen": ((1, 8), (2, 4))}
-"""Scans a step, coarse and fine, and patches of each: all pairs of a scan's patches count."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a region's networks are built, trained and used; two values are of the coarse and of the fine network."""
+
+    width: int
+    reach_mm: tuple[float, float]
+    """r of the paper; the fine one is that of the code that was published with it."""
+    learning_rate: tuple[float, float]
+    cool_down: float
+    """Share of the budget in which the rate falls."""
+    zoom: float
+    """How much larger or smaller a training scan may seem: a few scans are soon learned by heart."""
+    batch: tuple[tuple[int, int], tuple[int, int]]
+    """Scans a step, and patches of each: all pairs of a scan's patches count."""
+    minutes: tuple[float, float]
+    """The usual budget on one CPU core."""
+    step_runs: int
+    """How many runs the rows of several steps and of the fine network have."""
+    also_trained_on: tuple[str, ...] = ()
+    """Further regions whose training scans teach the networks."""
+
+
+RECIPES = {
+    "han": Recipe(
+        width=16,
+        reach_mm=(300.0, 30.0),
+        learning_rate=(1e-3, 5e-4),
+        cool_down=0.8,
+        zoom=0.0,
+        batch=((2, 8), (4, 4)),
+        minutes=(240.0, 75.0),
+        step_runs=15,
+    ),
+    "abdomen": Recipe(
+        width=24,
+        reach_mm=(700.0, 50.0),
+        learning_rate=(1e-3, 5e-4),
+        cool_down=0.8,
+        zoom=0.15,
+        batch=((1, 8), (2, 4)),
+        minutes=(225.0, 85.0),
+        step_runs=20,
+        also_trained_on=("thorax", "trunk"),
+    ),
+}
 CHECKED_PATCHES = 6
 _TIMED_PATCHES = 4
 _AT_ONCE = 4  # patches that fit a processor's cache
@@ -99,8 +132,8 @@ class PatchPnet(nn.Module):
         return self.head(self.trunk(image).flatten(1))
 
 
-def _schedule(region: str, share: float) -> float:
-    return min(1.0, 0.01 + share / WARM_UP, (1.0 - share) / COOL_DOWN[region])
+def _schedule(cool_down: float, share: float) -> float:
+    return min(1.0, 0.01 + share / WARM_UP, (1.0 - share) / cool_down)
 
 
 def offset_mm(from_latent: Tensor, to_latent: Tensor, reach_mm: float) -> Tensor:
@@ -111,6 +144,42 @@ def offset_mm(from_latent: Tensor, to_latent: Tensor, reach_mm: float) -> Tensor
 def _body_voxels(scan: Scan) -> NDArray[np.int16]:
     """The indices (N, 3) of a scan's voxels that are body."""
     return np.argwhere(scan.body()).astype(np.int16)
+
+
+def offset_errors_mm(
+    net: PatchPnet,
+    region: str,
+    stage: int,
+    scan: Scan,
+    body: NDArray[np.int16],
+    count: int,
+    generator: np.random.Generator,
+    zoom: float = 1.0,
+) -> Tensor:
+    """The errors (pairs, 3) of the offsets between ``count`` patches of a scan, each pair in one direction.
+
+    ``body``: the indices (N, 3) of the voxels in which the patches lie. The fine network's pairs are those in reach.
+    ``zoom``: the scan is seen as that of a patient who is so many times as small.
+    """
+    device, reach_mm = net.latent.weight.device, RECIPES[region].reach_mm[stage]
+    first, second = np.triu_indices(count, 1)
+    near = np.zeros(len(first), bool)
+    while not near.any():  # patches without a pair in reach teach nothing
+        among = body
+        if stage == 1:
+            far_mm = np.abs(body - body[generator.integers(len(body))]) * scan.grid.spacing_mm
+            among = body[(far_mm <= 0.75 * reach_mm * zoom).all(1)]
+        chosen = among[generator.integers(len(among), size=count)]
+        # Anywhere in the voxels, as agents are: at their centres all patches would be equally blurred.
+        places_ras = scan.grid.ras(chosen + generator.uniform(-0.5, 0.5, (count, 3)))
+        truth_mm = (places_ras[second] - places_ras[first]) / zoom
+        near = np.abs(truth_mm).max(1) <= (reach_mm if stage == 1 else np.inf)
+    shape, spacing_mm = PATCH[region]
+    images = cut_patches(scan, places_ras, shape, [zoom * step for step in spacing_mm])
+    latents = torch.cat([net(part.to(device)) for part in images.split(_AT_ONCE)])
+    first, second = first[near], second[near]
+    found_mm = offset_mm(latents[first], latents[second], reach_mm)
+    return found_mm - torch.from_numpy(truth_mm[near]).float().to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,55 +223,39 @@ class RprPaper(Method):
         return list(self.weights(region).values())[stage]
 
     def train(self, region: str) -> None:
-        regions = (region, *ALSO_TRAINED_ON.get(region, ()))
+        regions = (region, *RECIPES[region].also_trained_on)
         cases = [case for name in regions for case in self.setting.split(name, "train")]
         scans = pack_scans(cases, self.setting.folder / "packed")
         for stage in (0, 1):
             self._train(region, stage, scans)
 
     def _train(self, region: str, stage: int, scans: list[Scan]) -> None:
+        recipe = RECIPES[region]
         torch.manual_seed(self.setting.seed)
         device = choose_device("auto")  # predictions are timed on the CPU
-        net = PatchPnet(WIDTH[region], PATCH[region][0])
+        net = PatchPnet(recipe.width, PATCH[region][0])
         if stage == 1:  # latents of the coarse network, in units of the fine one's reach
             load_weights(net, self._path(region, 0))
             # Halved: a noisy network's short offsets are too long, and a saturated tanh hardly learns.
-            net.latent.weight.data *= 0.5 * REACH_MM[region][0] / REACH_MM[region][1]
+            net.latent.weight.data *= 0.5 * recipe.reach_mm[0] / recipe.reach_mm[1]
         net.to(device)
         layers = [layer for layer in [*net.trunk.modules(), *net.head] if isinstance(layer, nn.Conv3d | nn.Linear)]
-        optimizer = MuonWithAdamW(net, layers, LEARNING_RATE[region][stage], WEIGHT_DECAY)
-        reach_mm, (scans_a_step, patches) = REACH_MM[region][stage], BATCH[region][stage]
+        optimizer = MuonWithAdamW(net, layers, recipe.learning_rate[stage], WEIGHT_DECAY)
+        scans_a_step, patches = recipe.batch[stage]
         checked = pack_scans(self.scans_to_check(region), self.setting.folder / "packed")
-
-        def errors_mm(scan: Scan, body: NDArray[np.int16], count: int, generator: np.random.Generator) -> Tensor:
-            """The errors (pairs, 3) of the offsets between all patches of a scan, each pair in one direction."""
-            first, second = np.triu_indices(count, 1)
-            near = np.zeros(len(first), bool)
-            while not near.any():  # patches without a pair in reach teach nothing
-                among = body
-                if stage == 1:
-                    far = np.abs(body - body[generator.integers(len(body))]) * SPACING_MM
-                    among = body[(far <= 0.75 * reach_mm).all(1)]
-                chosen = among[generator.integers(len(among), size=count)]
-                # Anywhere in the voxels, as agents are: at their centres all patches would be equally blurred.
-                places_ras = scan.grid.ras(chosen + generator.uniform(-0.5, 0.5, (count, 3)))
-                truth_mm = places_ras[second] - places_ras[first]
-                near = np.abs(truth_mm).max(1) <= (reach_mm if stage == 1 else np.inf)
-            images = cut_patches(scan, places_ras, *PATCH[region])
-            latents = torch.cat([net(part.to(device)) for part in images.split(_AT_ONCE)])
-            first, second = first[near], second[near]
-            found_mm = offset_mm(latents[first], latents[second], reach_mm)
-            return found_mm - torch.from_numpy(truth_mm[near]).float().to(device)
+        errors_of = partial(offset_errors_mm, net, region, stage)
 
         bodies = [_body_voxels(scan) for scan in scans]
 
         def loss_of(generator: np.random.Generator) -> Tensor:
-            chosen = generator.integers(len(scans), size=scans_a_step)
-            return torch.cat([errors_mm(scans[n], bodies[n], patches, generator) for n in chosen]).square().mean()
+            zoomed = 1.0 + recipe.zoom * generator.uniform(-1.0, 1.0, scans_a_step)
+            chosen = zip(generator.integers(len(scans), size=scans_a_step), zoomed, strict=True)
+            errors = [errors_of(scans[n], bodies[n], patches, generator, zoom) for n, zoom in chosen]
+            return torch.cat(errors).square().mean()
 
         def check() -> float:
             generator = np.random.default_rng(self.setting.seed)
-            errors = [errors_mm(scan, _body_voxels(scan), CHECKED_PATCHES, generator) for scan in checked]
+            errors = [errors_of(scan, _body_voxels(scan), CHECKED_PATCHES, generator) for scan in checked]
             return float(torch.cat(errors).square().mean().sqrt())
 
         fit(
@@ -210,9 +263,9 @@ class RprPaper(Method):
             loss_of,
             optimizer,
             self._path(region, stage),
-            MINUTES[region][stage] * self.setting.minutes,
+            recipe.minutes[stage] * self.setting.minutes,
             seed=self.setting.seed,
-            rate_at=partial(_schedule, region),
+            rate_at=partial(_schedule, recipe.cool_down),
             scans=len(scans),
             check=check,
         )
@@ -222,13 +275,15 @@ class RprPaper(Method):
 
         A pair counts once: the other direction has the same error with the other sign.
         """
-        scans, patches = BATCH[region][stage]
+        scans, patches = RECIPES[region].batch[stage]
         return scans * (patches * (patches - 1) // 2) * steps_of(self._path(region, stage))
 
     def caution(self, region: str) -> str:
         shares = " and ".join(f"{self._pairs_seen(region, stage):,}" for stage in (0, 1))
-        others = " and ".join(ALSO_TRAINED_ON.get(region, ()))
+        others = " and ".join(name for name in RECIPES[region].also_trained_on if self.setting.split(name, "train"))
         more = f" The networks learned from scans of the {others}, too." if others else ""
+        if RECIPES[region].zoom:
+            more += f" In training each scan is made up to {RECIPES[region].zoom:.0%} larger or smaller."
         return (
             f"its coarse and fine networks saw at most {shares} pairs of patches, the paper's about {FULL_PAIRS:,} "
             "each. Training differs from the paper's: all pairs among the patches of a step count, so that fewer "
@@ -239,7 +294,7 @@ class RprPaper(Method):
     def _latents(self, region: str, stage: int, scan: Scan, places_ras: Points) -> Tensor:
         """Latents (N, 3) of the patches around places (N, 3)."""
         if (region, stage) not in self._nets:
-            net = PatchPnet(WIDTH[region], PATCH[region][0])
+            net = PatchPnet(RECIPES[region].width, PATCH[region][0])
             load_weights(net, self._path(region, stage))
             self._nets[region, stage] = net
         with torch.inference_mode():
@@ -263,14 +318,17 @@ class RprPaper(Method):
     def locate(
         self, prepared: Sequence[Marked], query: Volume, organs: Sequence[str], shots: str = "one"
     ) -> dict[str, Localization]:
-        """All rows from the same agents: K runs are the first K of 20, each from a random place of its own."""
+        """All rows from the same agents: K runs are the first K of 20, each from a random place of its own.
+
+        The diagonal's corners start where the first run does, so that the two rows differ in nothing else.
+        """
         marked, region = prepared[0], self._region(organs)
         generator = np.random.default_rng([self.setting.seed, crc32(query.name.encode()), crc32(marked.name.encode())])
         started = read_clock()
         scan = Scan.of(query)
         body_ras, bounds = scan.body_ras(), scan.grid.bounds
         reading = read_clock() - started
-        reach_mm = REACH_MM[region]
+        reach_mm = RECIPES[region].reach_mm
 
         def move(stage: int, agents_ras: Points, targets: Tensor) -> tuple[Points, float]:
             """One step of agents (P, 3) or (1, 3) towards targets (P, 3), and its seconds; agents stay in the scan."""
@@ -282,8 +340,9 @@ class RprPaper(Method):
         def starts(count: int) -> Points:
             return body_ras[generator.integers(len(body_ras), size=count)]
 
+        origins = starts(max(RUNS))[:, None]
         diagonal = torch.cat([marked.diagonal[organ] for organ in organs])  # (2 organs, 3)
-        corners, seconds = move(0, starts(1), diagonal)
+        corners, seconds = move(0, origins[0], diagonal)
         boxes = [Box(pair.min(0), pair.max(0)) for pair in corners.reshape(-1, 2, 3)]
         results = {
             "diagonal K=1": Localization(
@@ -297,14 +356,14 @@ class RprPaper(Method):
 
         targets = torch.cat([marked.coarse[organ] for organ in organs])  # (6 organs, 3)
         runs, times = [], []
-        for _ in range(max(RUNS)):
-            moved, seconds = move(0, starts(1), targets)
+        for origin in origins:
+            moved, seconds = move(0, origin, targets)
             runs.append(moved)
             times.append(seconds)
         for count in RUNS:
             results[f"extreme K={count}"] = result(np.mean(runs[:count], axis=0), sum(times[:count]))
 
-        count = STEP_RUNS[region]
+        count = RECIPES[region].step_runs
         agents, seconds = runs[:count], sum(times[:count])
         coarse, coarse_seconds = np.mean(agents, axis=0), seconds
         results["M_c one step"] = result(coarse, seconds)
