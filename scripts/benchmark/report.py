@@ -114,8 +114,9 @@ def _describe_training(methods: Sequence[Method], regions: Sequence[str], docs: 
         lines.append("\n![What was followed on scans that nothing is trained on](training.png)")
     lines.append(
         "\nTrained on the `train` cases; only the supervised method sees their labels. Nothing is trained or chosen "
-        "on test cases. The curves are of `val` cases, or of the examples where a region has none. A network "
-        "that had less than its recipe's budget shows what that gives, not all it can."
+        "on test cases. The curves are of `val` cases, or of the examples where a region has none; where one breaks, "
+        "other places of the same scans are checked from there on. A network that had less than its recipe's budget "
+        "shows what that gives, not all it can."
     )
     return "\n".join(lines) + "\n"
 

@@ -73,7 +73,7 @@ RECIPES = {
         cool_down=0.8,
         zoom=0.0,
         batch=((2, 8), (4, 4)),
-        minutes=(240.0, 75.0),
+        minutes=(240.0, 80.0),
         step_runs=15,
     ),
     "abdomen": Recipe(
