@@ -187,7 +187,7 @@ def test_predictions_of_other_weights_are_not_reported(toy: Setting, tmp_path: P
     run_toy(toy, tmp_path)
     path = path_of(toy.folder, "same-place", choose_pairs(toy, "toy", 5)[0])
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"version": "0"}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"same-place.*stage predict"):
+    with pytest.raises(InputError, match=r"same-place.*Run the stage predict"):
         run(toy, {"toy": 5}, tmp_path / "docs", stages=["report"], folders=[tmp_path / "methods"])
 
 

@@ -7,8 +7,8 @@ mixed precision as the product. Training differs in four points. Three make it p
 several patches of a scan count, in place of one pair of two patches; Muon, with a rate that rises at the beginning of
 the budget and falls at its end, takes the place of Adam; and the fine network starts as the coarse one, because one
 that starts anew hardly learns in an hour. The fourth helps where there are few scans: each seems larger or smaller at
-every step. The network's blocks have two convolutions, which the text leaves open. The
-networks of the abdomen learn from other scans of the trunk, too, because the agents of long scans start there.
+every step. The network's blocks have two convolutions, which the text leaves open. The networks of the abdomen learn
+from other scans of the trunk, too, because the agents of long scans start there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Recipe:
 
     width: int
     reach_mm: tuple[float, float]
-    """r of the paper; the fine one is that of the code that was published with it."""
+    """r of the paper; the abdomen's fine one is that of the code that was published with it."""
     learning_rate: tuple[float, float]
     cool_down: float
     """Share of the budget in which the rate falls."""
