@@ -103,7 +103,7 @@ benchmark: setup
 		--pairs 2 --abdomen-pairs 1 --budget 0.0025 $(BENCHMARK)
 
 benchmark-full: setup
-	$(run_benchmark) --runs runs/benchmark --docs docs/benchmark --other-pairs 16 --all-organs abdomen --time-threads 2 $(BENCHMARK)
+	$(run_benchmark) --runs runs/benchmark --docs docs/benchmark --other-pairs 16 --all-organs abdomen --time-threads 1 2 $(BENCHMARK)
 
 clean:
 	rm -rf .venv $(FLOOR) $(MONAILABEL) demo-out example-out site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bundle/*.egg-info

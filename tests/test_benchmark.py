@@ -22,7 +22,7 @@ from rprloc.geometry import Box, Grid
 from rprloc.io.dataset import read_dataset
 from rprloc.training.optimizer import MuonWithAdamW
 from rprloc.volume import Volume, to_sitk
-from scripts.benchmark.fitting import fit, read_checks, version_of
+from scripts.benchmark.fitting import describe_effort, describe_training, fit, read_checks, version_of
 from scripts.benchmark.matching import SIMILARITIES, FourierMatcher, best_place, sliding_sums
 from scripts.benchmark.predictions import Pair, Prediction, choose_other_pairs, choose_pairs, path_of, predict
 from scripts.benchmark.registry import METHODS, Example, Setting, load_methods
@@ -366,7 +366,24 @@ def test_training_is_followed_on_other_scans_and_what_was_seen_is_kept(tmp_path:
         )  # fmt: skip
 
     assert modes == [(False, False)] * 2
-    assert [(step, error) for step, _, error in read_checks(tmp_path / "a.pt")] == [(3, 1.0), (5, 2.0)]
+    assert [[(step, error) for step, _, error in part] for part in read_checks(tmp_path / "a.pt")] == [
+        [(3, 1.0), (5, 2.0)]
+    ]
+
+
+def test_a_training_that_goes_on_otherwise_says_from_which_step(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    net = torch.nn.Linear(3, 1)
+    for until, scans, settings in ((3, 4, ""), (3, 9, "blurred"), (5, 8, "rate 0.1"), (7, 8, "rate 0.1")):
+        fit(
+            net, lambda generator: net(torch.ones(1, 3)).square().mean(), torch.optim.Adam(net.parameters()), path, 1.0,
+            seed=0, rate_at=lambda share: 1.0, scans=scans, max_steps=until, check=lambda: 2.0, settings=settings,
+        )  # fmt: skip
+
+    # What a complete training was given besides taught it nothing.
+    assert "7 steps (to step 3: 4 scans; then: 8 scans, rate 0.1)" in describe_training(path, "network")
+    assert describe_effort(path).endswith("from 4, then 8 scans")
+    assert [[step for step, _, _ in part] for part in read_checks(path)] == [[3], [5, 7]]
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_a_sentence(tmp_path: Path) -> None:
@@ -416,12 +433,26 @@ def test_pairs_are_timed_with_more_threads_and_the_number_of_threads_stays(toy: 
     (tmp_path / "methods" / "same_place.py").write_text(asking, encoding="utf-8")
     before = torch.get_num_threads()
 
-    run(toy, {"toy": 5}, tmp_path / "docs", threads=before + 1, folders=[tmp_path / "methods"])
+    run(toy, {"toy": 5}, tmp_path / "docs", threads=[before, before + 1], folders=[tmp_path / "methods"])
 
     assert set((toy.folder / "asked").read_text().split()) == {str(before), str(before + 1)}
     assert torch.get_num_threads() == before
     report = (tmp_path / "docs" / "report.md").read_text(encoding="utf-8")
-    assert f"s a query, {before + 1} threads" in report
+    assert f"s a query, {before + 1} threads" in report and f"s a query, {before} threads" not in report
+
+
+def test_times_of_pairs_that_were_located_again_stand_for_the_first_ones(toy: Setting, tmp_path: Path) -> None:
+    folders, docs = [tmp_path / "methods"], tmp_path / "docs"
+    run(toy, {"toy": 5}, docs, folders=folders)
+    for path in toy.folder.rglob("predictions/**/*.json"):  # as if other work had slowed them
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 999.0}))
+    scored = [{key: one[key] for key in ("iou", "n")} for one in json.loads((docs / "results.json").read_text())]
+
+    run(toy, {"toy": 5}, docs, folders=folders, threads=[torch.get_num_threads()])
+
+    records = json.loads((docs / "results.json").read_text())
+    assert [{key: one[key] for key in ("iou", "n")} for one in records] == scored
+    assert max(one["seconds_per_query"] for one in records) < 900
 
 
 def test_two_cases_of_one_name_are_refused(toy: Setting) -> None:
@@ -457,7 +488,8 @@ def test_patches_of_a_step_make_all_pairs_and_their_errors_fall(method_module, t
     coarse, fine = method.weights("toy").values()
     losses = torch.load(coarse, weights_only=True)["losses"]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    assert len(read_checks(coarse)) == len(read_checks(fine)) == 1
+    assert [len(part) for part in read_checks(coarse)] == [len(part) for part in read_checks(fine)] == [1]
+    assert "scans, rate 0.002, zoom 10%)" in method.budget("toy")
     steps = torch.load(fine, weights_only=True)["steps"]
     assert f"and {steps:,} pairs" in method.caution("toy")  # a pair counts once
 

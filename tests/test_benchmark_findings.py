@@ -33,11 +33,23 @@ def result(name: str, ious: Sequence[float], errors_mm: Sequence[float], table: 
     ],
 )
 def test_a_part_of_the_papers_method_helps_if_the_interval_says_so(ious: Sequence[float], verdict: str) -> None:
-    errors_mm = [5.0] * 4
-    plain = [0.4, 0.4, 0.4, 0.4]
+    """By each measure on its own: here overlap and distance say the same, or distance alone."""
+    plain, errors_mm = [0.4] * 4, [6.0] * 4
     results = [result("rprloc", plain, errors_mm), result("rpr-paper", plain, errors_mm)]
-    results += [result("extreme K=1", ious, errors_mm, 1), result("diagonal K=1", plain, errors_mm, 1)]
-    assert f"), {verdict}.\n" in describe_findings(results, "han", {})
+    results += [result("diagonal K=1", plain, errors_mm, 1)]
+    nearer_mm = [10.0 * (1.0 - iou) for iou in ious]
+    both = describe_findings([*results, result("extreme K=1", ious, nearer_mm, 1)], "han", {})
+    assert f"), {verdict}; " in both and f"), {verdict}.\n" in both
+    walls = describe_findings([*results, result("extreme K=1", plain, nearer_mm, 1)], "han", {})
+    assert "% IoU (0.0 to 0.0), which may be chance; " in walls and f"), {verdict}.\n" in walls
+
+
+def test_it_is_told_whether_the_floor_is_beaten() -> None:
+    ours = result("rprloc", [0.6, 0.7], [3.0, 3.0])
+    paper = result("rpr-paper", [0.2, 0.3], [9.0, 9.0])
+    said = describe_findings([ours, paper, result("mean-box", [0.4, 0.5], [5.0, 5.0])], "han", {})
+    assert "`rprloc` is better by 20.0 % IoU" in said and "**`rpr-paper` is worse** by 20.0 % IoU" in said
+    assert "floor" not in describe_findings([ours, paper], "han", {})
 
 
 def test_the_nearest_rival_is_compared_by_its_walls() -> None:
@@ -51,7 +63,7 @@ def test_the_nearest_rival_is_compared_by_its_walls() -> None:
 
 def test_one_query_tells_no_method_from_another() -> None:
     said = describe_findings([result("rprloc", [0.7], [3.0]), result("bad", [0.1], [9.0])], "han", {})
-    assert "the two cannot be told apart (+60.0 % IoU, of one query there is no interval)" in said
+    assert "`rprloc` and `bad` cannot be told apart (+60.0 % IoU, of one query there is no interval)" in said
 
 
 def test_methods_that_are_not_shown_are_not_judged() -> None:

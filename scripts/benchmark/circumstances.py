@@ -10,9 +10,9 @@ import torch
 
 
 def read_clock() -> float:
-    """Seconds for timing methods: with one thread the process's own, so that other work on the machine does not count.
+    """Seconds for timing methods: with one thread processor time, so that waiting for other work does not count.
 
-    That is the wall time on a machine with nothing else to do. With more threads it is the wall time.
+    That is about the wall time on a machine with nothing else to do. With more threads it is the wall time.
     """
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 

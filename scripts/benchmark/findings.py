@@ -11,6 +11,7 @@ from scripts.benchmark.paper import look_up_figures
 from scripts.benchmark.registry import SUPERVISED
 from scripts.benchmark.scoring import MEAN, Interval, Result, awd_mm_of, interval_over_queries, iou_of
 from scripts.benchmark.wording import (
+    FLOOR,
     OTHER,
     PAPER,
     PRODUCT,
@@ -50,6 +51,7 @@ def describe_findings(results: Sequence[Result], region: str, cautions: Mapping[
                 f"- With labels of many patients, `{rival.row.name}`: {_state(rival)}; {_compare(ours, rival)}"
             )
     lines += _list_winners(ours, rivals)
+    lines += _describe_floor(results, region)
     lines += _describe_paper(results, region)
     lines += [f"- **Beware**, `{name}`: {caution}" for name, caution in cautions.items() if caution]
     if region.endswith(OTHER):
@@ -87,12 +89,11 @@ def _compare(ours: Result, theirs: Result) -> str:
     mean, ends = difference(ours, theirs)
     span = f"by {100 * abs(mean):.1f} % IoU ({_amount(100 * ends[0], 100 * ends[1])})"
     if ends[0] > 0:
-        return f"`{PRODUCT}` is better {span}."
+        return f"`{ours.row.name}` is better {span}."
     if ends[1] < 0:
-        return f"**`{PRODUCT}` is worse** {span}."
-    return (
-        f"the two cannot be told apart ({100 * mean:+.1f} % IoU, {format_interval((100 * ends[0], 100 * ends[1]), 1)})."
-    )
+        return f"**`{ours.row.name}` is worse** {span}."
+    span = f"{100 * mean:+.1f} % IoU, {format_interval((100 * ends[0], 100 * ends[1]), 1)}"
+    return f"`{ours.row.name}` and `{theirs.row.name}` cannot be told apart ({span})."
 
 
 def _compare_awd(ours: Result, theirs: Result) -> str:
@@ -102,12 +103,23 @@ def _compare_awd(ours: Result, theirs: Result) -> str:
         return f"the walls of `{PRODUCT}` are closer by {span}."
     if ends[0] > 0:
         return f"**the walls of `{PRODUCT}` are farther off** by {span}."
-    return f"the two cannot be told apart ({mean:+.1f} mm, {format_interval(ends, 1)})."
+    return f"`{PRODUCT}` and `{theirs.row.name}` cannot be told apart ({mean:+.1f} mm, {format_interval(ends, 1)})."
 
 
 def _amount(low: float, high: float) -> str:
     """The interval of a difference whose sign is told in words: from the smaller amount to the larger one."""
     return format_interval((-high, -low) if high < 0 else (low, high), 1)
+
+
+def _describe_floor(results: Sequence[Result], region: str) -> list[str]:
+    """Whether the product and the paper's method beat what hardly looks at the organ."""
+    floor = find_row(results, region, FLOOR)
+    methods = [find_row(results, region, name) for name in (PRODUCT, PAPER)]
+    if floor is None:
+        return []
+    return [f"- The floor, `{FLOOR}`: {_state(floor)}."] + [
+        f"  - {_compare(method, floor)}" for method in methods if method is not None
+    ]
 
 
 def _describe_paper(results: Sequence[Result], region: str) -> list[str]:
@@ -130,11 +142,18 @@ def _describe_paper(results: Sequence[Result], region: str) -> list[str]:
     for better, name, worse, other in steps:
         one, two = find_row(results, region, name), find_row(results, region, other)
         if one is not None and two is not None:
-            mean, ends = difference(one, two)
-            verdict = "as in the paper" if ends[0] > 0 else "**not as in the paper**" if ends[1] < 0 else UNDECIDED
-            span = format_interval((100 * ends[0], 100 * ends[1]), 1)
-            lines.append(f"  - {better} against {worse}: {100 * mean:+.1f} % IoU ({span}), {verdict}.")
+            told = []
+            for measure, unit, factor, sign in ((iou_of, "% IoU", 100.0, 1), (awd_mm_of, "mm AWD", 1.0, -1)):
+                mean, ends = difference(one, two, measure)
+                span = format_interval((factor * ends[0], factor * ends[1]), 1)
+                told.append(f"{factor * mean:+.1f} {unit} ({span}), {_judge(sign * ends[0], sign * ends[1])}")
+            lines.append(f"  - {better} against {worse}: {'; '.join(told)}.")
     return lines
+
+
+def _judge(*gains: float) -> str:
+    """Whether a part of the paper's method helps as it does there. ``gains``: the ends of the interval of its gain."""
+    return "as in the paper" if min(gains) > 0 else "**not as in the paper**" if max(gains) < 0 else UNDECIDED
 
 
 def describe_speed(results: Sequence[Result], region: str) -> list[str]:

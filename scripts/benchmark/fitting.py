@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def fit(
     max_steps: int | None = None,
     modes: nn.Module | None = None,
     check: Callable[[], float] | None = None,
+    settings: str = "",
 ) -> dict[str, Any]:
     """Optimize ``net`` until the budget is spent, and leave it with its weights; ``path`` holds the state.
 
@@ -41,12 +43,13 @@ def fit(
     that is spent. ``minutes`` are those of :func:`read_clock`: with one thread, other work does not count.
     ``max_steps`` ends it earlier. ``modes``: a module around the net that is put into training mode, too.
     ``check``: the error on scans that nothing is trained on; kept from time to time, for the curve, not counted.
+    ``settings``: in words, what else matters; it stays in the state with the step from which it held, as do ``scans``.
     Resumes; a run that is complete only loads. The random numbers of a step depend on the seed and the step's number
-    alone. Returns the state: seconds, steps, checks (step, seconds, error), ...
+    alone. Returns the state: seconds, steps, checks (step, seconds, error), parts, ...
     Raises InputError if the loss is no finite number.
     """
     rates = [group["lr"] for group in optimizer.param_groups]  # before those that a resumed run ended with
-    state = _resume(net, optimizer, path, scans)
+    state = _resume(net, optimizer, path, {"scans": scans, "settings": settings})
     budget = 60.0 * minutes
     (modes or net).train()
     last = read_clock()
@@ -95,16 +98,24 @@ def fit(
     return state
 
 
-def _resume(net: nn.Module, optimizer: torch.optim.Optimizer | MuonWithAdamW, path: Path, scans: int) -> dict[str, Any]:
-    """The state in ``path``, put into the net and the optimizer, or a new one; with the machine as it is now."""
+def _resume(
+    net: nn.Module, optimizer: torch.optim.Optimizer | MuonWithAdamW, path: Path, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The state in ``path``, put into the net and the optimizer, or a new one; with the machine as it is now.
+
+    What is ``given`` begins a new part of the training if it is not what the last one had.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "losses": [], "checks": []}
+    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "losses": [], "checks": [], "parts": []}
     device = next(net.parameters()).device
     if path.exists():
         state = torch.load(path, weights_only=True, map_location=device)
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
-    return state | {"scans": scans, "machine": describe_machine(device)}
+    parts = [part for part in state["parts"] if part["steps"] < state["steps"]]  # a part without a step is none
+    if not parts or given.items() - parts[-1].items():
+        parts.append(given | {"steps": state["steps"]})
+    return state | {"parts": parts, "machine": describe_machine(device)}
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -125,9 +136,17 @@ def steps_of(path: Path) -> int:
     return int(_read_state(path)["steps"]) if path.exists() else 0
 
 
-def read_checks(path: Path) -> list[tuple[int, float, float]]:
-    """Of the weights in a file what was followed: (step, seconds, error) of each check; [] if there are none."""
-    return _read_state(path)["checks"] if path.exists() else []
+def read_checks(path: Path) -> list[list[tuple[int, float, float]]]:
+    """Of the weights in a file what was followed: for each part of the training that has some, its checks.
+
+    A check is (step, seconds, error).
+    """
+    if not path.exists():
+        return []
+    state = _read_state(path)
+    ends = [part["steps"] for part in state["parts"][1:]] + [state["steps"]]
+    parts = [[check for check in state["checks"] if first < check[0] <= last] for first, last in pairwise([0, *ends])]
+    return [checks for checks in parts if checks]
 
 
 def version_of(*paths: Path) -> str:
@@ -141,7 +160,8 @@ def describe_effort(path: Path) -> str:
     if not path.exists():
         return "has not learned"
     state = _read_state(path)
-    return f"learned for {state['seconds'] / 60:.1f} minutes from {state['scans']} scans"
+    scans = ", then ".join(dict.fromkeys(str(part["scans"]) for part in state["parts"]))
+    return f"learned for {state['seconds'] / 60:.1f} minutes from {scans} scans"
 
 
 def describe_training(path: Path, what: str) -> str:
@@ -149,9 +169,13 @@ def describe_training(path: Path, what: str) -> str:
     if not path.exists():
         return f"{what}: not trained"
     state = _read_state(path)
+    ends = [*(f"to step {part['steps']}: " for part in state["parts"][1:]), "then: " if len(state["parts"]) > 1 else ""]
+    parts = [
+        ", ".join([f"{end}{part['scans']} scans", *filter(None, [part["settings"]])])
+        for end, part in zip(ends, state["parts"], strict=True)
+    ]
     last = np.mean(state["losses"][-50:]) if state["losses"] else float("nan")
     return (
-        f"{what}: {state['seconds'] / 60:.1f} min on {state['machine']}, {state['steps']} steps, "
-        f"{state['scans']} scans, final loss {last:.3g}"
-        + (f", the curve ends at {state['checks'][-1][2]:.3g}" if state["checks"] else "")
+        f"{what}: {state['seconds'] / 60:.1f} min on {state['machine']}, {state['steps']} steps ({'; '.join(parts)}), "
+        f"final loss {last:.3g}" + (f", the curve ends at {state['checks'][-1][2]:.3g}" if state["checks"] else "")
     )

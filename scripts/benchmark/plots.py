@@ -69,10 +69,10 @@ def plot_training(methods: Sequence[Method], regions: Sequence[str], path: Path)
     """What was followed during training, against its minutes, a panel for each method; whether there was anything."""
     curves = {
         method: {
-            (region, what): checks
+            (region, what): parts
             for region in regions
             for what, weights in method.weights(region).items()
-            if (checks := read_checks(weights))
+            if (parts := read_checks(weights))
         }
         for method in methods
     }
@@ -83,9 +83,14 @@ def plot_training(methods: Sequence[Method], regions: Sequence[str], path: Path)
         1, len(followed), figsize=(4.2 * len(followed), 3.9), layout="constrained", squeeze=False
     )
     for axis, method in zip(axes[0], followed, strict=True):
-        for (region, what), checks in curves[method].items():
-            label = name_region(region) + (f", {what}" if len(method.weights(region)) > 1 else "")
-            axis.plot([seconds / 60 for _, seconds, _ in checks], [error for _, _, error in checks], ".-", label=label)
+        for (region, what), parts in curves[method].items():
+            label: str | None = name_region(region) + (f", {what}" if len(method.weights(region)) > 1 else "")
+            colour = None
+            for checks in parts:  # joined within a part of the training alone
+                minutes, errors = [seconds / 60 for _, seconds, _ in checks], [error for _, _, error in checks]
+                label = label if colour is None else None
+                (line,) = axis.plot(minutes, errors, ".-", color=colour, label=label)
+                colour = line.get_color()
         axis.set_title(f"{method.name}\n{method.checked}", fontsize=9)
         axis.set_xlabel("minutes of training")
         axis.set_xlim(left=0)

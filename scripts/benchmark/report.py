@@ -86,10 +86,11 @@ def _introduce(
         )
     return "\n".join(
         [
-            "Every method locates the same organs in the same test scans by the same examples. This file, its plots",
-            "and `results.json` are written by `make benchmark-full`; nothing in them is typed. The paper is Lei et",
-            "al., MICCAI 2021; columns named *paper* repeat its own figures, measured on other patients; they are no",
-            "result of this run.\n",
+            "Every method locates the same organs in the same test scans by the same examples. Of each organ it gets",
+            "the six extreme points, registration the mask; the supervised method needs no example. This file, its",
+            "plots and `results.json` are written by `make benchmark-full`; nothing in them is typed. The paper is",
+            "Lei et al., MICCAI 2021; columns named *paper* repeat its own figures, measured on other patients and",
+            "machines; they are no result of this run.\n",
             *counts,
             "",
             "The pairs are drawn with a seed among the test cases that show all of a region's targets wholly. *Other*",
@@ -109,14 +110,15 @@ def _describe_training(methods: Sequence[Method], regions: Sequence[str], docs: 
         for region in regions:
             budget = method.budget(region)
             if budget:
-                lines.append(f"- `{method.name}`, {name_region(region)}: {budget}")
+                followed = f". The curve: {method.checked}" if method.checked else ""
+                lines.append(f"- `{method.name}`, {name_region(region)}: {budget}{followed}.")
     if plot_training(methods, regions, docs / "training.png"):
         lines.append("\n![What was followed on scans that nothing is trained on](training.png)")
     lines.append(
-        "\nTrained on the `train` cases; only the supervised method sees their labels. Nothing is trained or chosen "
-        "on test cases. The curves are of `val` cases, or of the examples where a region has none; where one breaks, "
-        "other places of the same scans are checked from there on. A network that had less than its recipe's budget "
-        "shows what that gives, not all it can."
+        "\nTrained on the `train` cases; only the supervised method's network learns from their labels. Nothing is "
+        "trained or chosen on test cases. The curves are of `val` cases, or of the examples where a region has none. "
+        "Where a curve breaks, training went on with other scans or settings, and other places may be checked. "
+        "A network that had less than its recipe's budget shows what that gives, not all it can."
     )
     return "\n".join(lines) + "\n"
 

@@ -49,7 +49,7 @@ def run(
     *,
     other_pairs: Mapping[str, int] | None = None,
     all_organs: str | None = None,
-    threads: int | None = None,
+    threads: Sequence[int] = (),
     only: Sequence[str] = (),
     again: Sequence[str] = (),
     folders: Sequence[Path] = (METHODS,),
@@ -59,7 +59,8 @@ def run(
 
     ``other_pairs``: of a region so many pairs whose queries are training cases, without the supervised methods.
     ``all_organs``: a region in whose first pair all organs are sought, too, to tell how long that takes.
-    ``threads``: the first pairs of each region are timed with so many threads, too.
+    ``threads``: the first pairs of each region are located again with so many threads, for the times alone. With as
+    many as the predictions have, these times stand for theirs, which may have been taken beside other work.
     The report holds every row of every method in ``folders`` that has its predictions.
     """
     setting.folder.mkdir(parents=True, exist_ok=True)
@@ -70,9 +71,9 @@ def run(
         raise InputError(f"There is no method {', '.join(unknown)}. Name one of {', '.join(known)}.")
     chosen = {region: choose_pairs(setting, region, count) for region, count in pairs.items()}
     timings = [] if all_organs is None else [_plan_all_organs(setting, chosen, all_organs)]
-    if threads is not None:
-        folder = setting.folder / f"{threads}-threads"
-        timings += [_Timing(region, setting, some[:_TIMED_PAIRS], folder, threads) for region, some in chosen.items()]
+    for count in threads:
+        folder = setting.folder / f"{count}-threads"
+        timings += [_Timing(region, setting, some[:_TIMED_PAIRS], folder, count) for region, some in chosen.items()]
     for region, count in (other_pairs or {}).items():
         chosen[region + OTHER] = choose_other_pairs(setting, region, count)
     for method in methods:
@@ -178,10 +179,18 @@ def _report(
     ]
     timed: dict[tuple[str, int | None], list[Result]] = {}
     for timing in timings:
-        scored = score_rows(timing.setting, rows, timing.region, timing.pairs, timing.folder)
-        timed[timing.region, timing.threads] = [result for result in scored if result.row.table == 3]
+        timed[timing.region, timing.threads] = score_rows(
+            timing.setting, rows, timing.region, timing.pairs, timing.folder
+        )
+    alone = {
+        (region, result.row.name): result
+        for region in chosen
+        for result in timed.pop((region, torch.get_num_threads()), ())
+    }
+    results = [result.timed_as(alone.get((result.region, result.row.name), result)) for result in results]
     docs.mkdir(parents=True, exist_ok=True)
-    write_records([*results, *timed.get((ALL_ORGANS, None), [])], docs / "results.json")
+    everything = [result for result in timed.get((ALL_ORGANS, None), ()) if result.row.table == 3]
+    write_records([*results, *everything], docs / "results.json")
     write_report(results, timed, chosen, methods, setting, docs)
     scored_rows = {result.row.name for result in results}
     missing = [row.name for row in rows if row.name not in scored_rows]
@@ -210,7 +219,9 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="threads of every method (%(default)s)")
-    parser.add_argument("--time-threads", type=int, metavar="N", help="time some pairs with N threads, too")
+    parser.add_argument(
+        "--time-threads", type=int, nargs="+", default=[], metavar="N", help="time some pairs anew with N threads"
+    )
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(given.threads)

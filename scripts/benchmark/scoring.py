@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -82,6 +82,14 @@ class Result:
         return interval_over_queries(self.by_query(measure, target))
 
     @property
+    def pairs(self) -> int:
+        return len({(pair.support, pair.query) for pair in self.scores})
+
+    def timed_as(self, other: Result) -> Result:
+        """The same scores with the times of another result."""
+        return replace(self, seconds=other.seconds, estimates=other.estimates)
+
+    @property
     def iou_sd_supports(self) -> float | None:
         """The standard deviation (n - 1) over examples of the mean IoU of each; None for less than two."""
         by_support: dict[str, list[float]] = {pair.support: [] for pair in self.scores}
@@ -103,7 +111,7 @@ class Result:
         """One entry for each target, and for several targets one for their mean."""
         parts = {target: (summary.iou, summary.awd_mm, summary.n) for target, summary in self.summaries.items()}
         if len(parts) > 1:
-            parts[MEAN] = (self.iou, self.awd_mm, len(self.seconds))
+            parts[MEAN] = (self.iou, self.awd_mm, self.pairs)
         return [
             {
                 "table": self.row.table,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scripts.benchmark.paper import TITLES
 from scripts.benchmark.scoring import Result
 
-PRODUCT, PAPER = "rprloc", "rpr-paper"
+PRODUCT, PAPER, FLOOR = "rprloc", "rpr-paper", "mean-box"
 ALL_ORGANS = "all-organs"
 OTHER = "-other"
 """Ends the name of a region's pairs whose queries are training cases."""

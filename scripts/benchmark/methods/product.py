@@ -39,7 +39,7 @@ class Product(Method):
 
     def budget(self, region: str) -> str:
         return (
-            f"weights {self.localizer.model_id}; those that are shipped: see scripts/release/train_shipped_weights.sh"
+            f"weights {self.localizer.model_id}; docs/training.md tells on what, and how long, the shipped ones learned"
         )
 
     def prepare(self, example: Example, organs: Sequence[str]) -> Support:

@@ -268,6 +268,7 @@ class RprPaper(Method):
             rate_at=partial(_schedule, recipe.cool_down),
             scans=len(scans),
             check=check,
+            settings=f"rate {recipe.learning_rate[stage]:g}" + (f", zoom {recipe.zoom:.0%}" if recipe.zoom else ""),
         )
 
     def _pairs_seen(self, region: str, stage: int) -> int:
