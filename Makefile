@@ -43,8 +43,7 @@ test: setup docs
 	# 3: the database of vulnerabilities cannot be reached from here; nothing is known then, and the output says so.
 	$(BIN)/python -m scripts.release.audit_dependencies || [ $$? -eq 3 ]
 	# Files that share what is costly to make stay whole, and in their order, so that no large one comes last.
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
-		$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 # The oldest versions of its dependencies that the library declares, and the oldest Python, run the quick tests, too.
 # Warnings of such old packages are no errors here. It downloads some gigabytes, so make test does not do it.
