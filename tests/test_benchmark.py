@@ -374,16 +374,16 @@ def test_training_is_followed_on_other_scans_and_what_was_seen_is_kept(tmp_path:
 def test_a_training_that_goes_on_otherwise_says_from_which_step(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     net = torch.nn.Linear(3, 1)
-    for until, scans, settings in ((3, 4, ""), (3, 9, "blurred"), (5, 8, "rate 0.1"), (7, 8, "rate 0.1")):
+    for until, scans, settings in ((3, 4, ""), (3, 9, "blurred"), (5, 8, ""), (7, 8, "rate 0.1"), (9, 8, "rate 0.1")):
         fit(
             net, lambda generator: net(torch.ones(1, 3)).square().mean(), torch.optim.Adam(net.parameters()), path, 1.0,
             seed=0, rate_at=lambda share: 1.0, scans=scans, max_steps=until, check=lambda: 2.0, settings=settings,
         )  # fmt: skip
 
     # What a complete training was given besides taught it nothing.
-    assert "7 steps (to step 3: 4 scans; then: 8 scans, rate 0.1)" in describe_training(path, "network")
+    assert "9 steps (to step 3: 4 scans; to step 5: 8 scans; then: 8 scans, rate 0.1)" in describe_training(path, "net")
     assert describe_effort(path).endswith("from 4, then 8 scans")
-    assert [[step for step, _, _ in part] for part in read_checks(path)] == [[3], [5, 7]]
+    assert [[step for step, _, _ in part] for part in read_checks(path)] == [[3], [3, 5], [5, 7, 9]]
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_a_sentence(tmp_path: Path) -> None:
@@ -446,12 +446,10 @@ def test_times_of_pairs_that_were_located_again_stand_for_the_first_ones(toy: Se
     run(toy, {"toy": 5}, docs, folders=folders)
     for path in toy.folder.rglob("predictions/**/*.json"):  # as if other work had slowed them
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 999.0}))
-    scored = [{key: one[key] for key in ("iou", "n")} for one in json.loads((docs / "results.json").read_text())]
 
     run(toy, {"toy": 5}, docs, folders=folders, threads=[torch.get_num_threads()])
 
     records = json.loads((docs / "results.json").read_text())
-    assert [{key: one[key] for key in ("iou", "n")} for one in records] == scored
     assert max(one["seconds_per_query"] for one in records) < 900
 
 

@@ -48,8 +48,18 @@ def test_it_is_told_whether_the_floor_is_beaten() -> None:
     ours = result("rprloc", [0.6, 0.7], [3.0, 3.0])
     paper = result("rpr-paper", [0.2, 0.3], [9.0, 9.0])
     said = describe_findings([ours, paper, result("mean-box", [0.4, 0.5], [5.0, 5.0])], "han", {})
-    assert "`rprloc` is better by 20.0 % IoU" in said and "**`rpr-paper` is worse** by 20.0 % IoU" in said
+    assert "`rprloc`: +20.0 % IoU (20.0 to 20.0), better; -2.0 mm AWD (-2.0 to -2.0), better." in said
+    assert "`rpr-paper`: -20.0 % IoU (-20.0 to -20.0), **worse**; +4.0 mm AWD (4.0 to 4.0), **worse**." in said
     assert "floor" not in describe_findings([ours, paper], "han", {})
+
+
+def test_times_of_fewer_pairs_change_no_scores() -> None:
+    scored = result("a", [0.5, 0.7], [2.0, 3.0])
+    fewer = replace(scored, scores=scored.scores[:1], seconds=(9.0,), estimates={"slow": 5.0}, machines=("another",))
+    timed = scored.timed_as(fewer)
+    assert timed.pairs == 2 and timed.scores == scored.scores
+    assert timed.seconds_per_query == 9.0 and timed.estimates == {"slow": 5.0}
+    assert timed.machines == ("a machine", "another")
 
 
 def test_the_nearest_rival_is_compared_by_its_walls() -> None:

@@ -89,11 +89,11 @@ def _compare(ours: Result, theirs: Result) -> str:
     mean, ends = difference(ours, theirs)
     span = f"by {100 * abs(mean):.1f} % IoU ({_amount(100 * ends[0], 100 * ends[1])})"
     if ends[0] > 0:
-        return f"`{ours.row.name}` is better {span}."
+        return f"`{PRODUCT}` is better {span}."
     if ends[1] < 0:
-        return f"**`{ours.row.name}` is worse** {span}."
+        return f"**`{PRODUCT}` is worse** {span}."
     span = f"{100 * mean:+.1f} % IoU, {format_interval((100 * ends[0], 100 * ends[1]), 1)}"
-    return f"`{ours.row.name}` and `{theirs.row.name}` cannot be told apart ({span})."
+    return f"`{PRODUCT}` and `{theirs.row.name}` cannot be told apart ({span})."
 
 
 def _compare_awd(ours: Result, theirs: Result) -> str:
@@ -114,12 +114,14 @@ def _amount(low: float, high: float) -> str:
 def _describe_floor(results: Sequence[Result], region: str) -> list[str]:
     """Whether the product and the paper's method beat what hardly looks at the organ."""
     floor = find_row(results, region, FLOOR)
-    methods = [find_row(results, region, name) for name in (PRODUCT, PAPER)]
     if floor is None:
         return []
-    return [f"- The floor, `{FLOOR}`: {_state(floor)}."] + [
-        f"  - {_compare(method, floor)}" for method in methods if method is not None
-    ]
+    lines = [f"- The floor, `{FLOOR}`: {_state(floor)}. Against it:"]
+    for name in (PRODUCT, PAPER):
+        method = find_row(results, region, name)
+        if method is not None:
+            lines.append(f"  - `{name}`: {_weigh(method, floor, 'better', '**worse**')}.")
+    return lines
 
 
 def _describe_paper(results: Sequence[Result], region: str) -> list[str]:
@@ -142,18 +144,21 @@ def _describe_paper(results: Sequence[Result], region: str) -> list[str]:
     for better, name, worse, other in steps:
         one, two = find_row(results, region, name), find_row(results, region, other)
         if one is not None and two is not None:
-            told = []
-            for measure, unit, factor, sign in ((iou_of, "% IoU", 100.0, 1), (awd_mm_of, "mm AWD", 1.0, -1)):
-                mean, ends = difference(one, two, measure)
-                span = format_interval((factor * ends[0], factor * ends[1]), 1)
-                told.append(f"{factor * mean:+.1f} {unit} ({span}), {_judge(sign * ends[0], sign * ends[1])}")
-            lines.append(f"  - {better} against {worse}: {'; '.join(told)}.")
+            weighed = _weigh(one, two, "as in the paper", "**not as in the paper**")
+            lines.append(f"  - {better} against {worse}: {weighed}.")
     return lines
 
 
-def _judge(*gains: float) -> str:
-    """Whether a part of the paper's method helps as it does there. ``gains``: the ends of the interval of its gain."""
-    return "as in the paper" if min(gains) > 0 else "**not as in the paper**" if max(gains) < 0 else UNDECIDED
+def _weigh(one: Result, two: Result, better: str, worse: str) -> str:
+    """By how much the first result has more overlap and nearer walls than the second; what each says, if anything."""
+    told = []
+    for measure, unit, factor, sign in ((iou_of, "% IoU", 100.0, 1), (awd_mm_of, "mm AWD", 1.0, -1)):
+        mean, ends = difference(one, two, measure)
+        gains = [sign * end for end in ends]
+        verdict = better if min(gains) > 0 else worse if max(gains) < 0 else UNDECIDED
+        span = format_interval((factor * ends[0], factor * ends[1]), 1)
+        told.append(f"{factor * mean:+.1f} {unit} ({span}), {verdict}")
+    return "; ".join(told)
 
 
 def describe_speed(results: Sequence[Result], region: str) -> list[str]:

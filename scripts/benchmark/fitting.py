@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +42,35 @@ def fit(
     that is spent. ``minutes`` are those of :func:`read_clock`: with one thread, other work does not count.
     ``max_steps`` ends it earlier. ``modes``: a module around the net that is put into training mode, too.
     ``check``: the error on scans that nothing is trained on; kept from time to time, for the curve, not counted.
-    ``settings``: in words, what else matters; it stays in the state with the step from which it held, as do ``scans``.
+    ``settings``: in words, what else matters. When they or ``scans`` change, a new part of the training begins, with a
+    check of its own.
     Resumes; a run that is complete only loads. The random numbers of a step depend on the seed and the step's number
-    alone. Returns the state: seconds, steps, checks (step, seconds, error), parts, ...
+    alone. Returns the state: seconds, steps, parts (steps at its beginning, scans, settings, checks: (step, seconds,
+    error)), ...
     Raises InputError if the loss is no finite number.
     """
     rates = [group["lr"] for group in optimizer.param_groups]  # before those that a resumed run ended with
-    state = _resume(net, optimizer, path, {"scans": scans, "settings": settings})
+    state = _resume(net, optimizer, path, scans, settings)
     budget = 60.0 * minutes
     (modes or net).train()
-    last = read_clock()
+
+    def note_check() -> None:
+        if check is not None:
+            (modes or net).eval()
+            with torch.inference_mode():
+                state["parts"][-1]["checks"].append((state["steps"], state["seconds"], float(check())))
+            (modes or net).train()
+
     saved = time.perf_counter()
     bar = tqdm(desc=path.stem, initial=state["steps"], unit="step", mininterval=20.0)
 
     def done() -> bool:
         return state["seconds"] >= budget or (max_steps is not None and state["steps"] >= max_steps)
 
+    if state["parts"][-1]["steps"] == state["steps"] > 0 and not done():
+        note_check()
+    checked = max((seconds for part in state["parts"] for _, seconds, _ in part["checks"]), default=0.0)
+    last = read_clock()
     while not done():
         share = state["seconds"] / budget
         if max_steps is not None:
@@ -81,12 +93,9 @@ def fit(
         bar.update()
         told = f"loss {np.mean(state['losses'][-50:]):.4g}, {state['seconds']:.0f} of {budget:.0f} s"
         bar.set_postfix_str(told, refresh=False)
-        checked = state["checks"][-1][1] if state["checks"] else 0.0
-        if check is not None and (state["seconds"] - checked >= _CHECK_SECONDS or done()):
-            (modes or net).eval()
-            with torch.inference_mode():
-                state["checks"].append((state["steps"], state["seconds"], float(check())))
-            (modes or net).train()
+        if state["seconds"] - checked >= _CHECK_SECONDS or done():
+            note_check()
+            checked = state["seconds"]
             last = read_clock()
         if time.perf_counter() - saved > _CHECKPOINT_SECONDS or done():
             state |= {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
@@ -99,28 +108,27 @@ def fit(
 
 
 def _resume(
-    net: nn.Module, optimizer: torch.optim.Optimizer | MuonWithAdamW, path: Path, given: dict[str, Any]
+    net: nn.Module, optimizer: torch.optim.Optimizer | MuonWithAdamW, path: Path, scans: int, settings: str
 ) -> dict[str, Any]:
-    """The state in ``path``, put into the net and the optimizer, or a new one; with the machine as it is now.
-
-    What is ``given`` begins a new part of the training if it is not what the last one had.
-    """
+    """The state in ``path``, put into the net and the optimizer, or a new one; with the machine as it is now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "losses": [], "checks": [], "parts": []}
+    state: dict[str, Any] = {"steps": 0, "seconds": 0.0, "losses": [], "parts": []}
     device = next(net.parameters()).device
     if path.exists():
-        state = torch.load(path, weights_only=True, map_location=device)
+        state = _read_state(path, device)
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
-    parts = [part for part in state["parts"] if part["steps"] < state["steps"]]  # a part without a step is none
-    if not parts or given.items() - parts[-1].items():
-        parts.append(given | {"steps": state["steps"]})
-    return state | {"parts": parts, "machine": describe_machine(device)}
+    if not state["parts"] or (state["parts"][-1]["scans"], state["parts"][-1]["settings"]) != (scans, settings):
+        state["parts"].append({"steps": state["steps"], "scans": scans, "settings": settings, "checks": []})
+    return state | {"machine": describe_machine(device)}
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    """What :func:`fit` left in a file."""
-    return torch.load(path, weights_only=True, map_location="cpu")
+def _read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What :func:`fit` left in a file; one from before there were parts has a single one."""
+    state = torch.load(path, weights_only=True, map_location=device)
+    if "parts" not in state:
+        state["parts"] = [{"steps": 0, "scans": state["scans"], "settings": "", "checks": state["checks"]}]
+    return state
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
@@ -137,16 +145,9 @@ def steps_of(path: Path) -> int:
 
 
 def read_checks(path: Path) -> list[list[tuple[int, float, float]]]:
-    """Of the weights in a file what was followed: for each part of the training that has some, its checks.
-
-    A check is (step, seconds, error).
-    """
-    if not path.exists():
-        return []
-    state = _read_state(path)
-    ends = [part["steps"] for part in state["parts"][1:]] + [state["steps"]]
-    parts = [[check for check in state["checks"] if first < check[0] <= last] for first, last in pairwise([0, *ends])]
-    return [checks for checks in parts if checks]
+    """Of the weights in a file what was followed: the checks (step, seconds, error) of each part that has some."""
+    parts = _read_state(path)["parts"] if path.exists() else []
+    return [part["checks"] for part in parts if part["checks"]]
 
 
 def version_of(*paths: Path) -> str:
@@ -174,8 +175,8 @@ def describe_training(path: Path, what: str) -> str:
         ", ".join([f"{end}{part['scans']} scans", *filter(None, [part["settings"]])])
         for end, part in zip(ends, state["parts"], strict=True)
     ]
-    last = np.mean(state["losses"][-50:]) if state["losses"] else float("nan")
+    last, checks = np.mean(state["losses"][-50:]) if state["losses"] else float("nan"), state["parts"][-1]["checks"]
     return (
         f"{what}: {state['seconds'] / 60:.1f} min on {state['machine']}, {state['steps']} steps ({'; '.join(parts)}), "
-        f"final loss {last:.3g}" + (f", the curve ends at {state['checks'][-1][2]:.3g}" if state["checks"] else "")
+        f"final loss {last:.3g}" + (f", the curve ends at {checks[-1][2]:.3g}" if checks else "")
     )

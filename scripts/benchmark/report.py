@@ -116,9 +116,10 @@ def _describe_training(methods: Sequence[Method], regions: Sequence[str], docs: 
         lines.append("\n![What was followed on scans that nothing is trained on](training.png)")
     lines.append(
         "\nTrained on the `train` cases; only the supervised method's network learns from their labels. Nothing is "
-        "trained or chosen on test cases. The curves are of `val` cases, or of the examples where a region has none. "
-        "Where a curve breaks, training went on with other scans or settings, and other places may be checked. "
-        "A network that had less than its recipe's budget shows what that gives, not all it can."
+        "trained on test cases, and no setting is chosen on them. The curves are of `val` cases, or of the examples "
+        "where a region has none. Where a curve breaks, training went on with other scans or settings, and other "
+        "places may be checked from there on; the values on both sides of the break are then of the same network. A "
+        "network that had less than its recipe's budget shows what that gives, not all it can."
     )
     return "\n".join(lines) + "\n"
 

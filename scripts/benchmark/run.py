@@ -187,6 +187,13 @@ def _report(
         for region in chosen
         for result in timed.pop((region, torch.get_num_threads()), ())
     }
+    untimed = [
+        result.row.name
+        for result in results
+        if (result.region, result.row.name) not in alone and any(region == result.region for region, _ in alone)
+    ]
+    if untimed:
+        _log.warning("Rows that were not timed again and keep their first times: %s.", ", ".join(untimed))
     results = [result.timed_as(alone.get((result.region, result.row.name), result)) for result in results]
     docs.mkdir(parents=True, exist_ok=True)
     everything = [result for result in timed.get((ALL_ORGANS, None), ()) if result.row.table == 3]

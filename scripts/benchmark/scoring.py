@@ -87,7 +87,8 @@ class Result:
 
     def timed_as(self, other: Result) -> Result:
         """The same scores with the times of another result."""
-        return replace(self, seconds=other.seconds, estimates=other.estimates)
+        machines = tuple(dict.fromkeys((*self.machines, *other.machines)))
+        return replace(self, seconds=other.seconds, estimates=other.estimates, machines=machines)
 
     @property
     def iou_sd_supports(self) -> float | None:

@@ -17,10 +17,10 @@ _HEADINGS = {
 
 
 TIME_REMARK = (
-    "Median over the pairs, or over the first few, located again for the times alone, from the scan in memory to the "
-    "boxes; what is made of an example before is not counted. With one thread the processor time of the process "
-    "counts, with more the wall time. *sliding*: window by window, as in the paper, by the time of some windows; "
-    "*float32*: without the mixed precision that the networks here share, by the time of some patches.\n"
+    "From the scan in memory to the boxes; what is made of an example before is not counted. With one thread the "
+    "processor time of the process counts, with more the wall time. *sliding*: window by window, as in the paper, by "
+    "the time of some windows; *float32*: without the mixed precision that the networks here share, by the time of "
+    "some patches.\n"
 )
 
 
@@ -43,7 +43,9 @@ def format_table(results: Sequence[Result], table: int) -> str:
         lines.append("| " + " | ".join(_format_row(row, by_region, targets, regions)) + " |")
     lines.append(
         "\nIoU %, AWD mm; in brackets 95 % intervals over queries. Numbers with a stroke: "
-        + " / ".join(map(name_region, regions)) + "."
+        + " / ".join(map(name_region, regions)) + ". Seconds: "
+        + " / ".join(dict.fromkeys(_describe_timing([one for one in shown if one.region == of]) for of in regions))
+        + "."
     )  # fmt: skip
     if table == 3:
         lines.append("The paper's seconds are those of its own machine, a GTX 1080 Ti for its networks.")
@@ -94,7 +96,7 @@ def format_times(results: Sequence[Result], region: str, threaded: Mapping[int, 
     head += [f"s a query, {threads} threads" for threads in threaded]
     head.append("otherwise, estimated: s a query")
     lines = [
-        f"### Time: {name_region(region)}, {organs} organ{'s' if organs > 1 else ''}\n",
+        f"### Time: {name_region(region)}, {organs} organ{'s' if organs > 1 else ''}, {_describe_timing(shown)}\n",
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
     ]
@@ -107,6 +109,12 @@ def format_times(results: Sequence[Result], region: str, threaded: Mapping[int, 
             cells.append("" if same is None else f"{same.seconds_per_query:.2f}")
         lines.append("| " + " | ".join([*cells, other]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _describe_timing(results: Sequence[Result]) -> str:
+    """Over how many pairs the times of results are medians; these may be fewer than those of the scores."""
+    counts = sorted({len(result.seconds) for result in results})
+    return "one pair" if counts == [1] else f"median over {' or '.join(map(str, counts))} pairs"
 
 
 def format_other(results: Sequence[Result], region: str) -> str:

@@ -142,7 +142,7 @@ def main() -> None:
             else:
                 missed[organ] += 1
                 scores[organ].append((0.0, np.nan))
-    spent = f"{state['steps']} steps, {state['seconds'] / 60:.0f} minutes ({state['cpu_seconds'] / 60:.0f} of a core)"
+    spent = f"{state['steps']} steps, {state['seconds'] / 60:.0f} minutes"
     print(f"{given.region}, split {given.split}; {len(training)} labelled scans, {spent}, seed {given.seed};", end=" ")
     print(describe_machine(torch.device("cpu")))
     means = []
