@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -84,13 +85,9 @@ def plot_training(methods: Sequence[Method], regions: Sequence[str], path: Path)
     )
     for axis, method in zip(axes[0], followed, strict=True):
         for (region, what), parts in curves[method].items():
-            label: str | None = name_region(region) + (f", {what}" if len(method.weights(region)) > 1 else "")
-            colour = None
-            for checks in parts:  # joined within a part of the training alone
-                minutes, errors = [seconds / 60 for _, seconds, _ in checks], [error for _, _, error in checks]
-                label = label if colour is None else None
-                (line,) = axis.plot(minutes, errors, ".-", color=colour, label=label)
-                colour = line.get_color()
+            label = name_region(region) + (f", {what}" if len(method.weights(region)) > 1 else "")
+            checks = [check for part in parts for check in (*part, (0, nan, nan))]  # a gap after each part
+            axis.plot([seconds / 60 for _, seconds, _ in checks], [error for _, _, error in checks], ".-", label=label)
         axis.set_title(f"{method.name}\n{method.checked}", fontsize=9)
         axis.set_xlabel("minutes of training")
         axis.set_xlim(left=0)
